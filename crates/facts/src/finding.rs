@@ -1,0 +1,99 @@
+//! A fact that breaks a rule, and the report that says so.
+
+use crate::{Snapshot, Vm};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Stable names of the rules. A test, a config file and a dashboard may depend on each of them.
+pub mod rule {
+    /// A process runs that the certificate does not allow.
+    pub const PROCESS_UNKNOWN: &str = "process.unknown";
+    /// A process that the certificate knows by name runs from another executable, or from a deleted or unnamed one.
+    pub const PROCESS_CHANGED: &str = "process.changed";
+    /// A process that the certificate requires does not run.
+    pub const PROCESS_MISSING: &str = "process.missing";
+    /// A known program runs as another user, with more capabilities, or as a kernel thread when it is none.
+    pub const PROCESS_IDENTITY: &str = "process.identity";
+    /// Something listens where the certificate allows no listener.
+    pub const LISTENER_UNKNOWN: &str = "socket.listener.unknown";
+    /// A raw or packet socket that the certificate does not allow.
+    pub const SOCKET_RAW: &str = "socket.raw";
+    /// A kernel module that the certificate does not allow.
+    pub const MODULE_UNKNOWN: &str = "module.unknown";
+    /// The kernel is not the one the VM was born with.
+    pub const KERNEL_CHANGED: &str = "kernel.changed";
+    /// Part of the guest could not be read, so nothing can be said about it.
+    pub const GUEST_BLIND: &str = "guest.blind";
+}
+
+/// How bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// Worth a look.
+    Low,
+    /// Worth a look today.
+    Medium,
+    /// Worth an action.
+    High,
+    /// Worth an action now.
+    Critical,
+}
+
+/// Names and values that show a finding to be true: addresses, paths, expected and seen values. Values are text, so
+/// that the same evidence always prints the same bytes.
+pub type Evidence = BTreeMap<String, String>;
+
+/// One fact that breaks one rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The same for the same cause across looks, restarts and reboots.
+    pub id: String,
+    /// One of [`rule`].
+    pub rule: String,
+    /// How bad.
+    pub severity: Severity,
+    /// What it is about: `process /usr/bin/nc (pid 214)`.
+    pub subject: String,
+    /// One sentence for a person: what was expected, what was seen.
+    pub message: String,
+    /// The values behind it.
+    pub evidence: Evidence,
+    /// Views that saw the object.
+    pub views_seen: Vec<String>,
+    /// Views that should have seen it and did not.
+    pub views_missing: Vec<String>,
+    /// Looks in a row that agreed.
+    pub confirmations: u32,
+}
+
+/// What a look says about a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Everything seen is allowed, and everything required was seen.
+    Conforms,
+    /// There are findings.
+    Drifted,
+    /// There is no certificate to compare with.
+    Uncertified,
+    /// The guest, or too much of it, could not be read.
+    Unreadable,
+}
+
+/// What `birthmark audit --json` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`crate::REPORT_SCHEMA`].
+    pub schema: String,
+    /// The VM.
+    pub vm: Vm,
+    /// What the look says.
+    pub verdict: Verdict,
+    /// The findings, worst first.
+    pub findings: Vec<Finding>,
+    /// What they stand on. `None` when nothing could be read at all.
+    pub snapshot: Option<Snapshot>,
+}

@@ -1,0 +1,31 @@
+//! Everything Birthmark can say about a guest, as plain data.
+//!
+//! This crate is the boundary between *seeing* (`introspect`) and *judging* (`attest`), and it is what every `--json`
+//! output prints. It has public fields, serde, and no behaviour beyond constructors and `Display`: no I/O, no logic, no
+//! knowledge of memory or policy.
+//!
+//! The JSON names are a contract (DESIGN 4.2): snake_case, addresses as `"0x…"` strings, times as RFC 3339, and what is
+//! unknown is `null`, never an empty string or a zero. Adding a field is not a break; changing the meaning of one is.
+
+mod address;
+mod finding;
+mod kernel;
+mod module;
+mod process;
+mod snapshot;
+mod socket;
+mod vm;
+
+pub use address::Address;
+pub use finding::{Evidence, Finding, Report, Severity, Verdict, rule};
+pub use kernel::{Kernel, ProfileOrigin, ProfileSource};
+pub use module::{Module, ModuleState};
+pub use process::{ExeState, Namespaces, Process, ProcessState};
+pub use snapshot::{Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot};
+pub use socket::{Family, Socket, SocketState};
+pub use vm::{Hypervisor, Nic, Vm, VmState};
+
+/// Value of `schema` in a [`Snapshot`].
+pub const SNAPSHOT_SCHEMA: &str = "birthmark.snapshot/v1";
+/// Value of `schema` in a [`Report`].
+pub const REPORT_SCHEMA: &str = "birthmark.report/v1";

@@ -1,0 +1,84 @@
+//! All facts seen in one look.
+
+use crate::{Kernel, Module, Process, Socket, Vm};
+use serde::{Deserialize, Serialize};
+
+/// How the look was kept consistent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConsistencyMode {
+    /// The guest ran; what did not hold together was read again.
+    Live,
+    /// The guest was stopped, or is a file.
+    Still,
+}
+
+/// What it took to get a consistent look.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Consistency {
+    /// How.
+    pub mode: ConsistencyMode,
+    /// Tables that were read again from their start because a link changed under the reader.
+    pub retries: u32,
+    /// Objects that were dropped because they changed while they were read, after all retries.
+    pub torn: u32,
+}
+
+/// Why something is not known. `kind` is stable; `detail` is for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemKind {
+    /// An address that no page table maps, or that lies outside guest memory.
+    Unmapped,
+    /// A list whose links contradict each other, also after reading it again.
+    Inconsistent,
+    /// A list that comes back to an element that is not its head.
+    Cycle,
+    /// A walk reached its limit of elements, bytes or time.
+    Budget,
+    /// A value that cannot be right (a pid below zero, a state nobody knows).
+    Implausible,
+    /// The profile has no such type, member or symbol.
+    Profile,
+    /// Only part of a string or vector could be read (a page is not resident).
+    Partial,
+    /// The memory layout that the host gave and the one the guest's kernel uses differ.
+    Layout,
+}
+
+/// One thing that could not be read as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Problem {
+    /// What kind.
+    pub kind: ProblemKind,
+    /// Where: the C object and its address, `task_struct 0xffff…`.
+    #[serde(rename = "where")]
+    pub location: String,
+    /// What happened, with the values.
+    pub detail: String,
+}
+
+/// All facts of one look.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// [`crate::SNAPSHOT_SCHEMA`].
+    pub schema: String,
+    /// The VM.
+    pub vm: Vm,
+    /// When the look began, host clock, RFC 3339.
+    pub taken_at: String,
+    /// How long it took, in microseconds.
+    pub elapsed_us: u64,
+    /// How consistent it is.
+    pub consistency: Consistency,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Processes, by pid.
+    pub processes: Vec<Process>,
+    /// Sockets, by namespace, family, protocol, address.
+    pub sockets: Vec<Socket>,
+    /// Modules, by name.
+    pub modules: Vec<Module>,
+    /// What could not be read, and why.
+    pub problems: Vec<Problem>,
+}

@@ -1,0 +1,89 @@
+//! x86-64 page tables: 4 and 5 levels, 4 KiB, 2 MiB and 1 GiB pages (Intel SDM volume 3, section 4.5).
+//!
+//! Only *where* a page is matters here, not what the guest may do with it: permission bits, PCIDs and the rest are
+//! masked off. Every entry is hostile; an entry that leads outside guest memory ends the walk, and a walk has as many
+//! steps as there are levels, so it cannot loop.
+
+use crate::look::PhysicalReadError;
+use crate::{Gpa, Gva, Look};
+
+/// Depth of the page tables: CR4.LA57 clear or set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Levels {
+    /// 48-bit virtual addresses.
+    Four,
+    /// 57-bit virtual addresses.
+    Five,
+}
+
+impl Levels {
+    /// 4 or 5.
+    #[must_use]
+    pub fn count(self) -> u8 {
+        match self {
+            Self::Four => 4,
+            Self::Five => 5,
+        }
+    }
+
+    /// Whether the upper bits are copies of the highest translated bit, as the CPU demands.
+    #[must_use]
+    pub fn is_canonical(self, at: Gva) -> bool {
+        let unused = match self {
+            Self::Four => 16,
+            Self::Five => 7,
+        };
+        #[allow(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "sign extension is the point")]
+        let extended = (((at.0 << unused) as i64) >> unused) as u64;
+        extended == at.0
+    }
+}
+
+/// Where a virtual address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// Physical address of the byte.
+    pub at: Gpa,
+    /// Size of the page it is in: 4 KiB, 2 MiB or 1 GiB.
+    pub page_size: u64,
+}
+
+const PRESENT: u64 = 1;
+const LARGE: u64 = 1 << 7;
+/// Bits 51..12: the physical address in an entry.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Walks the tables at `root`. `Ok(None)`: not mapped. `Err`: an entry leads outside memory, or the backend failed.
+pub(crate) fn translate(
+    look: &Look<'_>,
+    root: Gpa,
+    levels: Levels,
+    at: Gva,
+) -> Result<Option<Translation>, PhysicalReadError> {
+    if !levels.is_canonical(at) {
+        return Ok(None);
+    }
+    let mut table = root.0 & ADDRESS;
+    // Shift of the index bits at each level: 48 (PML5), 39 (PML4), 30 (PDPT), 21 (PD), 12 (PT).
+    let shifts: &[u32] = match levels {
+        Levels::Four => &[39, 30, 21, 12],
+        Levels::Five => &[48, 39, 30, 21, 12],
+    };
+    for shift in shifts {
+        let index = (at.0 >> shift) & 0x1ff;
+        let mut bytes = [0; 8];
+        look.read(Gpa(table | (index << 3)), &mut bytes)?;
+        let entry = u64::from_le_bytes(bytes);
+        if entry & PRESENT == 0 {
+            return Ok(None);
+        }
+        let is_page = *shift == 12 || (entry & LARGE != 0 && matches!(shift, 21 | 30));
+        if is_page {
+            let page_size = 1u64 << shift;
+            let base = entry & ADDRESS & !(page_size - 1);
+            return Ok(Some(Translation { at: Gpa(base | (at.0 & (page_size - 1))), page_size }));
+        }
+        table = entry & ADDRESS;
+    }
+    Ok(None)
+}

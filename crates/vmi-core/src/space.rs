@@ -1,0 +1,171 @@
+//! A virtual address space of the guest: page tables plus a translation cache, for one look.
+
+use crate::{Gpa, Gva, Levels, Look, PAGE_SIZE, ReadError, Translation, paging};
+use std::cell::RefCell;
+
+/// Entries of each translation cache. 512 cover 2 MiB of small pages or 1 GiB of large ones.
+const TLB_ENTRIES: usize = 512;
+const LARGE_PAGE: u64 = 2 << 20;
+
+/// A cached translation: page number (0 is never cached) and the physical page.
+type TlbEntry = (u64, u64);
+
+/// One address space. Reads copy; nothing is ever borrowed from the guest.
+#[derive(Debug)]
+pub struct AddressSpace<'l, 'm> {
+    look: &'l Look<'m>,
+    root: Gpa,
+    levels: Levels,
+    small: RefCell<Box<[TlbEntry]>>,
+    large: RefCell<Box<[TlbEntry]>>,
+}
+
+impl<'l, 'm> AddressSpace<'l, 'm> {
+    /// The address space whose top-level page table is at `root` (bits that are no address are ignored, as in CR3).
+    #[must_use]
+    pub fn new(look: &'l Look<'m>, root: Gpa, levels: Levels) -> Self {
+        let empty = || RefCell::new(vec![(0, 0); TLB_ENTRIES].into_boxed_slice());
+        Self { look, root, levels, small: empty(), large: empty() }
+    }
+
+    /// The look it belongs to.
+    #[must_use]
+    pub fn look(&self) -> &'l Look<'m> {
+        self.look
+    }
+
+    /// Physical address of the top-level table.
+    #[must_use]
+    pub fn root(&self) -> Gpa {
+        self.root
+    }
+
+    /// Depth of its tables.
+    #[must_use]
+    pub fn levels(&self) -> Levels {
+        self.levels
+    }
+
+    /// Forgets cached translations and pages, so that what is read next is fresh.
+    pub fn forget(&self) {
+        self.small.borrow_mut().fill((0, 0));
+        self.large.borrow_mut().fill((0, 0));
+        self.look.forget_pages();
+    }
+
+    /// Where `at` is in physical memory. `Err(NotMapped)` where no entry maps it.
+    pub fn translate(&self, at: Gva) -> Result<Translation, ReadError> {
+        if let Some(found) = lookup(&self.large, at, LARGE_PAGE) {
+            return Ok(found);
+        }
+        if let Some(found) = lookup(&self.small, at, PAGE_SIZE) {
+            return Ok(found);
+        }
+        let found = paging::translate(self.look, self.root, self.levels, at)
+            .map_err(|error| error.at(at))?
+            .ok_or(ReadError::NotMapped { at })?;
+        if found.page_size >= LARGE_PAGE {
+            insert(&self.large, at, found.at, LARGE_PAGE);
+        } else {
+            insert(&self.small, at, found.at, PAGE_SIZE);
+        }
+        Ok(found)
+    }
+
+    /// Copies `buf.len()` bytes from `at`, across pages. All or nothing.
+    pub fn read(&self, at: Gva, buf: &mut [u8]) -> Result<(), ReadError> {
+        let mut at = at;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let found = self.translate(at)?;
+            let in_page = found.page_size - (found.at.0 & (found.page_size - 1));
+            let step = usize::try_from(in_page).unwrap_or(usize::MAX).min(rest.len());
+            let (now, later) = rest.split_at_mut(step);
+            self.look.read(found.at, now).map_err(|error| error.at(at))?;
+            rest = later;
+            if !rest.is_empty() {
+                at = at
+                    .checked_add(step as u64)
+                    .ok_or(ReadError::NotAnAddress { at, len: rest.len() as u64 })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn array<const N: usize>(&self, at: Gva) -> Result<[u8; N], ReadError> {
+        let mut bytes = [0; N];
+        self.read(at, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// One byte.
+    pub fn u8(&self, at: Gva) -> Result<u8, ReadError> {
+        Ok(self.array::<1>(at)?[0])
+    }
+
+    /// Two bytes, little-endian.
+    pub fn u16(&self, at: Gva) -> Result<u16, ReadError> {
+        Ok(u16::from_le_bytes(self.array(at)?))
+    }
+
+    /// Four bytes, little-endian.
+    pub fn u32(&self, at: Gva) -> Result<u32, ReadError> {
+        Ok(u32::from_le_bytes(self.array(at)?))
+    }
+
+    /// Eight bytes, little-endian.
+    pub fn u64(&self, at: Gva) -> Result<u64, ReadError> {
+        Ok(u64::from_le_bytes(self.array(at)?))
+    }
+
+    /// A pointer.
+    pub fn pointer(&self, at: Gva) -> Result<Gva, ReadError> {
+        Ok(Gva(self.u64(at)?))
+    }
+
+    /// `len` bytes as a vector. The caller bounds `len`: it is allocated before anything is read.
+    pub fn bytes(&self, at: Gva, len: usize) -> Result<Vec<u8>, ReadError> {
+        let mut bytes = vec![0; len];
+        self.read(at, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The bytes of a NUL-terminated string, without the NUL. At most `max` bytes are looked at; a string that is
+    /// longer comes back cut at `max`. The string may end right before a page that is not mapped.
+    pub fn c_string(&self, at: Gva, max: usize) -> Result<Vec<u8>, ReadError> {
+        let mut text = Vec::new();
+        let mut at = at;
+        while text.len() < max {
+            let in_page = usize::try_from(PAGE_SIZE - at.page_offset()).unwrap_or(1);
+            // Most strings are short: a first step of 64 bytes touches one or two cache lines.
+            let step = in_page.min(max - text.len()).min(if text.is_empty() { 64 } else { 1024 });
+            let chunk = self.bytes(at, step)?;
+            if let Some(end) = chunk.iter().position(|byte| *byte == 0) {
+                text.extend(chunk.iter().take(end));
+                return Ok(text);
+            }
+            text.extend_from_slice(&chunk);
+            at = at.checked_add(step as u64).ok_or(ReadError::NotAnAddress { at, len: step as u64 })?;
+        }
+        Ok(text)
+    }
+}
+
+fn slot(number: u64) -> usize {
+    // Kernel text, direct map and vmalloc differ in high bits only, so some of them are folded in.
+    usize::try_from((number ^ (number >> 9) ^ (number >> 18)) % TLB_ENTRIES as u64).unwrap_or(0)
+}
+
+fn lookup(tlb: &RefCell<Box<[TlbEntry]>>, at: Gva, page_size: u64) -> Option<Translation> {
+    let number = at.0 / page_size;
+    let (cached, base) = *tlb.borrow().get(slot(number))?;
+    (cached == number && number != 0)
+        .then(|| Translation { at: Gpa(base | (at.0 & (page_size - 1))), page_size })
+}
+
+fn insert(tlb: &RefCell<Box<[TlbEntry]>>, at: Gva, physical: Gpa, page_size: u64) {
+    let number = at.0 / page_size;
+    if let Some(entry) = tlb.borrow_mut().get_mut(slot(number)) {
+        *entry = (number, physical.0 & !(page_size - 1));
+    }
+}
