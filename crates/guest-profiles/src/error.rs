@@ -1,0 +1,338 @@
+//! Everything that can be wrong with the bytes, or with a question asked of a profile.
+
+use crate::btf::Kind;
+use crate::kallsyms::Encoding;
+
+/// Why bytes could not be read, or why a profile cannot answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The BTF bytes end inside the header.
+    #[error("BTF of {len} bytes is shorter than its header")]
+    BtfTooShort {
+        /// Bytes given.
+        len: usize,
+    },
+    /// A header field has a value that this reader does not know.
+    #[error("BTF header field {field} is {value:#x} where {expected} was expected")]
+    BtfHeader {
+        /// Name as in `struct btf_header`.
+        field: &'static str,
+        /// Value found.
+        value: u32,
+        /// What a readable BTF has there.
+        expected: &'static str,
+    },
+    /// A section does not lie within the bytes.
+    #[error("BTF {section} section of {size} bytes at {offset} does not fit in {len} bytes")]
+    BtfSection {
+        /// `type` or `string`.
+        section: &'static str,
+        /// Offset from the end of the header.
+        offset: u32,
+        /// Size in bytes.
+        size: u32,
+        /// Bytes given.
+        len: usize,
+    },
+    /// The string section does not start and end with a NUL byte.
+    #[error("BTF string section does not start and end with a NUL byte")]
+    BtfStringsNotTerminated,
+    /// A type record ends outside the type section.
+    #[error("BTF type {id} at offset {offset} of the type section is cut short")]
+    BtfTruncatedType {
+        /// Type id.
+        id: u32,
+        /// Offset in the type section.
+        offset: usize,
+    },
+    /// A kind that this reader does not know, so that the next record cannot be found.
+    #[error("BTF type {id} has unknown kind {kind}")]
+    BtfUnknownKind {
+        /// Type id.
+        id: u32,
+        /// Kind number.
+        kind: u32,
+    },
+    /// A name offset outside the string section.
+    #[error("BTF string offset {offset} lies outside the string section of {len} bytes")]
+    BtfStringOffset {
+        /// Offset asked for.
+        offset: u32,
+        /// Size of the string section.
+        len: usize,
+    },
+    /// A name that no C identifier can be.
+    #[error("BTF string at {offset} is not UTF-8 or is longer than {limit} bytes")]
+    BtfString {
+        /// Offset in the string section.
+        offset: u32,
+        /// Longest name that is read.
+        limit: usize,
+    },
+    /// A type id beyond the last type.
+    #[error("BTF type {id} does not exist: there are {count} types")]
+    BtfTypeId {
+        /// Type id asked for.
+        id: u32,
+        /// Number of types, `void` included.
+        count: usize,
+    },
+    /// A type of the wrong kind for the question.
+    #[error("BTF type {id} is a {kind:?}, not a {expected}")]
+    BtfKind {
+        /// Type id.
+        id: u32,
+        /// Its kind.
+        kind: Kind,
+        /// What was needed.
+        expected: &'static str,
+    },
+    /// Types that refer to each other more deeply than any real kernel's do.
+    #[error("BTF type {id} nests deeper than {limit} levels")]
+    BtfTooDeep {
+        /// Where the walk gave up.
+        id: u32,
+        /// Deepest nesting followed.
+        limit: u32,
+    },
+    /// A record with more members than any real kernel's.
+    #[error("BTF type {id} has more than {limit} members")]
+    BtfTooManyMembers {
+        /// The record.
+        id: u32,
+        /// Most members read.
+        limit: usize,
+    },
+    /// A member that does not fit in its record.
+    #[error("BTF type {id} of {size} bytes has member {member} at bit {bit_offset}, outside of it")]
+    BtfMemberOutside {
+        /// The record.
+        id: u32,
+        /// Its size in bytes.
+        size: u64,
+        /// Path of the member.
+        member: String,
+        /// Where the member starts, in bits.
+        bit_offset: u64,
+    },
+    /// A type whose size overflows 64 bits, or which has none.
+    #[error("BTF type {id} has no size")]
+    BtfNoSize {
+        /// Type id.
+        id: u32,
+    },
+
+    /// A table is shorter than the number of symbols needs, or the names end early.
+    #[error("Kallsyms table {table} of {len} bytes ends before symbol {symbol} of {count}")]
+    KallsymsTruncated {
+        /// Which table.
+        table: &'static str,
+        /// Its size in bytes.
+        len: usize,
+        /// First symbol that is not there.
+        symbol: u32,
+        /// Number of symbols announced.
+        count: u32,
+    },
+    /// The token index is not 256 two-byte offsets of NUL-terminated strings.
+    #[error("Kallsyms token {token} at {offset} does not lie within the token table of {len} bytes")]
+    KallsymsToken {
+        /// Token number.
+        token: usize,
+        /// Its offset, if the index holds it.
+        offset: usize,
+        /// Size of the token table.
+        len: usize,
+    },
+    /// The token index has another size than 512 bytes.
+    #[error("Kallsyms token index has {len} bytes instead of 512")]
+    KallsymsTokenIndex {
+        /// Bytes given.
+        len: usize,
+    },
+    /// A symbol name longer than the kernel allows, or empty.
+    #[error("Kallsyms symbol {symbol} has a name of {len} bytes, outside 1..={limit}")]
+    KallsymsName {
+        /// Symbol number.
+        symbol: u32,
+        /// Bytes of its name.
+        len: usize,
+        /// Longest name read.
+        limit: usize,
+    },
+    /// Without `_stext` the encoding of the addresses cannot be told.
+    #[error("Kallsyms has no symbol _stext among {count}")]
+    KallsymsNoStext {
+        /// Number of symbols.
+        count: u32,
+    },
+    /// No encoding gives the known address of `_stext`.
+    #[error("Kallsyms gives no _stext at {expected:#x}: {}", tried(.found))]
+    KallsymsEncoding {
+        /// Where `_stext` is known to be.
+        expected: u64,
+        /// Where each encoding puts it.
+        found: Vec<(Encoding, u64)>,
+    },
+    /// More than one encoding gives the known address of `_stext`.
+    #[error("Kallsyms gives _stext at {expected:#x} under more than one encoding: {}", tried(.found))]
+    KallsymsAmbiguous {
+        /// Where `_stext` is known to be.
+        expected: u64,
+        /// The encodings that agree.
+        found: Vec<(Encoding, u64)>,
+    },
+
+    /// VMCOREINFO is longer than any kernel writes.
+    #[error("VMCOREINFO text does not end within {limit} bytes")]
+    VmcoreinfoTooLong {
+        /// Most bytes read.
+        limit: usize,
+    },
+    /// A line that is not `KEY=value` in printable ASCII.
+    #[error("VMCOREINFO line {line} is not KEY=value in printable ASCII")]
+    VmcoreinfoLine {
+        /// Line number from 1.
+        line: usize,
+    },
+    /// A key that comes twice.
+    #[error("VMCOREINFO line {line} repeats {key}")]
+    VmcoreinfoDuplicate {
+        /// Line number from 1.
+        line: usize,
+        /// The key.
+        key: String,
+    },
+    /// A value that is not what its key promises.
+    #[error("VMCOREINFO line {line} gives {key} the value {value}, which is not {expected}")]
+    VmcoreinfoValue {
+        /// Line number from 1.
+        line: usize,
+        /// The key.
+        key: String,
+        /// The value.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A line that every kernel writes is missing.
+    #[error("VMCOREINFO has no {key} line")]
+    VmcoreinfoMissing {
+        /// The key.
+        key: &'static str,
+    },
+
+    /// A note's sizes point outside the bytes.
+    #[error("ELF note at offset {offset} of {len} bytes is cut short")]
+    NoteTruncated {
+        /// Offset of the note.
+        offset: usize,
+        /// Bytes given.
+        len: usize,
+    },
+    /// A GNU build id of a size that no linker writes.
+    #[error("GNU build id at offset {offset} has {size} bytes, outside 1..={limit}")]
+    NoteBuildIdSize {
+        /// Offset of the note.
+        offset: usize,
+        /// Bytes of the id.
+        size: u32,
+        /// Longest id read.
+        limit: u32,
+    },
+    /// None of the notes is a GNU build id.
+    #[error("No GNU build id among {len} bytes of ELF notes")]
+    NoteNoBuildId {
+        /// Bytes given.
+        len: usize,
+    },
+
+    /// The profile does not know a type.
+    #[error("Profile of {release} has no type {name}")]
+    NoType {
+        /// Kernel release.
+        release: String,
+        /// The type asked for.
+        name: String,
+    },
+    /// The profile does not know a member.
+    #[error("Profile of {release} has no member {member} in struct {name}")]
+    NoMember {
+        /// Kernel release.
+        release: String,
+        /// The type asked.
+        name: String,
+        /// The path asked for, from that type.
+        member: String,
+    },
+    /// A dotted path goes on below something that is not an embedded record.
+    #[error("Profile of {release} has {member} in struct {name}, but it is not an embedded record")]
+    NotRecord {
+        /// Kernel release.
+        release: String,
+        /// The type asked.
+        name: String,
+        /// The member that is not a record.
+        member: String,
+    },
+    /// The profile does not know an enum or one of its values.
+    #[error("Profile of {release} has no value {value} in enum {name}")]
+    NoEnumValue {
+        /// Kernel release.
+        release: String,
+        /// The enum asked; empty for untagged enums.
+        name: String,
+        /// The value asked for.
+        value: String,
+    },
+    /// The profile does not know a symbol.
+    #[error("Profile of {release} has no symbol {name}")]
+    NoSymbol {
+        /// Kernel release.
+        release: String,
+        /// The symbol asked for.
+        name: String,
+    },
+    /// A profile's offsets add up to more than 64 bits.
+    #[error("Profile of {release} places {member} of struct {name} beyond 64 bits")]
+    OffsetOverflow {
+        /// Kernel release.
+        release: String,
+        /// The type asked.
+        name: String,
+        /// The path asked for.
+        member: String,
+    },
+    /// A stored profile is not the JSON that this version writes.
+    #[error("Profile is not valid JSON of schema {schema}")]
+    ProfileJson {
+        /// The schema that was expected.
+        schema: &'static str,
+        /// What the JSON reader says.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A stored profile is of another schema.
+    #[error("Profile has schema {found} where {expected} was expected")]
+    ProfileSchema {
+        /// Schema found.
+        found: String,
+        /// Schema that this version reads.
+        expected: &'static str,
+    },
+    /// A stored profile is larger than any real one.
+    #[error("Profile of {len} bytes is larger than {limit} bytes")]
+    ProfileTooLarge {
+        /// Bytes given.
+        len: usize,
+        /// Most bytes read.
+        limit: usize,
+    },
+}
+
+fn tried(found: &[(Encoding, u64)]) -> String {
+    let each: Vec<String> =
+        found.iter().map(|(encoding, address)| format!("{encoding} puts it at {address:#x}")).collect();
+    each.join(", ")
+}

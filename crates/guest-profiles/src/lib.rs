@@ -1,0 +1,24 @@
+//! Where things are in one kernel build.
+//!
+//! Bytes in, layouts and addresses out: the readers here take byte slices that somebody else copied out of a guest (or
+//! read from a file) and never see memory themselves. Every such byte is hostile: the readers check each offset, bound
+//! each recursion and each list, and allocate in proportion to what they were handed at most.
+//!
+//! - [`btf`]: type layouts from the kernel's own BTF
+//! - [`kallsyms`]: symbol addresses from the kernel's own compressed symbol table
+//! - [`vmcoreinfo`]: the hints that a kernel leaves for crash dumpers
+//! - [`elf_notes`]: the GNU build id
+//! - [`profile`]: what the engine keeps of one kernel build, and what the walkers ask
+
+pub mod btf;
+pub mod elf_notes;
+mod error;
+pub mod kallsyms;
+pub mod layout;
+mod le;
+pub mod profile;
+pub mod vmcoreinfo;
+
+pub use error::Error;
+pub use layout::{Bits, Field, FieldKind, Layout};
+pub use profile::{Identity, Profile, Wanted, WantedEnum, WantedType};
