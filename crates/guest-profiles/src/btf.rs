@@ -20,8 +20,8 @@ const TYPE_LEN: usize = 12;
 const MAX_CHAIN: u32 = 32;
 /// Records in records, arrays in arrays. Real kernels stay below 10.
 const MAX_NESTING: u32 = 32;
-/// Members visited for one record, those of anonymous records included. Real kernels stay below 1,500.
-const MAX_MEMBERS: usize = 16 * 1024;
+/// Members visited for one record, those of anonymous records included. Real kernels stay below 500.
+const MAX_MEMBERS: usize = 4096;
 /// `KSYM_NAME_LEN` (6.18) less its NUL, the kernel's own bound on names in BTF.
 const MAX_NAME: usize = 511;
 /// Longest dotted path. Real kernels stay below 100.

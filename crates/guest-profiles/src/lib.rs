@@ -8,6 +8,7 @@
 //! - [`kallsyms`]: symbol addresses from the kernel's own compressed symbol table
 //! - [`vmcoreinfo`]: the hints that a kernel leaves for crash dumpers
 //! - [`elf_notes`]: the GNU build id
+//! - [`linux`]: the types and symbols that the engine asks for
 //! - [`profile`]: what the engine keeps of one kernel build, and what the walkers ask
 
 pub mod btf;
@@ -16,9 +17,14 @@ mod error;
 pub mod kallsyms;
 pub mod layout;
 mod le;
+pub mod linux;
 pub mod profile;
 pub mod vmcoreinfo;
 
+pub use btf::Btf;
+pub use elf_notes::build_id;
 pub use error::Error;
+pub use kallsyms::{Kallsyms, Tables as KallsymsTables, Values as KallsymsValues};
 pub use layout::{Bits, Field, FieldKind, Layout};
-pub use profile::{Identity, Profile, Wanted, WantedEnum, WantedType};
+pub use profile::{Profile, ProfileIdentity, Wanted, WantedEnum, WantedType};
+pub use vmcoreinfo::VmcoreInfo;

@@ -23,8 +23,6 @@ const SCHEMA: &str = "birthmark.profile/v1";
 const MAX_JSON: usize = 8 * 1024 * 1024;
 /// Deepest dotted path.
 const MAX_STEPS: usize = 16;
-/// Addresses from here on move with KASLR; those below are per-CPU offsets (x86-64 before 6.15) and stay.
-const KERNEL_HALF: u64 = 1 << 63;
 
 /// The members of one type that an engine needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,13 +55,11 @@ pub struct Wanted {
 
 /// Which build the profile is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub struct ProfileIdentity {
     /// As `uname -r` prints it.
     pub release: String,
     /// GNU build id of vmlinux in lower-case hexadecimal, if known.
     pub build_id: Option<String>,
-    /// What was added to link addresses to give those of the symbols handed over; 0 for link addresses.
-    pub kaslr_offset: u64,
 }
 
 /// Layouts and symbols of one kernel build.
@@ -75,8 +71,8 @@ pub struct Profile {
     pub release: String,
     /// GNU build id of vmlinux in lower-case hexadecimal, if known.
     pub build_id: Option<String>,
-    /// SHA-256 of the whole BTF in lower-case hexadecimal.
-    pub btf_sha256: String,
+    /// `sha256:` and the digest of the whole BTF in lower-case hexadecimal.
+    pub btf_digest: String,
     /// Wanted types by name.
     pub types: BTreeMap<String, Layout>,
     /// Wanted enums by tag; the untagged ones share the empty tag.
@@ -87,15 +83,15 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Takes what `wanted` names out of a kernel's BTF and its symbols (by running address, see
-    /// [`Identity::kaslr_offset`]).
+    /// Takes what `wanted` names out of a kernel's BTF and its symbols. `symbols` are at link addresses: whoever read
+    /// them out of a running kernel has taken the KASLR offset off (not off per-CPU offsets, which do not move).
     pub fn from_btf(
         btf: &Btf<'_>,
         wanted: &Wanted,
         symbols: BTreeMap<String, u64>,
-        identity: Identity,
+        identity: ProfileIdentity,
     ) -> Result<Self, Error> {
-        let Identity { release, build_id, kaslr_offset } = identity;
+        let ProfileIdentity { release, build_id } = identity;
         let records = wanted
             .types
             .iter()
@@ -103,18 +99,13 @@ impl Profile {
         let enums =
             wanted.enums.iter().flat_map(|wanted| [Kind::Enum, Kind::Enum64].map(|kind| (kind, wanted.name)));
         let found = btf.find_all(records.chain(enums).filter(|(_, name)| !name.is_empty()))?;
-        let symbols = symbols
-            .into_iter()
-            .filter(|(name, _)| wanted.symbols.contains(&name.as_str()))
-            .map(|(name, address)| {
-                (name, if address >= KERNEL_HALF { address.wrapping_sub(kaslr_offset) } else { address })
-            })
-            .collect();
+        let symbols =
+            symbols.into_iter().filter(|(name, _)| wanted.symbols.contains(&name.as_str())).collect();
         Ok(Self {
             schema: SCHEMA.to_owned(),
             release,
             build_id,
-            btf_sha256: hex(&Sha256::digest(btf.as_bytes())),
+            btf_digest: sha256(btf.as_bytes()),
             types: layouts(btf, wanted.types, &found)?,
             enums: enum_values(btf, wanted.enums, &found)?,
             symbols,
@@ -135,13 +126,14 @@ impl Profile {
     }
 
     /// Canonical JSON: one line, keys in a fixed order. Equal profiles give equal bytes.
-    pub fn to_json(&self) -> Result<Vec<u8>, Error> {
-        serde_json::to_vec(self).map_err(|source| Error::ProfileJson { schema: SCHEMA, source })
+    #[expect(clippy::expect_used, reason = "maps with string keys, strings and integers always serialize")]
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a profile serializes")
     }
 
     /// `sha256:` and the digest of [`Profile::to_json`] in lower-case hexadecimal.
-    pub fn digest(&self) -> Result<String, Error> {
-        Ok(format!("sha256:{}", hex(&Sha256::digest(self.to_json()?))))
+    pub fn digest(&self) -> String {
+        sha256(&self.to_json())
     }
 
     /// A member by path: `pid`, or through embedded records `__sk_common.skc_daddr`. The offset is from the start of
@@ -300,8 +292,8 @@ fn enum_values(
     Ok(enums)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |mut text, byte| {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
         text

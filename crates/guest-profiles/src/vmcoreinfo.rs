@@ -17,7 +17,7 @@ const MAX_BUILD_ID: usize = 64;
 /// What VMCOREINFO says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct Vmcoreinfo {
+pub struct VmcoreInfo {
     /// `OSRELEASE`, as `uname -r` prints it.
     pub osrelease: String,
     /// `BUILD-ID` in lower-case hexadecimal (5.9 and later).
@@ -44,7 +44,7 @@ pub struct Vmcoreinfo {
     pub others: BTreeMap<String, String>,
 }
 
-impl Vmcoreinfo {
+impl VmcoreInfo {
     /// Reads the text up to its first NUL byte, or to the end of `bytes` if there is none.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let text = match bytes.iter().take(MAX_LEN + 1).position(|&byte| byte == 0) {

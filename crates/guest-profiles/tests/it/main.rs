@@ -1,0 +1,13 @@
+//! Tests of guest-profiles: one module per subject, the readers against real kernels and against tables made here.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod btf;
+mod btf_builder;
+mod kernels;
