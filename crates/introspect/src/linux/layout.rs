@@ -1,0 +1,66 @@
+//! Offsets that walkers use, resolved once per kernel.
+//!
+//! A walker names what it needs in one struct of plain offsets; resolving collects *everything* that is missing, so that
+//! an unsupported kernel is reported with the whole list and not one member at a time.
+
+use guest_profiles::Profile;
+
+/// Resolves members and remembers which were missing.
+#[derive(Debug)]
+pub(crate) struct Resolver<'p> {
+    profile: &'p Profile,
+    missing: Vec<String>,
+}
+
+impl<'p> Resolver<'p> {
+    pub(crate) fn new(profile: &'p Profile) -> Self {
+        Self { profile, missing: Vec::new() }
+    }
+
+    pub(crate) fn profile(&self) -> &'p Profile {
+        self.profile
+    }
+
+    /// Offset in bytes of `path` (dotted through embedded structs) in `struct name`. Missing: noted, and 0.
+    pub(crate) fn offset(&mut self, name: &str, path: &str) -> u64 {
+        if let Ok(field) = self.profile.field(name, path) {
+            field.offset
+        } else {
+            self.lacks(format!("{name}.{path}"));
+            0
+        }
+    }
+
+    /// The same for a member that not every kernel has.
+    pub(crate) fn optional(&self, name: &str, path: &str) -> Option<u64> {
+        self.profile.field(name, path).ok().map(|field| field.offset)
+    }
+
+    /// The first of several names that the kernel has.
+    pub(crate) fn first_of(&mut self, name: &str, paths: &[&str]) -> u64 {
+        if let Some(offset) = paths.iter().find_map(|path| self.optional(name, path)) {
+            return offset;
+        }
+        self.lacks(format!("{name}.{}", paths.join("|")));
+        0
+    }
+
+    /// Size of a type in bytes. Missing: noted, and 0.
+    pub(crate) fn size(&mut self, name: &str) -> u64 {
+        if let Ok(size) = self.profile.size(name) {
+            size
+        } else {
+            self.lacks(format!("struct {name}"));
+            0
+        }
+    }
+
+    /// Notes that something is missing.
+    pub(crate) fn lacks(&mut self, what: String) {
+        self.missing.push(what);
+    }
+
+    pub(crate) fn into_missing(self) -> Vec<String> {
+        self.missing
+    }
+}

@@ -1,0 +1,201 @@
+//! The kernel's lists: ``struct list_head`` and ``struct hlist_head`` / ``struct hlist_nulls_head``.
+//!
+//! Both link backwards as well as forwards, and that is used twice: on a running guest a link that does not agree with
+//! its neighbour means that the list changed under us (walk again), and on a hostile one it makes an endless list
+//! impossible, because an element that is reached twice cannot point back at two different predecessors.
+
+use crate::session::Session;
+use facts::ProblemKind;
+use vmi_core::{AddressSpace, Gva, ReadError};
+
+/// How often a walk starts again before it settles for what it has.
+const RETRIES: u32 = 8;
+/// Elements of any one list. A kernel has at most 4,194,304 pids (`PID_MAX_LIMIT`, include/linux/threads.h, 6.12).
+const ELEMENTS_MAX: usize = 4 << 20;
+/// Where ``pprev``/``prev`` stands behind ``next`` in all three node types.
+const BACK: u64 = 8;
+
+/// Why a walk did not reach the end of its list.
+#[derive(Debug)]
+enum Broken {
+    /// The element at `.0` points back at `.1`, not at where we came from.
+    Link(Gva, Gva),
+    /// More elements than any kernel has.
+    Endless,
+    /// An element could not be read.
+    Read(Gva, ReadError),
+}
+
+/// Addresses of the list nodes of a circular ``struct list_head`` list, the head left out, in list order.
+///
+/// What a broken list gave up to the break is kept, and the break is recorded as a problem of `what`.
+pub(crate) fn list(session: &Session<'_>, what: &str, head: Gva) -> Result<Vec<Gva>, ReadError> {
+    walk(session, what, head, |space, nodes| list_once(space, head, nodes))
+}
+
+/// Addresses of the nodes of a hash chain. `head` is the address of ``struct hlist_head`` or
+/// ``struct hlist_nulls_head``; the end is a null pointer or one with its lowest bit set.
+pub(crate) fn hlist(session: &Session<'_>, what: &str, head: Gva) -> Result<Vec<Gva>, ReadError> {
+    walk(session, what, head, |space, nodes| hlist_once(space, head, nodes))
+}
+
+fn walk(
+    session: &Session<'_>,
+    what: &str,
+    head: Gva,
+    once: impl Fn(&AddressSpace<'_, '_>, &mut Vec<Gva>) -> Result<(), Broken>,
+) -> Result<Vec<Gva>, ReadError> {
+    let mut nodes = Vec::new();
+    for attempt in 0..=RETRIES {
+        nodes.clear();
+        let broken = match once(&session.space, &mut nodes) {
+            Ok(()) => return Ok(nodes),
+            Err(Broken::Read(_, error)) if error.ends_the_look() => return Err(error),
+            Err(broken) => broken,
+        };
+        if attempt < RETRIES {
+            session.retry();
+            continue;
+        }
+        match broken {
+            Broken::Link(at, back) => session.problem(
+                ProblemKind::Inconsistent,
+                format_args!("{what} {head}"),
+                format_args!(
+                    "The element at {at} points back at {back}, not at its predecessor; {} elements were read before it.",
+                    nodes.len()
+                ),
+            ),
+            Broken::Endless => session.problem(
+                ProblemKind::Budget,
+                format_args!("{what} {head}"),
+                format_args!("More than {ELEMENTS_MAX} elements."),
+            ),
+            Broken::Read(at, error) => session.problem(
+                ProblemKind::Unmapped,
+                format_args!("{what} {head}"),
+                format_args!("The element at {at}: {error}; {} elements were read before it.", nodes.len()),
+            ),
+        }
+    }
+    Ok(nodes)
+}
+
+fn pair(space: &AddressSpace<'_, '_>, at: Gva) -> Result<(Gva, Gva), Broken> {
+    let mut bytes = [0; 16];
+    space.read(at, &mut bytes).map_err(|error| Broken::Read(at, error))?;
+    let [a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7] = bytes;
+    Ok((
+        Gva(u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7])),
+        Gva(u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7])),
+    ))
+}
+
+fn list_once(space: &AddressSpace<'_, '_>, head: Gva, nodes: &mut Vec<Gva>) -> Result<(), Broken> {
+    let (mut at, _) = pair(space, head)?;
+    let mut before = head;
+    while at != head {
+        if nodes.len() >= ELEMENTS_MAX {
+            return Err(Broken::Endless);
+        }
+        let (next, back) = pair(space, at)?;
+        if back != before {
+            return Err(Broken::Link(at, back));
+        }
+        nodes.push(at);
+        before = at;
+        at = next;
+    }
+    let (_, last) = pair(space, head)?;
+    if last == before { Ok(()) } else { Err(Broken::Link(head, last)) }
+}
+
+fn hlist_once(space: &AddressSpace<'_, '_>, head: Gva, nodes: &mut Vec<Gva>) -> Result<(), Broken> {
+    let mut at = space.pointer(head).map_err(|error| Broken::Read(head, error))?;
+    let mut before = head;
+    while !at.is_null() && at.0 & 1 == 0 {
+        if nodes.len() >= ELEMENTS_MAX {
+            return Err(Broken::Endless);
+        }
+        let (next, back) = pair(space, at)?;
+        // ``pprev`` is the address of the pointer that points here: the head's or the predecessor's ``next``.
+        if back != before {
+            return Err(Broken::Link(at, back));
+        }
+        nodes.push(at);
+        before = at;
+        at = next;
+    }
+    Ok(())
+}
+
+/// Where [`list`] and [`hlist`] expect the links. A kernel that has them elsewhere is not supported.
+pub(crate) fn check(resolver: &mut super::layout::Resolver<'_>) {
+    for (name, back) in [("list_head", "prev"), ("hlist_node", "pprev"), ("hlist_nulls_node", "pprev")] {
+        if resolver.offset(name, "next") != 0 || resolver.offset(name, back) != BACK {
+            resolver.lacks(format!("{name} with next and {back} side by side"));
+        }
+    }
+}
+
+/// Bytes of a hash table that are read at once.
+const CHUNK: u64 = 64 << 10;
+/// Most buckets of one table. The largest that Linux makes by itself has 2^19 (``tcp_hashinfo`` of a machine with much
+/// memory); ``thash_entries=`` can ask for more.
+const BUCKETS_MAX: u64 = 1 << 24;
+
+/// A hash table: `count` buckets of `stride` bytes from `base`, the head of each chain `head` bytes into its bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HashTable {
+    pub(crate) base: Gva,
+    pub(crate) count: u64,
+    pub(crate) stride: u64,
+    pub(crate) head: u64,
+}
+
+/// Addresses of all nodes in all chains of a hash table. Only chains that are not empty cost more than their share of
+/// the bucket array.
+pub(crate) fn hash_table(session: &Session<'_>, what: &str, table: HashTable) -> Result<Vec<Gva>, ReadError> {
+    let mut nodes = Vec::new();
+    for head in used_heads(session, what, table)? {
+        nodes.append(&mut hlist(session, what, head)?);
+    }
+    Ok(nodes)
+}
+
+/// Addresses of the heads of a table's chains that are not empty.
+fn used_heads(session: &Session<'_>, what: &str, table: HashTable) -> Result<Vec<Gva>, ReadError> {
+    let HashTable { base, count, stride, head } = table;
+    if count > BUCKETS_MAX || stride == 0 || stride > CHUNK {
+        session.problem(
+            ProblemKind::Implausible,
+            format_args!("{what} {base}"),
+            format_args!("It claims {count} buckets of {stride} bytes."),
+        );
+        return Ok(Vec::new());
+    }
+    let per_chunk = CHUNK / stride;
+    let mut used = Vec::new();
+    let mut first = 0;
+    while first < count {
+        let buckets = per_chunk.min(count - first);
+        let Some(start) = base.element(first, stride) else { break };
+        let bytes = session.space.bytes(start, usize::try_from(buckets.saturating_mul(stride)).unwrap_or(0));
+        if let Some(bytes) = session.known(what, start, bytes)? {
+            for (index, bucket) in bytes.chunks_exact(usize::try_from(stride).unwrap_or(1)).enumerate() {
+                let pointer = usize::try_from(head)
+                    .ok()
+                    .and_then(|from| bucket.get(from..from.checked_add(8)?))
+                    .and_then(|bytes| <[u8; 8]>::try_from(bytes).ok())
+                    .map_or(0, u64::from_le_bytes);
+                if pointer != 0 && pointer & 1 == 0 {
+                    used.extend(
+                        start.element(index as u64, stride).and_then(|bucket| bucket.checked_add(head)),
+                    );
+                }
+            }
+        }
+        first = first.saturating_add(buckets);
+    }
+    Ok(used)
+}

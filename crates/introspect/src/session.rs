@@ -1,0 +1,197 @@
+//! One look at one guest: the address space, the problems met, and the order in which tables are read.
+//!
+//! Walkers get a [`Session`] and nothing else. It must never let a problem pass in silence, and never let a hostile
+//! guest make the list of problems itself the attack, so that list is bounded too.
+
+use crate::linux::kernel::Kernel;
+use crate::{Error, linux};
+use facts::{Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot, Vm, VmState};
+use std::cell::{Cell, RefCell};
+use std::fmt::Display;
+use std::time::Instant;
+use vmi_core::{AddressSpace, Budget, GuestMemory, Gva, Look, ReadError};
+
+/// Which tables a look reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tables {
+    /// Processes.
+    pub processes: bool,
+    /// Sockets, with their owners.
+    pub sockets: bool,
+    /// Modules.
+    pub modules: bool,
+}
+
+impl Tables {
+    /// All of them.
+    pub const ALL: Self = Self { processes: true, sockets: true, modules: true };
+}
+
+/// How to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// What the look may cost.
+    pub budget: Budget,
+    /// What it reads.
+    pub tables: Tables,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { budget: Budget::default(), tables: Tables::ALL }
+    }
+}
+
+/// Problems kept of one look. A guest that causes more gets one line that counts the rest.
+const PROBLEMS_MAX: usize = 256;
+
+/// One look in progress.
+#[derive(Debug)]
+pub(crate) struct Session<'a> {
+    pub(crate) kernel: &'a Kernel,
+    /// The kernel's own address space.
+    pub(crate) space: AddressSpace<'a, 'a>,
+    pub(crate) paths: linux::path::PathCache,
+    problems: RefCell<Vec<Problem>>,
+    suppressed: Cell<u64>,
+    retries: Cell<u32>,
+    torn: Cell<u32>,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) fn new(look: &'a Look<'a>, kernel: &'a Kernel) -> Self {
+        Self {
+            kernel,
+            space: AddressSpace::new(look, kernel.root(), kernel.levels()),
+            paths: linux::path::PathCache::default(),
+            problems: RefCell::default(),
+            suppressed: Cell::new(0),
+            retries: Cell::new(0),
+            torn: Cell::new(0),
+        }
+    }
+
+    /// Records that something could not be read.
+    pub(crate) fn problem(&self, kind: ProblemKind, location: impl Display, detail: impl Display) {
+        let mut problems = self.problems.borrow_mut();
+        if problems.len() < PROBLEMS_MAX {
+            problems.push(Problem { kind, location: location.to_string(), detail: detail.to_string() });
+        } else {
+            self.suppressed.set(self.suppressed.get().saturating_add(1));
+        }
+    }
+
+    /// Records a failed read of the object `what` at `at`. `Err` hands the error back when the look cannot go on.
+    pub(crate) fn unreadable(&self, what: &str, at: Gva, error: ReadError) -> Result<(), ReadError> {
+        if error.ends_the_look() {
+            return Err(error);
+        }
+        self.problem(ProblemKind::Unmapped, format_args!("{what} {at}"), error);
+        Ok(())
+    }
+
+    /// `result` as an option: a failed read becomes a problem.
+    pub(crate) fn known<T>(
+        &self,
+        what: &str,
+        at: Gva,
+        result: Result<T, ReadError>,
+    ) -> Result<Option<T>, ReadError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => self.unreadable(what, at, error).map(|()| None),
+        }
+    }
+
+    /// A table is read again from its start.
+    pub(crate) fn retry(&self) {
+        self.retries.set(self.retries.get().saturating_add(1));
+        self.space.forget();
+    }
+
+    /// An object was dropped because it kept changing.
+    pub(crate) fn torn(&self) {
+        self.torn.set(self.torn.get().saturating_add(1));
+    }
+
+    fn finish(self) -> (Vec<Problem>, Consistency) {
+        let mut problems = self.problems.into_inner();
+        if self.suppressed.get() > 0 {
+            problems.push(Problem {
+                kind: ProblemKind::Budget,
+                location: "problems".to_owned(),
+                detail: format!("{} more problems are not listed.", self.suppressed.get()),
+            });
+        }
+        let consistency =
+            Consistency { mode: ConsistencyMode::Live, retries: self.retries.get(), torn: self.torn.get() };
+        (problems, consistency)
+    }
+}
+
+/// Runs one table's walk. A used-up budget leaves that table empty with a problem; a failed backend ends the look.
+fn table<T>(
+    session: &Session<'_>,
+    name: &str,
+    wanted: bool,
+    walk: impl FnOnce() -> Result<Vec<T>, ReadError>,
+) -> Result<Vec<T>, Error> {
+    if !wanted {
+        return Ok(Vec::new());
+    }
+    match walk() {
+        Ok(items) => Ok(items),
+        Err(ReadError::Memory(error)) => Err(Error::Memory(error)),
+        Err(error @ ReadError::Budget { .. }) => {
+            session.problem(ProblemKind::Budget, name, error);
+            Ok(Vec::new())
+        }
+        Err(error) => {
+            session.problem(ProblemKind::Unmapped, name, error);
+            Ok(Vec::new())
+        }
+    }
+}
+
+pub(crate) fn snapshot(
+    memory: &dyn GuestMemory,
+    kernel: &Kernel,
+    vm: &Vm,
+    options: &Options,
+) -> Result<Snapshot, Error> {
+    let started = Instant::now();
+    let taken_at = jiff::Timestamp::now().to_string();
+    let look = Look::begin(memory, options.budget)?;
+    let session = Session::new(&look, kernel);
+    let tables = options.tables;
+
+    let processes = table(&session, "processes", tables.processes || tables.sockets, || {
+        linux::task::processes(&session)
+    })?;
+    let sockets = table(&session, "sockets", tables.sockets, || linux::net::sockets(&session, &processes))?;
+    let modules = table(&session, "modules", tables.modules, || linux::module::modules(&session))?;
+    let facts = kernel.facts(&session);
+
+    let (problems, mut consistency) = session.finish();
+    if matches!(vm.state, VmState::Image | VmState::Paused) {
+        consistency.mode = ConsistencyMode::Still;
+    }
+    Ok(Snapshot {
+        schema: facts::SNAPSHOT_SCHEMA.to_owned(),
+        vm: vm.clone(),
+        taken_at,
+        elapsed_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        consistency,
+        kernel: facts,
+        processes: processes.into_iter().map(|seen| seen.facts).collect(),
+        sockets,
+        modules,
+        problems,
+    })
+}
+
+/// The address of a member `offset` bytes into the object at `object`. An address that wraps around is as unreadable as
+/// one that is not mapped.
+pub(crate) fn member(object: Gva, offset: u64) -> Result<Gva, ReadError> {
+    object.checked_add(offset).ok_or(ReadError::NotAnAddress { at: object, len: offset })
+}
