@@ -143,17 +143,11 @@ impl<'a> Kallsyms<'a> {
     pub fn resolve(&self, wanted: &[&str]) -> Result<BTreeMap<String, u64>, Error> {
         let mut hits: HashMap<&[u8], Hit> =
             wanted.iter().map(|name| (name.as_bytes(), Hit::default())).collect();
-        let mut lengths = [false; MAX_NAME + 1];
-        for name in wanted {
-            // One more for the type character.
-            if let Some(length) = lengths.get_mut(name.len() + 1) {
-                *length = true;
-            }
-        }
+        let filter = EndFilter::new(wanted);
         let mut buffer = Vec::with_capacity(MAX_NAME);
         for name in Names::new(self.tables.names, self.tables.num_syms, &self.tokens) {
             let name = name?;
-            if !lengths.get(name.len).copied().unwrap_or(false) {
+            if !filter.may_match(&name) {
                 continue;
             }
             name.expand(&mut buffer);
@@ -168,7 +162,7 @@ impl<'a> Kallsyms<'a> {
             .collect())
     }
 
-    /// All symbols in table order. Ends after the first error.
+    /// All symbols in table order. A name that cannot be read is the last item.
     pub fn iter(&self) -> impl Iterator<Item = Result<Symbol, Error>> {
         let mut buffer = Vec::with_capacity(MAX_NAME);
         Names::new(self.tables.names, self.tables.num_syms, &self.tokens).map(move |name| {
@@ -214,6 +208,34 @@ impl Tables<'_> {
             (Encoding::AbsolutePercpu, Some(base)) => Some(base.wrapping_sub(1).wrapping_add_signed(-signed)),
             _ => None,
         })
+    }
+}
+
+/// Says cheaply that a name is not wanted, by its length and last byte: few names need to be expanded.
+struct EndFilter {
+    /// For each length, type character included, a bit for each last byte.
+    ends: Vec<[u64; 4]>,
+}
+
+impl EndFilter {
+    fn new(wanted: &[&str]) -> Self {
+        let mut ends = vec![[0; 4]; MAX_NAME + 1];
+        for name in wanted {
+            if let (Some(bits), Some(last)) = (ends.get_mut(name.len() + 1), name.bytes().last())
+                && let Some(word) = bits.get_mut(usize::from(last >> 6))
+            {
+                *word |= 1 << (last & 63);
+            }
+        }
+        Self { ends }
+    }
+
+    fn may_match(&self, name: &Name<'_, '_>) -> bool {
+        let last_token = name.codes.last().and_then(|&code| name.tokens.get(usize::from(code)));
+        // An empty last token leaves the last byte to an earlier one: such a name must be expanded.
+        let Some(&last) = last_token.and_then(|token| token.last()) else { return true };
+        let word = self.ends.get(name.len).and_then(|bits| bits.get(usize::from(last >> 6)));
+        word.is_some_and(|word| word >> (last & 63) & 1 == 1)
     }
 }
 

@@ -10,4 +10,5 @@
 
 mod btf;
 mod btf_builder;
+mod debian;
 mod kernels;
