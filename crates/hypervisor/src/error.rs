@@ -1,0 +1,278 @@
+//! What can go wrong between a target's name and its memory, as one enum.
+//!
+//! Messages are for an operator: what, on which process or file, with the values seen. They do not repeat their source.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a VM could not be found or its memory could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The text of a target is of no known form.
+    #[error("`{text}` names no target: {why}")]
+    TargetSyntax {
+        /// The text given.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// No VM of that name, pid or UUID is on this host.
+    #[error("No VM `{target}` is on this host ({seen})")]
+    NoSuchVm {
+        /// The target asked for.
+        target: String,
+        /// What is there instead, in words.
+        seen: String,
+    },
+    /// More than one VM has that name.
+    #[error("{count} VMs are named `{name}`: use one of {choices}")]
+    AmbiguousName {
+        /// The name asked for.
+        name: String,
+        /// How many VMs have it.
+        count: usize,
+        /// `pid:N` of each.
+        choices: String,
+    },
+    /// The process exists and is no VMM.
+    #[error("Process {pid} (`{comm}`) is no VMM: it holds no KVM virtual machine and is not QEMU")]
+    NotAVmm {
+        /// The process.
+        pid: u32,
+        /// Its command name.
+        comm: String,
+    },
+    /// The VMM is none whose memory layout is known.
+    #[error(
+        "The VMM of process {pid} is `{exe}`, whose guest memory layout is not known to this version (QEMU is)"
+    )]
+    UnknownVmm {
+        /// The process.
+        pid: u32,
+        /// Base name of its executable.
+        exe: String,
+    },
+    /// Xen is not supported by this version.
+    #[error("Xen domain {domid} cannot be opened: this version has no Xen support")]
+    XenUnsupported {
+        /// The domain asked for.
+        domid: u32,
+    },
+    /// The process ended meanwhile.
+    #[error("Process {pid} has ended")]
+    ProcessGone {
+        /// The process.
+        pid: u32,
+    },
+    /// The operating system did not let us look at a process.
+    #[error("No permission to read {path}: run as root or with CAP_SYS_PTRACE")]
+    Permission {
+        /// What was to be opened.
+        path: PathBuf,
+        /// The refusal.
+        #[source]
+        source: io::Error,
+    },
+    /// A file under `/proc` could not be read.
+    #[error("Reading {path} failed")]
+    Proc {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file under `/proc` holds what the kernel does not write there.
+    #[error("{path} holds a line of unknown form: `{line}`")]
+    ProcSyntax {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: String,
+    },
+    /// A QEMU option has a value that cannot be understood.
+    #[error("QEMU's option `-{option} {value}` of process {pid} is not understood: {why}")]
+    QemuOption {
+        /// The process.
+        pid: u32,
+        /// Option name without its dash.
+        option: &'static str,
+        /// The value given.
+        value: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The machine type has no known layout.
+    #[error(
+        "Process {pid} runs machine `{machine}`, whose memory layout is not known (x86 pc, q35, isapc, microvm are)"
+    )]
+    UnknownMachine {
+        /// The process.
+        pid: u32,
+        /// Machine type as given to QEMU.
+        machine: String,
+    },
+    /// So much memory that the machine may move it, depending on facts that only the monitor knows.
+    #[error(
+        "The guest of process {pid} has {ram_size:#x} bytes of RAM: where QEMU puts its upper part depends on the guest's \
+         CPU, so only the monitor can tell"
+    )]
+    LayoutUncertain {
+        /// The process.
+        pid: u32,
+        /// Its RAM in bytes.
+        ram_size: u64,
+    },
+    /// Guest memory is encrypted or not mapped by the VMM.
+    #[error(
+        "The memory of the guest of process {pid} is protected from this host ({how}) and cannot be read"
+    )]
+    Protected {
+        /// The process.
+        pid: u32,
+        /// The option that protects it.
+        how: String,
+    },
+    /// No mapping of the VMM has the size of a block of guest RAM.
+    #[error(
+        "No mapping of process {pid} can be RAM block `{block}` of {size:#x} bytes ({expected}); nearest: {seen}"
+    )]
+    RamNotFound {
+        /// The process.
+        pid: u32,
+        /// The block's name.
+        block: String,
+        /// Its size in bytes.
+        size: u64,
+        /// What kind of mapping it must be.
+        expected: String,
+        /// The mappings that come nearest.
+        seen: String,
+    },
+    /// Several mappings could be a block of guest RAM and nothing tells which one is.
+    #[error("Which mapping of process {pid} is RAM block {blocks} of {size:#x} bytes cannot be told: {seen}")]
+    RamAmbiguous {
+        /// The process.
+        pid: u32,
+        /// The blocks of that size.
+        blocks: String,
+        /// Their size in bytes.
+        size: u64,
+        /// The candidates and what they contradict each other in.
+        seen: String,
+    },
+    /// The file that guest memory is mapped from cannot be opened, and reading it otherwise would allocate guest memory.
+    #[error(
+        "The shared memory that process {pid} maps at {start:#x} ({name}) cannot be opened: run as root or with \
+         CAP_CHECKPOINT_RESTORE"
+    )]
+    SharedUnopenable {
+        /// The process.
+        pid: u32,
+        /// Where the process maps it.
+        start: u64,
+        /// The file's name in the process's maps.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Mapping guest memory or asking about it failed.
+    #[error("Mapping {len:#x} bytes of guest memory of process {pid} failed")]
+    Map {
+        /// The process.
+        pid: u32,
+        /// Bytes to be mapped.
+        len: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A mapped file is shorter than the memory that should be in it.
+    #[error("The memory file of process {pid} is {actual:#x} bytes long and must hold {expected:#x}")]
+    SharedTooShort {
+        /// The process.
+        pid: u32,
+        /// Bytes that must be there.
+        expected: u64,
+        /// Bytes that are.
+        actual: u64,
+    },
+    /// The monitor was asked for and the command line has none that can be reached.
+    #[error("The QEMU of process {pid} has no QMP unix socket on its command line")]
+    NoMonitor {
+        /// The process.
+        pid: u32,
+    },
+    /// The monitor did not answer, mostly because another client holds it.
+    #[error(
+        "The monitor {path} of process {pid} did not answer in time (libvirt or another client may hold it)"
+    )]
+    MonitorSilent {
+        /// The process.
+        pid: u32,
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The monitor answered something else than asked for.
+    #[error("The monitor of process {pid} answered `{answer}`, which is not understood")]
+    MonitorAnswer {
+        /// The process.
+        pid: u32,
+        /// The beginning of the answer.
+        answer: String,
+    },
+    /// The monitor's flat view and the machine's rules say different things.
+    #[error("The monitor of process {pid} says `{monitor}`, the rules of machine `{machine}` say `{rules}`")]
+    LayoutContradiction {
+        /// The process.
+        pid: u32,
+        /// Machine type.
+        machine: String,
+        /// The monitor's word.
+        monitor: String,
+        /// The rules' word.
+        rules: String,
+    },
+    /// A memory image could not be opened.
+    #[error("Opening the memory image {path} failed")]
+    ImageOpen {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// What was named is no regular file.
+    #[error("{path} is no regular file, so no memory image")]
+    ImageNotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A file that is no memory image of a form known here.
+    #[error("{path} is no memory image that can be read: {what}")]
+    ImageFormat {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead, or what is wrong.
+        what: String,
+    },
+    /// The image ends before what its headers promise.
+    #[error(
+        "{path} is truncated: what starts at offset {offset:#x} needs a file of {expected} bytes, it has {actual}"
+    )]
+    ImageTruncated {
+        /// The file.
+        path: PathBuf,
+        /// Offset of the part that is cut off.
+        offset: u64,
+        /// Bytes that the file must have.
+        expected: u64,
+        /// Bytes it has.
+        actual: u64,
+    },
+}

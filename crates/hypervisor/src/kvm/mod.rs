@@ -1,0 +1,26 @@
+//! KVM and QEMU guests: found by their VMM process, read through its memory (DESIGN 3, facts/vmi.md 3).
+
+pub mod cmdline;
+mod discover;
+pub mod layout;
+pub mod locate;
+pub mod machine;
+pub mod maps;
+mod memory;
+pub mod monitor;
+mod nics;
+mod open;
+mod pagemap;
+mod presence;
+mod process;
+mod process_mem;
+mod shared_mem;
+
+pub(crate) use discover::{Found, Vmm, all, inspect};
+pub use memory::KvmMemory;
+pub(crate) use memory::{joined, page_aligned};
+pub use nics::nics;
+pub(crate) use open::open;
+pub(crate) use process::Process;
+pub use process_mem::{ProcessMem, open_mem};
+pub use shared_mem::SharedMem;

@@ -1,0 +1,192 @@
+//! The exact layout from QEMU's monitor, when the caller asks for it: `info mtree -f` through QMP.
+//!
+//! Never the default. A QMP socket serves one client; where another holds it (libvirt does), ours waits in the socket's
+//! queue unanswered, so every step has a deadline of 100 ms. Nothing but `info mtree -f` is ever asked.
+
+use super::cmdline::{Keys, Options};
+use super::layout::{Placement, by_rules};
+use super::machine::Machine;
+use crate::Error;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use serde_json::{Value, json};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use vmi_core::{Gpa, Region};
+
+const DEADLINE: Duration = Duration::from_millis(100);
+/// A flat view is some ten kilobytes; QEMU puts a whole answer on one line.
+const MAX_ANSWER: u64 = 16 << 20;
+/// Asynchronous events that may stand before an answer.
+const MAX_LINES: usize = 64;
+
+/// One run of RAM or ROM of the flat view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlatRange {
+    /// Guest-physical addresses.
+    pub guest: Region,
+    /// Name of the block.
+    pub block: String,
+    /// Offset in the block.
+    pub offset: u64,
+}
+
+/// Asks the monitor of a QEMU process for the flat view of its memory.
+pub fn flat_view(pid: u32, options: &Options) -> Result<Vec<FlatRange>, Error> {
+    let path = socket_path(pid, options).ok_or(Error::NoMonitor { pid })?;
+    let text = ask(&path).map_err(|source| Error::MonitorSilent { pid, path, source })?;
+    let ranges = parse(&text);
+    if ranges.is_empty() {
+        return Err(Error::MonitorAnswer { pid, answer: text.chars().take(200).collect() });
+    }
+    Ok(ranges)
+}
+
+/// The first QMP unix socket of the command line, as a path that is right in our mount namespace.
+fn socket_path(pid: u32, options: &Options) -> Option<PathBuf> {
+    let direct = options
+        .values(&["qmp", "qmp-pretty"])
+        .filter_map(|value| value.strip_prefix("unix:"))
+        .map(|value| Keys::parse(value, "path"))
+        .find_map(|keys| keys.get("path").map(ToOwned::to_owned));
+    let by_chardev = || {
+        options
+            .values(&["mon"])
+            .map(|value| Keys::parse(value, "chardev"))
+            .filter(|keys| keys.get("mode") == Some("control"))
+            .find_map(|monitor| {
+                let id = monitor.get("chardev")?.to_owned();
+                options
+                    .values(&["chardev"])
+                    .map(|value| Keys::parse(value, "backend"))
+                    .filter(|keys| keys.get("backend") == Some("socket") && keys.get("id") == Some(&id))
+                    .find_map(|keys| keys.get("path").map(ToOwned::to_owned))
+            })
+    };
+    let path = direct.or_else(by_chardev)?;
+    let base = if Path::new(&path).is_absolute() { "root" } else { "cwd" };
+    Some(PathBuf::from(format!("/proc/{pid}/{base}/{}", path.trim_start_matches('/'))))
+}
+
+fn ask(path: &Path) -> io::Result<String> {
+    let address = UnixAddr::new(path)?;
+    // Not blocking: a full queue is an error at once and not a wait for ever.
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let descriptor = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(descriptor.as_raw_fd(), &address)?;
+    let mut stream = UnixStream::from(descriptor);
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    let mut lines = BufReader::new(stream.try_clone()?.take(MAX_ANSWER));
+    let mut greeting = String::new();
+    lines.read_line(&mut greeting)?;
+    for command in [
+        json!({"execute": "qmp_capabilities"}),
+        json!({"execute": "human-monitor-command", "arguments": {"command-line": "info mtree -f"}}),
+    ] {
+        stream.write_all(format!("{command}\n").as_bytes())?;
+        if let Value::String(text) = answer(&mut lines)? {
+            return Ok(text);
+        }
+    }
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+/// The next answer, events left out.
+fn answer(lines: &mut impl BufRead) -> io::Result<Value> {
+    for _ in 0..MAX_LINES {
+        let mut line = String::new();
+        if lines.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut value: Value = serde_json::from_str(&line)?;
+        if let Some(error) = value.get("error") {
+            return Err(io::Error::other(error.to_string()));
+        }
+        if let Some(answer) = value.get_mut("return") {
+            return Ok(answer.take());
+        }
+    }
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+/// RAM and ROM of the flat view that the address space `memory` uses.
+#[must_use]
+pub fn parse(text: &str) -> Vec<FlatRange> {
+    text.split("FlatView #")
+        .find(|view| view.lines().any(|line| line.trim_start().starts_with("AS \"memory\"")))
+        .map(|view| view.lines().filter_map(parse_line).collect())
+        .unwrap_or_default()
+}
+
+/// `0000000000100000-000000005fffffff (prio 0, ram): ram-node0 @0000000000100000 KVM`.
+fn parse_line(line: &str) -> Option<FlatRange> {
+    let (range, rest) = line.trim().split_once(" (prio ")?;
+    let (start, last) = range.split_once('-')?;
+    let (attributes, rest) = rest.split_once("): ")?;
+    let kind = attributes.rsplit_once(", ")?.1;
+    if !matches!(kind, "ram" | "rom" | "ramd" | "romd" | "nv-ram") {
+        return None;
+    }
+    let rest = rest.strip_suffix(" KVM").unwrap_or(rest);
+    let (block, offset) = match rest.rsplit_once(" @") {
+        Some((block, offset)) => (block, u64::from_str_radix(offset, 16).ok()?),
+        None => (rest, 0),
+    };
+    let start = u64::from_str_radix(start, 16).ok()?;
+    let len = u64::from_str_radix(last, 16).ok()?.checked_sub(start)?.checked_add(1)?;
+    Some(FlatRange { guest: Region { start: Gpa(start), len }, block: block.to_owned(), offset })
+}
+
+/// The flat view as placements of the machine's blocks, after holding it against the machine's rules. Firmware and video
+/// memory are blocks of their own and left out. Below 1 MiB the chipset switches what is seen, so the rules are not held
+/// against that.
+pub fn placements(pid: u32, machine: &Machine, ranges: &[FlatRange]) -> Result<Vec<Placement>, Error> {
+    const LOW: u64 = 1 << 20;
+    let block_number = |name: &str| {
+        machine
+            .blocks
+            .iter()
+            .position(|block| name == block.name || name.strip_prefix("/objects/") == Some(&block.name))
+    };
+    let placements: Vec<Placement> = ranges
+        .iter()
+        .filter_map(|range| {
+            Some(Placement { guest: range.guest, block: block_number(&range.block)?, offset: range.offset })
+        })
+        .collect();
+    let rules = match by_rules(pid, machine) {
+        Ok(rules) => rules,
+        // The rules know that they do not know: then the monitor's word stands alone.
+        Err(Error::LayoutUncertain { .. } | Error::UnknownMachine { .. }) => return Ok(placements),
+        Err(error) => return Err(error),
+    };
+    for rule in rules.iter().filter(|rule| rule.guest.end().0 > LOW) {
+        let start = rule.guest.start.0.max(LOW);
+        let offset = rule.offset.saturating_add(start - rule.guest.start.0);
+        let len = rule.guest.end().0.saturating_sub(start);
+        let agrees = placements.iter().any(|placement| {
+            placement.block == rule.block
+                && placement.guest.contains(Gpa(start), len)
+                && placement.offset.saturating_add(start.saturating_sub(placement.guest.start.0)) == offset
+        });
+        if !agrees {
+            let name = |block: usize| machine.blocks.get(block).map_or("?", |block| block.name.as_str());
+            let monitor = ranges
+                .iter()
+                .filter(|range| range.guest.end().0 > start && range.guest.start.0 < rule.guest.end().0)
+                .map(|range| format!("{} is {} at {:#x}", range.guest, range.block, range.offset))
+                .collect::<Vec<_>>();
+            return Err(Error::LayoutContradiction {
+                pid,
+                machine: machine.name.clone(),
+                monitor: if monitor.is_empty() { "nothing there".to_owned() } else { monitor.join(", ") },
+                rules: format!("{} is {} at {:#x}", rule.guest, name(rule.block), rule.offset),
+            });
+        }
+    }
+    Ok(placements)
+}

@@ -1,0 +1,85 @@
+//! From a VMM process to its guest's memory.
+
+use super::Vmm;
+use super::layout::{Placement, by_rules};
+use super::locate::{Located, locate};
+use super::machine::{self, Machine};
+use super::maps;
+use super::memory::{DescriptorsByFile, KvmMemory};
+use super::monitor;
+use super::process::{Process, descriptors, proc_path};
+use crate::{Error, LayoutSource};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+/// Memory of a VMM, and what is to be said about it.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) process: Arc<Process>,
+    pub(crate) memory: KvmMemory,
+    pub(crate) notes: Vec<String>,
+}
+
+/// Opens the guest of a VMM that was just looked at.
+pub(crate) fn open(vmm: &Vmm, source: LayoutSource) -> Result<Opened, Error> {
+    let pid = vmm.vm.pid.unwrap_or_default();
+    let process = Arc::new(Process::open(pid)?);
+    let Some(options) = &vmm.qemu else { return Err(Error::UnknownVmm { pid, exe: vmm.exe.clone() }) };
+    let machine = machine::parse(pid, &vmm.exe, options)?;
+    if let Some(how) = &machine.protected {
+        return Err(Error::Protected { pid, how: how.clone() });
+    }
+    let mut notes = machine.notes.clone();
+    let placements = match source {
+        LayoutSource::Rules => by_rules(pid, &machine)?,
+        LayoutSource::Monitor => {
+            let ranges = monitor::flat_view(pid, options)?;
+            let placements = monitor::placements(pid, &machine, &ranges)?;
+            // DIMMs are placed by the monitor, so nothing is left out.
+            notes.clear();
+            placements
+        }
+    };
+    let (placements, located, by_file) = find(pid, &machine, placements)?;
+    let memory = KvmMemory::open(Arc::clone(&process), placements, &located, &by_file)?;
+    Ok(Opened { process, memory, notes })
+}
+
+/// Finds every block that a placement uses; the placements come back numbered as `located`.
+fn find(
+    pid: u32,
+    machine: &Machine,
+    mut placements: Vec<Placement>,
+) -> Result<(Vec<Placement>, Vec<Located>, DescriptorsByFile), Error> {
+    let by_file = descriptors_by_file(pid)?;
+    let mappings = maps::read(pid)?;
+    let mut used: Vec<usize> = placements.iter().map(|placement| placement.block).collect();
+    used.sort_unstable();
+    used.dedup();
+    // Blocks that no placement uses are told as well: they help to tell equal ones apart.
+    let all = locate(pid, &machine.blocks, &used, &mappings, |mapping| {
+        if mapping.is_anonymous() { None } else { by_file.get(&(mapping.device, mapping.inode)).copied() }
+    })?;
+    for placement in &mut placements {
+        placement.block = used.partition_point(|&block| block < placement.block);
+    }
+    let located = used.into_iter().filter_map(|block| all.get(block).cloned().flatten()).collect();
+    Ok((placements, located, by_file))
+}
+
+fn descriptors_by_file(pid: u32) -> Result<DescriptorsByFile, Error> {
+    let mut by_file = DescriptorsByFile::new();
+    for descriptor in descriptors(pid)? {
+        let path = proc_path(pid, &format!("fd/{}", descriptor.number));
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        if !metadata.is_file() {
+            continue;
+        }
+        let device = metadata.dev();
+        let parts = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+        let (Ok(major), Ok(minor)) = (u32::try_from(parts.0), u32::try_from(parts.1)) else { continue };
+        by_file.entry(((major, minor), metadata.ino())).or_insert(descriptor.number);
+    }
+    Ok(by_file)
+}

@@ -1,0 +1,265 @@
+//! Guest memory in a shared file (memfd, a file in tmpfs or hugetlbfs, any file mapped `MAP_SHARED`).
+//!
+//! The file is mapped read-only, and a page is read through the mapping only when it is known to exist; touching one that
+//! does not would allocate it in the guest's name. Every other page is read with `pread`, which on shmem returns zeros for
+//! a hole without filling it, and brings back what was swapped out.
+//!
+//! What exists is asked of `mincore`, once per 2 MiB and look. `mincore` says "everything" of a file that the caller could
+//! not write to (mm/mincore.c, `can_do_mincore`), and of hugetlbfs only what we mapped ourselves; so at opening its word
+//! is held against `SEEK_HOLE`, and where it lies, or cannot be checked, the VMM's page map is asked instead: what the VMM
+//! has in its page table exists.
+//!
+//! Between the question and the load a page can vanish again (a balloon inflates, the host swaps): the load then makes one
+//! page of zeros exist, or waits for the swap. A file that is made shorter under a mapping turns loads into `SIGBUS`; no
+//! VMM does that to a running guest, and [`SharedMem::begin_look`] checks the length before each look.
+
+use super::pagemap::{PRESENT, Pagemap};
+use super::presence::{CHUNK_BYTES, CHUNK_PAGES, ChunkBits, PAGE, Presence, set};
+use crate::copy::copy_volatile;
+use crate::sparse::data_extents;
+use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
+use nix::unistd::{AccessFlags, access};
+use std::ffi::c_void;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
+use vmi_core::PAGE_SIZE;
+
+/// Who is asked whether a page exists.
+#[derive(Debug)]
+enum Oracle {
+    /// The kernel, about the file.
+    Mincore,
+    /// The VMM's page table, at this address for the first byte of the block.
+    Pagemap(Pagemap, u64),
+    /// Nobody: everything is read with `pread`.
+    Nobody,
+}
+
+/// A read-only mapping of `len` bytes.
+#[derive(Debug)]
+struct Mapped {
+    base: NonNull<c_void>,
+    len: NonZeroUsize,
+}
+
+// SAFETY: the mapping is only ever read, by volatile loads, and lives until it is dropped; any thread may do both.
+unsafe impl Send for Mapped {}
+// SAFETY: as above; there is no interior state.
+unsafe impl Sync for Mapped {}
+
+impl Mapped {
+    fn new(file: &File, offset: u64, len: NonZeroUsize) -> io::Result<Self> {
+        let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: a new mapping at an address that the kernel chooses touches nothing that exists.
+        let base = unsafe {
+            mmap(
+                None,
+                len,
+                ProtFlags::PROT_READ,
+                MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE,
+                file,
+                offset,
+            )
+        }?;
+        let mapped = Self { base, len };
+        // SAFETY: both are advice about our own mapping and change no contents. A refusal costs nothing but speed, or a
+        // larger core dump of this process.
+        unsafe {
+            let _ = madvise(base, len.get(), MmapAdvise::MADV_RANDOM);
+            let _ = madvise(base, len.get(), MmapAdvise::MADV_DONTDUMP);
+        }
+        Ok(mapped)
+    }
+
+    /// Which of the pages `[page, page + count)` are in memory. `count` is at most [`CHUNK_PAGES`].
+    fn mincore(&self, page: usize, count: usize) -> io::Result<ChunkBits> {
+        let mut answer = [0_u8; CHUNK_PAGES];
+        let mut bits = ChunkBits::default();
+        let count = count.min(CHUNK_PAGES).min(self.len.get().div_ceil(PAGE).saturating_sub(page));
+        if count == 0 {
+            return Ok(bits);
+        }
+        // SAFETY: `page` is inside the mapping, as `count` is not 0.
+        let start = unsafe { self.base.byte_add(page.saturating_mul(PAGE)) };
+        // SAFETY: the pages are inside the mapping, and `answer` has a byte for each.
+        let result =
+            unsafe { nix::libc::mincore(start.as_ptr(), count.saturating_mul(PAGE), answer.as_mut_ptr()) };
+        Errno::result(result)?;
+        for (index, byte) in answer.iter().take(count).enumerate() {
+            if byte & 1 == 1 {
+                set(&mut bits, index);
+            }
+        }
+        Ok(bits)
+    }
+
+    /// Copies out of pages that exist. `false` when the range is not inside the mapping.
+    fn copy(&self, offset: usize, out: &mut [u8]) -> bool {
+        if offset.checked_add(out.len()).is_none_or(|end| end > self.len.get()) {
+            return false;
+        }
+        // SAFETY: the range was just found to be inside the mapping, which is readable as long as `self` lives and the
+        // file keeps its length (see the module). `out` is ours, so it does not overlap.
+        unsafe { copy_volatile(self.base.as_ptr().cast::<u8>().add(offset), out) };
+        true
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping that `new` made, and no reference into it was ever given out.
+        let _ = unsafe { munmap(self.base, self.len.get()) };
+    }
+}
+
+/// One block of guest memory in a shared file.
+#[derive(Debug)]
+pub struct SharedMem {
+    file: File,
+    mapped: Mapped,
+    /// Offset in the file of the block's first byte.
+    offset: u64,
+    len: u64,
+    presence: Presence,
+    oracle: Oracle,
+}
+
+impl SharedMem {
+    /// Maps `len` bytes of `file` from `offset` on (both multiples of 4096; `file` opened for reading only). `vmm` is the
+    /// process that has the block mapped and where, if known: its page map is asked where `mincore` cannot be trusted.
+    pub fn new(file: File, offset: u64, len: u64, vmm: Option<(u32, u64)>) -> io::Result<Self> {
+        let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
+        if file.metadata()?.len() < end {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let size =
+            usize::try_from(len).ok().and_then(NonZeroUsize::new).ok_or(io::ErrorKind::InvalidInput)?;
+        let mapped = Mapped::new(&file, offset, size)?;
+        let presence = Presence::new(len)?;
+        let mut memory = Self { file, mapped, offset, len, presence, oracle: Oracle::Mincore };
+        if !memory.mincore_is_true()? {
+            let pagemap = vmm.and_then(|(pid, address)| Some((Pagemap::open(pid).ok()?, address)));
+            memory.oracle =
+                pagemap.map_or(Oracle::Nobody, |(pagemap, address)| Oracle::Pagemap(pagemap, address));
+        }
+        Ok(memory)
+    }
+
+    /// Bytes of the block.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the block is empty, which [`Self::new`] does not allow.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether reads of existing pages are loads from the mapping. If not, all are `pread`.
+    #[must_use]
+    pub fn is_mapped(&self) -> bool {
+        !matches!(self.oracle, Oracle::Nobody)
+    }
+
+    /// Starts a new look: forgets which pages exist. Says what is wrong when the file no longer holds the block.
+    pub fn begin_look(&self) -> Result<(), String> {
+        self.presence.forget();
+        let end = self.offset.saturating_add(self.len);
+        match self.file.metadata() {
+            Ok(metadata) if metadata.len() >= end => Ok(()),
+            Ok(metadata) => Err(format!("its memory file has {:#x} bytes left of {end:#x}", metadata.len())),
+            Err(error) => Err(format!("its memory file does not answer: {error}")),
+        }
+    }
+
+    /// Copies out of the block. Pages that do not exist read as zeros and still do not exist afterwards.
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        if start.checked_add(out.len()).is_none_or(|end| end as u64 > self.len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut at = start;
+        let mut out = out;
+        while !out.is_empty() {
+            // As many pages as share the same answer, in one copy.
+            let exists = self.exists(at / PAGE)?;
+            let mut len = (PAGE - at % PAGE).min(out.len());
+            while len < out.len() && self.exists((at + len) / PAGE)? == exists {
+                len = len.saturating_add(PAGE).min(out.len());
+            }
+            let (part, rest) = std::mem::take(&mut out).split_at_mut(len);
+            if !(exists && self.mapped.copy(at, part)) {
+                self.file.read_exact_at(part, self.offset.saturating_add(at as u64))?;
+            }
+            at = at.saturating_add(len);
+            out = rest;
+        }
+        Ok(())
+    }
+
+    /// The parts of the block inside `within` that may hold anything but zeros, as offsets.
+    pub fn populated(&self, within: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+        let shift = |at: u64| at.saturating_add(self.offset);
+        let extents = data_extents(&self.file, shift(within.start)..shift(within.end.min(self.len)))?;
+        let back = |at: u64| at.saturating_sub(self.offset);
+        Ok(extents.into_iter().map(|extent| back(extent.start)..back(extent.end)).collect())
+    }
+
+    fn exists(&self, page: usize) -> io::Result<bool> {
+        match &self.oracle {
+            Oracle::Nobody => Ok(false),
+            Oracle::Mincore => self
+                .presence
+                .exists(page, |chunk| self.mapped.mincore(chunk.saturating_mul(CHUNK_PAGES), CHUNK_PAGES)),
+            Oracle::Pagemap(pagemap, address) => self.presence.exists(page, |chunk| {
+                let first = (chunk as u64).saturating_mul(CHUNK_BYTES);
+                let mut bits = ChunkBits::default();
+                // A page map that no longer answers proves nothing, so nothing is touched.
+                let answered =
+                    pagemap.for_each(address.saturating_add(first), CHUNK_PAGES, PRESENT, |index, exists| {
+                        if exists {
+                            set(&mut bits, index);
+                        }
+                    });
+                Ok(if answered.is_ok() { bits } else { ChunkBits::default() })
+            }),
+        }
+    }
+
+    /// Holds `mincore` against `SEEK_HOLE`: a page in a hole must not be reported as existing. Without a hole to test on,
+    /// it is trusted if this process may write to the file, which is the kernel's own condition (mm/mincore.c,
+    /// `can_do_mincore`).
+    fn mincore_is_true(&self) -> io::Result<bool> {
+        if fstatfs(&self.file)?.filesystem_type() == HUGETLBFS_MAGIC {
+            return Ok(false);
+        }
+        let mut hole_start = 0;
+        for extent in self.populated(0..self.len)? {
+            if extent.start > hole_start {
+                break;
+            }
+            hole_start = extent.end;
+        }
+        if hole_start >= self.len {
+            let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            return Ok(access(path.as_str(), AccessFlags::W_OK).is_ok());
+        }
+        let page = usize::try_from(hole_start / PAGE_SIZE).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // The guest may fill the hole between the two questions, so a "yes" is asked again.
+        let bits = self.mapped.mincore(page, 1)?;
+        if bits.first().is_some_and(|word| word & 1 == 0) {
+            return Ok(true);
+        }
+        let still = self.populated(hole_start..hole_start.saturating_add(PAGE_SIZE))?;
+        Ok(!still.is_empty())
+    }
+}

@@ -1,0 +1,158 @@
+//! The two doors of the crate: which VMs are there, and the memory of one.
+
+use crate::{Error, RawLayout, Target, dump, kvm};
+use facts::{Hypervisor, Vm, VmState};
+use std::path::Path;
+use std::sync::Arc;
+use vmi_core::GuestMemory;
+
+/// The VMs of this host.
+#[derive(Debug)]
+pub struct Listing {
+    /// What was found, by process id.
+    pub vms: Vec<Vm>,
+    /// What could not be seen.
+    pub problems: Vec<ListProblem>,
+}
+
+/// A process that could not be looked at as it should be.
+#[derive(Debug)]
+pub struct ListProblem {
+    /// Host process id.
+    pub pid: u32,
+    /// What happened, in a sentence.
+    pub detail: String,
+}
+
+/// Where the guest-physical layout of a QEMU guest comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LayoutSource {
+    /// The rules of the machine type. Needs nothing of QEMU.
+    #[default]
+    Rules,
+    /// QEMU's own flat view through a QMP socket on its command line, held against the rules. Uses a monitor that another
+    /// client may want.
+    Monitor,
+}
+
+/// How a target is to be opened.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// For QEMU guests.
+    pub layout_source: LayoutSource,
+    /// For raw images.
+    pub raw_layout: RawLayout,
+}
+
+/// A guest, ready to be looked at.
+#[derive(Debug)]
+pub struct OpenedVm {
+    /// What the host knows of it.
+    pub vm: Vm,
+    /// Its memory.
+    pub memory: Arc<dyn GuestMemory>,
+    /// What of its memory is known to be left out, or what looked odd, in sentences.
+    pub notes: Vec<String>,
+    /// `None` for an image.
+    process: Option<Arc<kvm::Process>>,
+}
+
+impl OpenedVm {
+    /// Whether the VM that was opened still runs (not another one with its pid). An image always does.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.process.as_ref().is_none_or(|process| process.is_alive())
+    }
+}
+
+/// Finds the VMs of this host. `Err` only when `/proc` itself cannot be read; processes that may not be looked at are
+/// problems of the listing.
+pub fn list() -> Result<Listing, Error> {
+    let kvm::Found { vmms, failed } = kvm::all()?;
+    let mut problems: Vec<ListProblem> =
+        failed.into_iter().map(|(pid, error)| ListProblem { pid, detail: error.to_string() }).collect();
+    let mut vms = Vec::with_capacity(vmms.len());
+    for vmm in vmms {
+        if let (Some(detail), Some(pid)) = (vmm.problem, vmm.vm.pid) {
+            problems.push(ListProblem { pid, detail });
+        }
+        vms.push(vmm.vm);
+    }
+    Ok(Listing { vms, problems })
+}
+
+/// Opens a target's memory, read-only.
+pub fn open(target: &Target) -> Result<OpenedVm, Error> {
+    open_with(target, &OpenOptions::default())
+}
+
+/// Opens a target's memory, read-only, with choices.
+pub fn open_with(target: &Target, options: &OpenOptions) -> Result<OpenedVm, Error> {
+    match target {
+        Target::Image(path) => open_image(path, options),
+        Target::Xen(domid) => Err(Error::XenUnsupported { domid: *domid }),
+        Target::Pid(pid) => match kvm::inspect(*pid) {
+            Ok(Some(vmm)) => open_vmm(vmm, options),
+            Ok(None) => {
+                let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                Err(Error::NotAVmm { pid: *pid, comm: comm.trim_end().to_owned() })
+            }
+            Err(error) => Err(error),
+        },
+        Target::Name(name) => open_only(target, options, |vm| vm.name == *name),
+        Target::Uuid(uuid) => open_only(target, options, |vm| vm.id.strip_prefix("uuid:") == Some(uuid)),
+    }
+}
+
+/// Opens the one VM that fits.
+fn open_only(target: &Target, options: &OpenOptions, fits: impl Fn(&Vm) -> bool) -> Result<OpenedVm, Error> {
+    let found = kvm::all()?.vmms;
+    let names: Vec<String> = found.iter().map(|vmm| vmm.vm.name.clone()).collect();
+    let mut fitting: Vec<kvm::Vmm> = found.into_iter().filter(|vmm| fits(&vmm.vm)).collect();
+    if fitting.len() > 1 {
+        let choices: Vec<String> =
+            fitting.iter().filter_map(|vmm| vmm.vm.pid).map(|pid| format!("pid:{pid}")).collect();
+        return Err(Error::AmbiguousName {
+            name: target.to_string(),
+            count: fitting.len(),
+            choices: choices.join(", "),
+        });
+    }
+    match fitting.pop() {
+        Some(vmm) => open_vmm(vmm, options),
+        None => {
+            let seen = match names.as_slice() {
+                [] => "no VM runs here".to_owned(),
+                names => format!("there is {}", names.join(", ")),
+            };
+            Err(Error::NoSuchVm { target: target.to_string(), seen })
+        }
+    }
+}
+
+fn open_vmm(vmm: kvm::Vmm, options: &OpenOptions) -> Result<OpenedVm, Error> {
+    let opened = kvm::open(&vmm, options.layout_source)?;
+    Ok(OpenedVm {
+        vm: vmm.vm,
+        memory: Arc::new(opened.memory),
+        notes: opened.notes,
+        process: Some(opened.process),
+    })
+}
+
+fn open_image(path: &Path, options: &OpenOptions) -> Result<OpenedVm, Error> {
+    let memory = dump::open(path, options.raw_layout)?;
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let vm = Vm {
+        name,
+        id: format!("image:{}", absolute.display()),
+        hypervisor: Hypervisor::Image,
+        pid: None,
+        domid: None,
+        memory_bytes: Some(memory.size()),
+        vcpus: None,
+        state: VmState::Image,
+    };
+    Ok(OpenedVm { vm, memory: Arc::new(memory), notes: Vec::new(), process: None })
+}
