@@ -1,0 +1,540 @@
+//! The birth certificate: what a VM of one service may be and do, as an in-toto Statement v1.
+//!
+//! The JSON names are a contract (docs/birth-certificate.md). The *schema* of the predicate is `MAJOR.MINOR`: a newer
+//! minor only adds fields, which an older program ignores; a newer major is refused. Names inside the predicate are
+//! snake_case, except those that in-toto and X.509 gave (`notBefore`, `notAfter`). Templates are those of
+//! [`crate::pattern`]. Must never hold anything about one particular run: no pid, no address, no boot id.
+
+use crate::capabilities::Capabilities;
+use crate::pattern::Pattern;
+use crate::policy::{LEAST_CONFIRMATIONS, Policy};
+use crate::{Error, Refusal, dsse, keys::PrivateKey};
+use facts::{ExeState, Family, Vm};
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+/// `_type` of the statement.
+pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
+/// `predicateType` of the statement.
+pub const PREDICATE_TYPE: &str = "https://birthmark.dev/attestation/birth-certificate/v1";
+/// Major version of the predicate's schema that this program reads.
+pub const SCHEMA_MAJOR: u32 = 1;
+/// Minor version that it writes.
+pub const SCHEMA_MINOR: u32 = 0;
+
+/// An in-toto Statement whose predicate is a birth certificate: the bytes that are signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statement {
+    /// [`STATEMENT_TYPE`].
+    #[serde(rename = "_type")]
+    pub statement_type: String,
+    /// Immutable things the statement is about: kernel and image, never the VM.
+    pub subject: Vec<Subject>,
+    /// [`PREDICATE_TYPE`].
+    #[serde(rename = "predicateType")]
+    pub predicate_type: String,
+    /// The certificate.
+    pub predicate: Certificate,
+}
+
+/// One immutable thing, told by its digests alone; the name is for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// `kernel` or `image`.
+    #[serde(default)]
+    pub name: String,
+    /// Algorithm (`sha256`) to lower-case hex.
+    pub digest: BTreeMap<String, String>,
+}
+
+/// What a VM of one service may be and do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Version of this form.
+    pub schema: SchemaVersion,
+    /// Grows with every certificate of the service, from 1; one that is lower than the highest seen is refused.
+    pub serial: u64,
+    /// The service.
+    pub service: String,
+    /// When it holds.
+    pub validity: Validity,
+    /// Which VMs it is for.
+    #[serde(default)]
+    pub selector: Selector,
+    /// What they are.
+    pub guest: Guest,
+    /// What may run, and what must.
+    pub processes: Vec<ProcessEntry>,
+    /// What may listen.
+    pub listeners: Vec<ListenerEntry>,
+    /// What may see raw packets.
+    pub raw_sockets: Vec<RawSocketEntry>,
+    /// Which kernel modules may be loaded.
+    pub modules: Vec<ModuleEntry>,
+    /// What drift means.
+    #[serde(default)]
+    pub policy: Policy,
+}
+
+/// Version of the predicate's form, `"MAJOR.MINOR"` in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SchemaVersion {
+    /// Readers of another major refuse.
+    pub major: u32,
+    /// Readers of a lower minor ignore what they do not know.
+    pub minor: u32,
+}
+
+impl SchemaVersion {
+    /// What this program writes.
+    pub const CURRENT: Self = Self { major: SCHEMA_MAJOR, minor: SCHEMA_MINOR };
+
+    /// Parses `MAJOR.MINOR`; `None` for anything else, signs and leading zeros included.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let number = |digits: &str| {
+            let plain =
+                digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+            plain.then(|| digits.parse().ok()).flatten()
+        };
+        let (major, minor) = text.split_once('.')?;
+        Some(Self { major: number(major)?, minor: number(minor)? })
+    }
+}
+
+impl fmt::Display for SchemaVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl Serialize for SchemaVersion {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SchemaVersion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| de::Error::custom("a schema is a version like \"1.0\""))
+    }
+}
+
+/// When a certificate holds: from `not_before` on, up to but not including `not_after`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Validity {
+    /// First instant.
+    pub not_before: Timestamp,
+    /// First instant at which it no longer holds.
+    pub not_after: Timestamp,
+}
+
+/// Which VMs a certificate is for: those with one of the names or one of the ids. Empty: none, unless the operator says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selector {
+    /// Templates for a VM's name.
+    #[serde(default)]
+    pub names: Vec<Pattern>,
+    /// Templates for a VM's id (UUID).
+    #[serde(default)]
+    pub uuids: Vec<Pattern>,
+}
+
+impl Selector {
+    /// Whether the VM is selected.
+    #[must_use]
+    pub fn selects(&self, vm: &Vm) -> bool {
+        self.names.iter().any(|name| name.matches(&vm.name)) || self.uuids.iter().any(|id| id.matches(&vm.id))
+    }
+}
+
+/// What the VMs are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    /// `x86_64`.
+    pub arch: String,
+    /// Kernels they may run: more than one while an update is rolled out.
+    pub kernels: Vec<KernelIdentity>,
+}
+
+/// One kernel build.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct KernelIdentity {
+    /// `uname -r`.
+    pub release: String,
+    /// GNU build id, lower-case hex. Absent: the kernel has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build_id: Option<String>,
+    /// `sha256:…` of the kernel's type information.
+    pub btf_digest: String,
+}
+
+/// Whether a program must run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    /// Its absence is drift.
+    Required,
+    /// It may run.
+    Allowed,
+}
+
+/// One program, or the kernel threads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessEntry {
+    /// Template for the executable's path. Absent for kernel threads and for what has no path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable: Option<Pattern>,
+    /// State of the executable.
+    #[serde(default = "present", skip_serializing_if = "is_present")]
+    pub exe_state: ExeState,
+    /// Whether it is kernel threads.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub kernel_thread: bool,
+    /// Templates for the kernel's `comm`. Empty: any.
+    #[serde(default)]
+    pub names: Vec<Pattern>,
+    /// Templates for the argument vector, one for one; a last `**` stands for any further arguments. Absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<Vec<Pattern>>,
+    /// As whom it may run: at least one.
+    pub identities: Vec<Identity>,
+    /// How many at a time.
+    #[serde(default)]
+    pub count: Count,
+    /// Whether it must run.
+    pub presence: Presence,
+    /// Template for the container's id. Absent: not in a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Pattern>,
+}
+
+fn present() -> ExeState {
+    ExeState::Present
+}
+
+fn is_present(state: &ExeState) -> bool {
+    *state == ExeState::Present
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// As whom a program runs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Identity {
+    /// Real user id.
+    pub uid: u32,
+    /// Effective user id.
+    pub euid: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// Effective group id.
+    pub egid: u32,
+    /// Effective capabilities it may have at most.
+    #[serde(default)]
+    pub capabilities: Capabilities,
+}
+
+/// How many processes of an entry at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// At least; only for what is required, where 0 means 1.
+    #[serde(default)]
+    pub min: u32,
+    /// At most. Absent: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
+}
+
+/// Something that may listen: a TCP (SCTP, vsock) listener, a bound UDP socket without a peer, a unix listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerEntry {
+    /// `tcp`, `udp`, `udplite`, `sctp`, `unix`, … as in a snapshot.
+    pub protocol: String,
+    /// Address family.
+    pub family: Family,
+    /// Local address. Absent for unix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<AddressRule>,
+    /// Local port. Absent for unix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<PortRule>,
+    /// Unix: template for the path, or `@name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Pattern>,
+    /// Templates for the executables that may hold it; everyone who holds it must be among them. Empty: held by no
+    /// process, that is, by the kernel itself.
+    pub processes: Vec<Pattern>,
+}
+
+/// Which local addresses an entry covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AddressRule {
+    /// This one.
+    Exactly(IpAddr),
+    /// One address of an interface: neither loopback nor multicast nor the wildcard. Differs from VM to VM.
+    Interface,
+    /// Any, the wildcard included.
+    Any,
+}
+
+impl AddressRule {
+    /// Whether the address is covered.
+    #[must_use]
+    pub fn covers(self, address: IpAddr) -> bool {
+        match self {
+            Self::Exactly(exact) => exact == address,
+            Self::Interface => !address.is_unspecified() && !address.is_loopback() && !address.is_multicast(),
+            Self::Any => true,
+        }
+    }
+}
+
+impl fmt::Display for AddressRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exactly(address) => address.fmt(f),
+            Self::Interface => f.write_str("interface"),
+            Self::Any => f.write_str("any"),
+        }
+    }
+}
+
+impl Serialize for AddressRule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for AddressRule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "interface" => Ok(Self::Interface),
+            "any" => Ok(Self::Any),
+            address => address.parse().map(Self::Exactly).map_err(|_| {
+                de::Error::custom(format_args!("{address:?} is no IP address, \"interface\" or \"any\""))
+            }),
+        }
+    }
+}
+
+/// Which ports an entry covers: a number in JSON, or a range like `"32768-60999"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortRule {
+    /// First port.
+    pub first: u16,
+    /// Last port, included.
+    pub last: u16,
+}
+
+impl PortRule {
+    /// The range from which Linux gives out ports that nobody asked for (`net.ipv4.ip_local_port_range`).
+    pub const EPHEMERAL: Self = Self { first: 32768, last: 60999 };
+
+    /// One port.
+    #[must_use]
+    pub fn exactly(port: u16) -> Self {
+        Self { first: port, last: port }
+    }
+
+    /// Whether the port is covered.
+    #[must_use]
+    pub fn covers(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
+impl fmt::Display for PortRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last { self.first.fmt(f) } else { write!(f, "{}-{}", self.first, self.last) }
+    }
+}
+
+impl Serialize for PortRule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.first == self.last {
+            serializer.serialize_u16(self.first)
+        } else {
+            serializer.collect_str(self)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for PortRule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a port is a number from 0 to 65535 or a range like \"32768-60999\"")]
+        enum Form {
+            One(u16),
+            Range(String),
+        }
+        match Form::deserialize(deserializer)? {
+            Form::One(port) => Ok(Self::exactly(port)),
+            Form::Range(text) => text
+                .split_once('-')
+                .and_then(|(first, last)| Some(Self { first: first.parse().ok()?, last: last.parse().ok()? }))
+                .filter(|range| range.first <= range.last)
+                .ok_or_else(|| de::Error::custom(format_args!("{text:?} is no range of ports"))),
+        }
+    }
+}
+
+/// A raw or packet socket that may be open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RawSocketEntry {
+    /// Address family.
+    pub family: Family,
+    /// As in a snapshot. Absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Templates for the executables that may hold it; everyone who holds it must be among them.
+    pub processes: Vec<Pattern>,
+}
+
+/// A kernel module that may be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ModuleEntry {
+    /// Template for its name.
+    pub name: Pattern,
+}
+
+impl Statement {
+    /// A statement about the kernels of the certificate and, where known, the image (SHA-256, lower-case hex).
+    #[must_use]
+    pub fn new(certificate: Certificate, image_sha256: Option<&str>) -> Self {
+        let sha256 = |name: &str, hex: &str| Subject {
+            name: name.to_owned(),
+            digest: BTreeMap::from([("sha256".to_owned(), hex.to_owned())]),
+        };
+        let kernels = certificate.guest.kernels.iter().map(|kernel| {
+            sha256("kernel", kernel.btf_digest.strip_prefix("sha256:").unwrap_or(&kernel.btf_digest))
+        });
+        let subject = kernels.chain(image_sha256.map(|hex| sha256("image", hex))).collect();
+        Self {
+            statement_type: STATEMENT_TYPE.to_owned(),
+            subject,
+            predicate_type: PREDICATE_TYPE.to_owned(),
+            predicate: certificate,
+        }
+    }
+
+    /// The JSON that is signed: the same statement gives the same bytes.
+    pub fn to_json(&self) -> Result<Vec<u8>, Error> {
+        serde_json::to_vec_pretty(self).map_err(Error::Encode)
+    }
+
+    /// Signs it: bytes of a DSSE envelope for a file. A statement that verification would refuse whatever the time is
+    /// not signed.
+    pub fn sign(&self, key: &PrivateKey) -> Result<Vec<u8>, Error> {
+        self.check().map_err(Error::WouldBeRefused)?;
+        dsse::seal(dsse::PAYLOAD_TYPE, &self.to_json()?, key)
+    }
+
+    /// Whether it makes sense in itself.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        let certificate = &self.predicate;
+        if certificate.service.trim().is_empty() {
+            return Err(Refusal::NoService);
+        }
+        if certificate.serial == 0 {
+            return Err(Refusal::SerialZero);
+        }
+        let Validity { not_before, not_after } = certificate.validity;
+        if not_after <= not_before {
+            return Err(Refusal::ValidityReversed { not_before, not_after });
+        }
+        if self.subject.is_empty() || self.subject.iter().any(|subject| subject.digest.is_empty()) {
+            return Err(Refusal::NoSubject);
+        }
+        if certificate.guest.kernels.is_empty() {
+            return Err(Refusal::NoKernel);
+        }
+        for kernel in &certificate.guest.kernels {
+            let hex = kernel.btf_digest.strip_prefix("sha256:");
+            let named = |subject: &Subject| subject.digest.get("sha256").map(String::as_str) == hex;
+            if hex.is_none() || !self.subject.iter().any(named) {
+                return Err(Refusal::KernelNotSubject {
+                    release: kernel.release.clone(),
+                    digest: kernel.btf_digest.clone(),
+                });
+            }
+        }
+        for (index, entry) in certificate.processes.iter().enumerate() {
+            entry.contradiction().map_or(Ok(()), |what| Err(Refusal::ProcessEntry { index, what }))?;
+        }
+        for (index, entry) in certificate.listeners.iter().enumerate() {
+            entry.contradiction().map_or(Ok(()), |what| Err(Refusal::ListenerEntry { index, what }))?;
+        }
+        let defaults = ("default", Some(certificate.policy.confirmations));
+        let rules =
+            certificate.policy.rules.iter().map(|(rule, policy)| (rule.as_str(), policy.confirmations));
+        for (rule, confirmations) in std::iter::once(defaults).chain(rules) {
+            if let Some(confirmations) = confirmations.filter(|wanted| *wanted < LEAST_CONFIRMATIONS) {
+                let rule = rule.to_owned();
+                return Err(Refusal::TooFewConfirmations { rule, confirmations, least: LEAST_CONFIRMATIONS });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ProcessEntry {
+    fn contradiction(&self) -> Option<&'static str> {
+        if self.kernel_thread {
+            if self.executable.is_some() || self.container.is_some() || self.args.is_some() {
+                return Some("kernel threads have no executable, no arguments and no container");
+            }
+            if self.names.is_empty() {
+                return Some("kernel threads are told by their names, and it has none");
+            }
+        } else if self.executable.is_none() && matches!(self.exe_state, ExeState::Present | ExeState::Deleted)
+        {
+            return Some(
+                "it has no executable, and is neither kernel threads nor of exe_state memfd or none",
+            );
+        }
+        if self.identities.is_empty() {
+            return Some("it has no identity, so nothing could ever match it");
+        }
+        if self.presence == Presence::Allowed && self.count.min > 0 {
+            return Some("count.min is above 0, but its presence is not required");
+        }
+        if self.count.max.is_some_and(|max| max < self.least()) {
+            return Some("count.max is less than the number that must run");
+        }
+        None
+    }
+
+    /// How many must run.
+    #[must_use]
+    pub fn least(&self) -> u32 {
+        match self.presence {
+            Presence::Required => self.count.min.max(1),
+            Presence::Allowed => 0,
+        }
+    }
+}
+
+impl ListenerEntry {
+    fn contradiction(&self) -> Option<&'static str> {
+        let internet = matches!(self.family, Family::Inet | Family::Inet6);
+        if internet && (self.address.is_none() || self.port.is_none()) {
+            return Some("an inet or inet6 listener has an address and a port");
+        }
+        if self.family == Family::Unix && self.path.is_none() {
+            return Some("a unix listener has a path");
+        }
+        if self.port.is_none() && self.path.is_none() {
+            return Some("it has neither a port nor a path");
+        }
+        None
+    }
+}

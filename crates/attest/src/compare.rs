@@ -1,0 +1,70 @@
+//! Compares a snapshot with a certificate and says what does not fit.
+//!
+//! One cause is one finding, however many processes or sockets show it: rows are grouped by what a person would change
+//! to make them right, and the pids and addresses are evidence. A finding's id is a hash of its rule, the service and
+//! that cause, so it is the same in the next look, after a restart and after a reboot. Each finding says what was
+//! expected, what was seen, and (where there is one) the smallest change to the certificate that would allow it:
+//! `allow_with`, a JSON Patch (RFC 6902) for the certificate.
+//!
+//! What is unknown never matches: it is a `guest.blind` finding, and absence is only reported from tables that are fully
+//! known. The certificate is indexed by executable, name, port and path, so the cost is the sum of both sizes, not their
+//! product. Must never depend on the order of anything, or on a clock.
+
+mod draft;
+mod kernel;
+mod process;
+mod socket;
+
+use crate::blind::blind_tables;
+use crate::certificate::Certificate;
+use crate::reading::Owners;
+use crate::text::{list, shown};
+use draft::Draft;
+use facts::{Finding, Snapshot, rule};
+
+/// What in the snapshot breaks the certificate: the worst first, then by id. Every finding has one confirmation, this
+/// look; [`crate::Tracker`] counts further ones. At most 256 causes per rule are listed, the rest is one finding.
+#[must_use]
+pub fn compare(certificate: &Certificate, snapshot: &Snapshot) -> Vec<Finding> {
+    let blind = blind_tables(snapshot);
+    let owners = Owners::new(snapshot);
+    let mut drafts = kernel::compare(certificate, snapshot);
+    process::compare(certificate, snapshot, &blind, &mut drafts);
+    socket::compare(certificate, snapshot, &owners, &mut drafts);
+    for blind in &blind {
+        let draft = Draft::new(
+            rule::GUEST_BLIND,
+            &format!("table {}", blind.table),
+            format!("{} of the guest", blind.table),
+            format!(
+                "The guest's {} are not fully known: {}",
+                blind.table,
+                blind.problems.first().map_or_else(
+                    || "the table is empty, which no running guest's is".to_owned(),
+                    |problem| format!("{}: {}", shown(&problem.location), shown(&problem.detail))
+                )
+            ),
+        )
+        .expected("a table read to its end")
+        .seen(format!("{} problems", blind.problems.len()))
+        .with(
+            "problems",
+            list(blind.problems.iter().map(|p| format!("{}: {}", shown(&p.location), shown(&p.detail)))),
+        );
+        drafts.push(draft);
+    }
+    if snapshot.consistency.torn > 0 {
+        let torn = snapshot.consistency.torn;
+        drafts.push(
+            Draft::new(
+                rule::GUEST_BLIND,
+                "torn",
+                "objects that did not hold still".to_owned(),
+                format!("{torn} objects of the guest changed each time they were read, so nothing is known of them"),
+            )
+            .expected("every object read consistently")
+            .seen(format!("{torn} objects dropped")),
+        );
+    }
+    draft::finish(drafts, certificate)
+}

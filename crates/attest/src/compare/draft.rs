@@ -1,0 +1,131 @@
+//! A finding in the making, and what all findings have in common: id, severity, order, limit.
+
+use crate::certificate::Certificate;
+use crate::keys::hex;
+use facts::{Evidence, Finding, rule};
+use serde::Serialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most findings of one rule. A hostile guest can make as many causes as it likes.
+const LIMIT: usize = 256;
+
+pub(super) struct Draft {
+    rule: &'static str,
+    cause: String,
+    subject: String,
+    message: String,
+    evidence: Evidence,
+    views: BTreeSet<String>,
+}
+
+impl Draft {
+    /// `cause` is what makes it the same finding in another look: no pid, no address, nothing that a run chooses.
+    pub(super) fn new(rule: &'static str, cause: &str, subject: String, message: String) -> Self {
+        let evidence = Evidence::new();
+        Self { rule, cause: cause.to_owned(), subject, message, evidence, views: BTreeSet::new() }
+    }
+
+    pub(super) fn expected(self, value: impl Into<String>) -> Self {
+        self.with("expected", value)
+    }
+
+    pub(super) fn seen(self, value: impl Into<String>) -> Self {
+        self.with("seen", value)
+    }
+
+    pub(super) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.evidence.insert(name.to_owned(), value.into());
+        self
+    }
+
+    pub(super) fn views<'v>(mut self, views: impl IntoIterator<Item = &'v String>) -> Self {
+        self.views.extend(views.into_iter().cloned());
+        self
+    }
+
+    /// The smallest change that would allow it; left out when the certificate cannot say such a thing.
+    pub(super) fn allow_with(self, patch: Patch) -> Self {
+        if patch.0.is_empty() { self } else { self.with("allow_with", Value::Array(patch.0).to_string()) }
+    }
+}
+
+/// A JSON Patch for the certificate (the `predicate` of the statement).
+#[derive(Default)]
+pub(super) struct Patch(Vec<Value>);
+
+impl Patch {
+    /// Appends to a list, or sets a member.
+    pub(super) fn add(mut self, path: &str, value: &impl Serialize) -> Self {
+        // What cannot be written as JSON is not proposed.
+        if let Ok(value) = serde_json::to_value(value) {
+            self.0.push(json!({ "op": "add", "path": path, "value": value }));
+        }
+        self
+    }
+}
+
+/// Ids, severities, order, limit.
+pub(super) fn finish(drafts: Vec<Draft>, certificate: &Certificate) -> Vec<Finding> {
+    let mut by_rule: BTreeMap<&'static str, Vec<(String, Draft)>> = BTreeMap::new();
+    for draft in drafts {
+        let id = id(draft.rule, &certificate.service, &draft.cause);
+        by_rule.entry(draft.rule).or_default().push((id, draft));
+    }
+    let mut findings = Vec::new();
+    for (rule, mut drafts) in by_rule {
+        drafts.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let more = drafts.len().saturating_sub(LIMIT);
+        drafts.truncate(LIMIT);
+        if more > 0 {
+            let draft = Draft::new(
+                rule,
+                "more",
+                format!("{more} further causes"),
+                format!("{more} further causes break the rule {rule}; {LIMIT} are listed one by one"),
+            );
+            drafts.push((id(rule, &certificate.service, &draft.cause), draft));
+        }
+        let severity = certificate.policy.decide(rule).severity;
+        findings.extend(drafts.into_iter().map(|(id, draft)| Finding {
+            id,
+            rule: rule.to_owned(),
+            severity,
+            subject: draft.subject,
+            message: draft.message,
+            evidence: draft.evidence,
+            views_seen: draft.views.into_iter().collect(),
+            views_missing: Vec::new(),
+            confirmations: 1,
+        }));
+    }
+    findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.id.cmp(&b.id)));
+    findings
+}
+
+/// 16 hex digits of SHA-256 over the parts, each with its length in front so that no two lists of parts look alike.
+fn id(rule: &str, service: &str, cause: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [rule, service, cause] {
+        hash.update(part.len().to_string());
+        hash.update(":");
+        hash.update(part);
+    }
+    hex(hash.finalize().get(..8).unwrap_or_default())
+}
+
+/// A guest.blind finding about one fact of some objects.
+pub(super) fn unknown_fact(object: &str, fact: &str, count: usize) -> Draft {
+    Draft::new(
+        rule::GUEST_BLIND,
+        &format!("fact {fact} of {object}"),
+        crate::text::shown(object),
+        format!(
+            "The {fact} of {} could not be read ({count} seen), so nothing can be said of it",
+            crate::text::shown(object)
+        ),
+    )
+    .expected(format!("a known {fact}"))
+    .seen("unknown")
+}

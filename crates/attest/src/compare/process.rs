@@ -1,0 +1,543 @@
+//! Processes: unknown, changed, missing, as somebody else, with other arguments.
+
+use super::draft::{Draft, Patch, unknown_fact};
+use crate::blind::{Blind, Table};
+use crate::certificate::{Certificate, Count, Identity, Presence, ProcessEntry};
+use crate::learn::Programs;
+use crate::pattern::Pattern;
+use crate::policy::PROCESS_COMMAND_LINE;
+use crate::reading::{Standing, Unknown, identity, name_template, standing};
+use crate::text::{list, shown};
+use facts::{ExeState, Process, Snapshot, rule};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Most entries that a proposed change adds: beyond this no person would approve it.
+const PROPOSAL_LIMIT: usize = 16;
+
+pub(super) fn compare(
+    certificate: &Certificate,
+    snapshot: &Snapshot,
+    blind: &[Blind<'_>],
+    drafts: &mut Vec<Draft>,
+) {
+    let mut comparison = Comparison::new(&certificate.processes);
+    for process in &snapshot.processes {
+        comparison.take(process);
+    }
+    drafts.extend(
+        comparison
+            .groups
+            .iter()
+            .map(|((rule, cause), group)| group.draft(rule, cause, &certificate.processes)),
+    );
+    comparison.counts(blind.iter().any(|blind| blind.table == Table::Processes), drafts);
+}
+
+/// Finds the entries that could be meant by a process.
+struct Index<'c> {
+    by_executable: HashMap<Option<&'c str>, Vec<usize>>,
+    executable_templates: Vec<usize>,
+    /// Names of programs, then of kernel threads.
+    names: [NameIndex<'c>; 2],
+}
+
+#[derive(Default)]
+struct NameIndex<'c> {
+    literal: HashMap<&'c str, usize>,
+    templates: Vec<(&'c Pattern, usize)>,
+}
+
+impl<'c> NameIndex<'c> {
+    fn find(&self, name: &str) -> Option<usize> {
+        self.literal.get(name).copied().or_else(|| {
+            self.templates.iter().find(|(template, _)| template.matches(name)).map(|(_, index)| *index)
+        })
+    }
+
+    fn add(&mut self, entry: &'c ProcessEntry, index: usize) {
+        for name in &entry.names {
+            match name.as_literal() {
+                Some(text) => {
+                    self.literal.entry(text).or_insert(index);
+                }
+                None => self.templates.push((name, index)),
+            }
+        }
+    }
+}
+
+impl<'c> Index<'c> {
+    fn new(entries: &'c [ProcessEntry]) -> Self {
+        let mut new = Self {
+            by_executable: HashMap::new(),
+            executable_templates: Vec::new(),
+            names: [NameIndex::default(), NameIndex::default()],
+        };
+        let [programs, kernel_threads] = &mut new.names;
+        for (index, entry) in entries.iter().enumerate() {
+            if entry.kernel_thread {
+                kernel_threads.add(entry, index);
+                continue;
+            }
+            programs.add(entry, index);
+            match entry.executable.as_ref().map(Pattern::as_literal) {
+                Some(None) => new.executable_templates.push(index),
+                Some(Some(path)) => new.by_executable.entry(Some(path)).or_default().push(index),
+                None => new.by_executable.entry(None).or_default().push(index),
+            }
+        }
+        new
+    }
+
+    fn program_named(&self, name: &str) -> Option<usize> {
+        self.names[0].find(name)
+    }
+
+    fn kernel_thread_named(&self, name: &str) -> Option<usize> {
+        self.names[1].find(name)
+    }
+}
+
+/// How well a process fits an entry for its executable, from the worst to the best.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    ExeState,
+    Container,
+    Name,
+    Arguments,
+    Identity,
+    /// It fits as far as is known.
+    Unknown(Unknown),
+    Full,
+}
+
+/// Why a process is in a finding.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// Nothing is certified about its executable or, for a kernel thread, its name.
+    Program,
+    KernelThread,
+    /// The executable is certified under other names only.
+    Name(usize),
+    /// The executable is certified outside a container only, or inside only.
+    Container(usize),
+    /// The name belongs to an entry with another executable.
+    Executable(usize),
+    /// The executable was deleted, or is otherwise not what it was.
+    ExeState(usize),
+    /// A program under a kernel thread's name.
+    Masquerade,
+    Identity(usize),
+    /// A kernel thread by its flag, but with an executable or under a program's name.
+    FalseKernelThread,
+    Arguments(usize),
+    Fact(&'static str),
+}
+
+struct Group<'s> {
+    reason: Reason,
+    processes: Vec<&'s Process>,
+}
+
+struct Comparison<'c, 's> {
+    entries: &'c [ProcessEntry],
+    index: Index<'c>,
+    /// Processes that fit, by entry.
+    matched: Vec<u32>,
+    /// Entries that another finding already speaks about.
+    accounted: Vec<bool>,
+    /// Names of processes whose executable is unknown: any of them may be what an entry requires.
+    unreadable: BTreeSet<&'s str>,
+    groups: BTreeMap<(&'static str, String), Group<'s>>,
+}
+
+impl<'c, 's> Comparison<'c, 's> {
+    fn new(entries: &'c [ProcessEntry]) -> Self {
+        Self {
+            entries,
+            index: Index::new(entries),
+            matched: vec![0; entries.len()],
+            accounted: vec![false; entries.len()],
+            unreadable: BTreeSet::new(),
+            groups: BTreeMap::new(),
+        }
+    }
+
+    fn take(&mut self, process: &'s Process) {
+        match standing(process) {
+            Err(Unknown(fact)) => {
+                self.unreadable.insert(&process.name);
+                let cause = format!("process {}", name_template(process));
+                self.report(rule::GUEST_BLIND, format!("{fact} {cause}"), Reason::Fact(fact), process);
+            }
+            Ok(Standing::Gone) => {}
+            Ok(Standing::FalseKernelThread) => {
+                let cause = format!("kernel thread {}", process.exe.as_deref().unwrap_or(&process.name));
+                self.report(rule::PROCESS_IDENTITY, cause, Reason::FalseKernelThread, process);
+            }
+            Ok(Standing::KernelThread) => self.kernel_thread(process),
+            Ok(Standing::Program(path, state)) => self.program(process, path, state),
+        }
+    }
+
+    fn kernel_thread(&mut self, process: &'s Process) {
+        let cause = || format!("kernel thread {}", name_template(process));
+        let Some(index) = self.index.kernel_thread_named(&process.name) else {
+            if let Some(index) = self.index.program_named(&process.name) {
+                self.account(index);
+                self.report(rule::PROCESS_IDENTITY, cause(), Reason::FalseKernelThread, process);
+            } else {
+                self.report(rule::PROCESS_UNKNOWN, cause(), Reason::KernelThread, process);
+            }
+            return;
+        };
+        let Some(entry) = self.entries.get(index) else { return };
+        match fit_identity(entry, process) {
+            Fit::Full => self.count(index),
+            Fit::Unknown(Unknown(fact)) => {
+                self.account(index);
+                self.report(rule::GUEST_BLIND, format!("{fact} {}", cause()), Reason::Fact(fact), process);
+            }
+            _ => {
+                self.account(index);
+                let cause = format!("{} as {}", cause(), identity_text(process));
+                self.report(rule::PROCESS_IDENTITY, cause, Reason::Identity(index), process);
+            }
+        }
+    }
+
+    fn program(&mut self, process: &'s Process, path: Option<&'s str>, state: ExeState) {
+        let best = self.best_fit(process, path, state);
+        let file = file_text(path, state);
+        let named = || format!("{file} as {}", name_template(process));
+        match best {
+            Some((Fit::Full, index)) => self.count(index),
+            Some((Fit::Unknown(Unknown(fact)), index)) => {
+                self.account(index);
+                self.report(rule::GUEST_BLIND, format!("{fact} {file}"), Reason::Fact(fact), process);
+            }
+            Some((Fit::Identity, index)) => {
+                self.account(index);
+                let cause = format!("{} as {}", named(), identity_text(process));
+                self.report(rule::PROCESS_IDENTITY, cause, Reason::Identity(index), process);
+            }
+            Some((Fit::Arguments, index)) => {
+                self.account(index);
+                self.report(PROCESS_COMMAND_LINE, named(), Reason::Arguments(index), process);
+            }
+            Some((Fit::ExeState, index)) => {
+                self.account(index);
+                self.report(rule::PROCESS_CHANGED, file, Reason::ExeState(index), process);
+            }
+            other => {
+                if let Some(index) = self.index.program_named(&process.name) {
+                    self.account(index);
+                    let reason = match other {
+                        Some((Fit::Container, index)) => Reason::Container(index),
+                        _ => Reason::Executable(index),
+                    };
+                    self.report(rule::PROCESS_CHANGED, named(), reason, process);
+                } else if self.index.kernel_thread_named(&process.name).is_some() {
+                    self.report(rule::PROCESS_CHANGED, named(), Reason::Masquerade, process);
+                } else {
+                    let (cause, reason) = match other {
+                        Some((Fit::Container, index)) => (file, Reason::Container(index)),
+                        Some((_, index)) => (named(), Reason::Name(index)),
+                        None => (file, Reason::Program),
+                    };
+                    self.report(rule::PROCESS_UNKNOWN, cause, reason, process);
+                }
+            }
+        }
+    }
+
+    /// The entry for this executable that fits best. The first of equals.
+    fn best_fit(&self, process: &Process, path: Option<&str>, state: ExeState) -> Option<(Fit, usize)> {
+        let mut best: Option<(Fit, usize)> = None;
+        let literal = self.index.by_executable.get(&path).map(Vec::as_slice).unwrap_or_default();
+        let templates = self.index.executable_templates.iter().filter(|index| {
+            let template = self.entries.get(**index).and_then(|entry| entry.executable.as_ref());
+            path.zip(template).is_some_and(|(path, template)| template.matches(path))
+        });
+        for index in literal.iter().chain(templates) {
+            let Some(entry) = self.entries.get(*index) else { continue };
+            let fit = fit(entry, process, state);
+            if best.is_none_or(|(known, _)| fit > known) {
+                best = Some((fit, *index));
+            }
+            if fit == Fit::Full {
+                break;
+            }
+        }
+        best
+    }
+
+    fn count(&mut self, index: usize) {
+        if let Some(count) = self.matched.get_mut(index) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    fn account(&mut self, index: usize) {
+        if let Some(accounted) = self.accounted.get_mut(index) {
+            *accounted = true;
+        }
+    }
+
+    fn report(&mut self, rule: &'static str, cause: String, reason: Reason, process: &'s Process) {
+        let new = || Group { reason, processes: Vec::new() };
+        self.groups.entry((rule, cause)).or_insert_with(new).processes.push(process);
+    }
+
+    /// Too few and too many.
+    fn counts(&self, blind: bool, drafts: &mut Vec<Draft>) {
+        for (index, entry) in self.entries.iter().enumerate() {
+            let seen = self.matched.get(index).copied().unwrap_or(0);
+            let accounted = self.accounted.get(index).copied().unwrap_or(false);
+            let what = entry_text(entry);
+            let explained = || accounted || self.unreadable.iter().any(|name| fits_name(entry, name));
+            if seen < entry.least() && !blind && !explained() {
+                let patch = Patch::default()
+                    .add(&format!("/processes/{index}/presence"), &Presence::Allowed)
+                    .add(&format!("/processes/{index}/count/min"), &0);
+                let draft = Draft::new(
+                    rule::PROCESS_MISSING,
+                    &what,
+                    format!("process {}", shown(&what)),
+                    format!("{} must run at least {} times, and {seen} run", shown(&what), entry.least()),
+                )
+                .expected(format!("at least {}", entry.least()))
+                .seen(seen.to_string())
+                .allow_with(patch);
+                drafts.push(draft);
+            }
+            if let Some(max) = entry.count.max.filter(|max| seen > *max) {
+                let draft = Draft::new(
+                    rule::PROCESS_UNKNOWN,
+                    &format!("more than {max} of {what}"),
+                    format!("process {}", shown(&what)),
+                    format!("{} may run at most {max} times, and {seen} run", shown(&what)),
+                )
+                .expected(format!("at most {max}"))
+                .seen(seen.to_string())
+                .allow_with(Patch::default().add(&format!("/processes/{index}/count/max"), &seen));
+                drafts.push(draft);
+            }
+        }
+    }
+}
+
+fn fit(entry: &ProcessEntry, process: &Process, state: ExeState) -> Fit {
+    if entry.exe_state != state {
+        return Fit::ExeState;
+    }
+    let container = match (&entry.container, &process.container) {
+        (None, None) => true,
+        (Some(template), Some(id)) => template.matches(id),
+        _ => false,
+    };
+    if !container {
+        return Fit::Container;
+    }
+    if !fits_name(entry, &process.name) {
+        return Fit::Name;
+    }
+    if let Some(templates) = &entry.args {
+        match &process.args {
+            None => return Fit::Unknown(Unknown("args")),
+            Some(args) if !fits_arguments(templates, args) => return Fit::Arguments,
+            Some(_) => {}
+        }
+    }
+    fit_identity(entry, process)
+}
+
+fn fits_name(entry: &ProcessEntry, name: &str) -> bool {
+    entry.names.is_empty() || entry.names.iter().any(|template| template.matches(name))
+}
+
+fn fits_arguments(templates: &[Pattern], args: &[String]) -> bool {
+    let (fixed, open) = match templates.split_last() {
+        Some((last, fixed)) if last.as_str() == "**" => (fixed, true),
+        _ => (templates, false),
+    };
+    let enough = if open { args.len() >= fixed.len() } else { args.len() == fixed.len() };
+    enough && fixed.iter().zip(args).all(|(template, arg)| template.matches(arg))
+}
+
+fn fit_identity(entry: &ProcessEntry, process: &Process) -> Fit {
+    let seen = match identity(process) {
+        Err(unknown) => return Fit::Unknown(unknown),
+        Ok(seen) => seen,
+    };
+    let allowed = entry.identities.iter().any(|allowed| {
+        (allowed.uid, allowed.euid, allowed.gid, allowed.egid) == (seen.uid, seen.euid, seen.gid, seen.egid)
+            && seen.capabilities.beyond(allowed.capabilities).is_empty()
+    });
+    if allowed { Fit::Full } else { Fit::Identity }
+}
+
+impl Group<'_> {
+    fn draft(&self, rule: &'static str, cause: &str, entries: &[ProcessEntry]) -> Draft {
+        let Some(first) = self.processes.first() else {
+            return unknown_fact(cause, "processes", 0);
+        };
+        let name = shown(&first.name);
+        let state = first.exe_state.unwrap_or(ExeState::None);
+        let file = shown(&file_text(first.exe.as_deref(), state));
+        let entry = |index: usize| entries.get(index).map(entry_text).unwrap_or_default();
+        let (seen, expected) = match self.reason {
+            Reason::Program => (file.clone(), "only certified programs".to_owned()),
+            Reason::KernelThread => {
+                (format!("kernel thread {name}"), "only certified kernel threads".to_owned())
+            }
+            Reason::Name(index) => {
+                let names = entries.get(index).map(|e| list(&e.names)).unwrap_or_default();
+                (format!("{file} under the name {name}"), format!("{file} under {names}"))
+            }
+            Reason::Container(index) => {
+                let place = |inside: bool| if inside { "in a container" } else { "outside a container" };
+                let certified = entries.get(index).is_some_and(|entry| entry.container.is_some());
+                let seen = format!("{file} {}", place(first.container.is_some()));
+                (seen, format!("{file} {}", place(certified)))
+            }
+            Reason::Executable(index) => (format!("{file} under the name {name}"), entry(index)),
+            Reason::ExeState(index) => (file.clone(), entry(index)),
+            Reason::Masquerade => (
+                format!("{file} under a kernel thread's name {name}"),
+                "a kernel thread under that name".to_owned(),
+            ),
+            Reason::Identity(index) => {
+                let identities =
+                    entries.get(index).map(|e| list(e.identities.iter().map(describe))).unwrap_or_default();
+                (identity_text(first), identities)
+            }
+            Reason::FalseKernelThread => (
+                format!("{file} ({name}) marked as a kernel thread"),
+                "a program that is no kernel thread".to_owned(),
+            ),
+            Reason::Arguments(index) => {
+                let templates =
+                    entries.get(index).and_then(|e| e.args.as_ref()).map(|t| list(t)).unwrap_or_default();
+                let args = first.args.as_deref().unwrap_or_default().iter().map(|arg| shown(arg));
+                (list(args), templates)
+            }
+            Reason::Fact(fact) => {
+                let object = match first.exe.as_deref() {
+                    Some(_) => format!("process {file}"),
+                    None => format!("process {name}"),
+                };
+                return self.evidence(unknown_fact(&object, fact, self.processes.len()));
+            }
+        };
+        let pids = match self.processes.as_slice() {
+            [one] => format!("pid {}", one.pid),
+            many => format!("{} processes", many.len()),
+        };
+        let what = if first.exe.is_some() { &file } else { &name };
+        let message = match self.reason {
+            Reason::Identity(_) | Reason::Arguments(_) => {
+                format!("{what} ({pids}) runs as {seen}; certified is {expected}")
+            }
+            _ => format!("{seen} runs ({pids}); certified is {expected}"),
+        };
+        let draft = Draft::new(rule, cause, format!("process {what} ({pids})"), message)
+            .expected(expected)
+            .seen(seen);
+        self.evidence(draft).allow_with(self.proposal(entries))
+    }
+
+    fn evidence(&self, draft: Draft) -> Draft {
+        let names: BTreeSet<_> = self.processes.iter().map(|process| shown(&process.name)).collect();
+        draft
+            .with("pids", list(self.processes.iter().map(|process| process.pid)))
+            .with("tasks", list(self.processes.iter().map(|process| process.task)))
+            .with("names", list(names))
+            .views(self.processes.iter().flat_map(|process| &process.views))
+    }
+
+    fn proposal(&self, entries: &[ProcessEntry]) -> Patch {
+        let none = Patch::default();
+        match self.reason {
+            Reason::Identity(index) => {
+                let identities: BTreeSet<_> =
+                    self.processes.iter().filter_map(|p| identity(p).ok()).collect();
+                identities.iter().fold(none, |patch, identity| {
+                    patch.add(&format!("/processes/{index}/identities/-"), identity)
+                })
+            }
+            Reason::KernelThread => {
+                let Some(index) = entries.iter().position(|entry| entry.kernel_thread) else {
+                    return self.new_entries();
+                };
+                let names: BTreeSet<_> =
+                    self.processes.iter().map(|process| name_template(process)).collect();
+                names.iter().fold(none, |patch, name| patch.add(&format!("/processes/{index}/names/-"), name))
+            }
+            Reason::Arguments(index) => {
+                let Some(entry) = entries.get(index) else { return none };
+                let vectors: BTreeSet<_> = self.processes.iter().filter_map(|p| p.args.as_ref()).collect();
+                if vectors.len() > PROPOSAL_LIMIT {
+                    return none;
+                }
+                vectors.iter().fold(none, |patch, args| {
+                    let args = args.iter().map(|arg| Pattern::literal(arg)).collect();
+                    let presence = Presence::Allowed;
+                    let count = Count::default();
+                    patch.add(
+                        "/processes/-",
+                        &ProcessEntry { args: Some(args), presence, count, ..entry.clone() },
+                    )
+                })
+            }
+            Reason::Masquerade | Reason::FalseKernelThread | Reason::Fact(_) => none,
+            _ => self.new_entries(),
+        }
+    }
+
+    fn new_entries(&self) -> Patch {
+        let mut programs = Programs::default();
+        for process in &self.processes {
+            if programs.add(0, process).is_err() {
+                return Patch::default();
+            }
+        }
+        let new = programs.entries(0);
+        if new.len() > PROPOSAL_LIMIT {
+            return Patch::default();
+        }
+        new.iter().fold(Patch::default(), |patch, entry| patch.add("/processes/-", entry))
+    }
+}
+
+/// `/usr/bin/nc`, with its state when that is not the usual one.
+fn file_text(path: Option<&str>, state: ExeState) -> String {
+    let state = match state {
+        ExeState::Present => "",
+        ExeState::Deleted => "(deleted)",
+        ExeState::Memfd => "(memfd)",
+        ExeState::None => "(no executable)",
+    };
+    match path {
+        Some(path) if state.is_empty() => path.to_owned(),
+        Some(path) => format!("{path} {state}"),
+        None => state.to_owned(),
+    }
+}
+
+fn entry_text(entry: &ProcessEntry) -> String {
+    if entry.kernel_thread {
+        return format!("kernel threads {}", list(&entry.names));
+    }
+    let file = file_text(entry.executable.as_ref().map(Pattern::as_str), entry.exe_state);
+    if entry.names.is_empty() { file } else { format!("{file} as {}", list(&entry.names)) }
+}
+
+fn describe(identity: &Identity) -> String {
+    let Identity { uid, euid, gid, egid, capabilities } = identity;
+    format!("uid {uid}, euid {euid}, gid {gid}, egid {egid}, capabilities {capabilities}")
+}
+
+fn identity_text(process: &Process) -> String {
+    identity(process).map_or_else(|Unknown(fact)| format!("unknown {fact}"), |identity| describe(&identity))
+}

@@ -1,0 +1,171 @@
+//! What one row of a snapshot means: the reading that learning and comparison share.
+//!
+//! Both must read a snapshot in the same way, or a VM would not conform to the certificate that was learned from it. A
+//! fact that is `None` comes out as *unknown* here, with its name; nobody downstream sees a default in its place.
+
+use crate::certificate::Identity;
+use crate::pattern::Pattern;
+use crate::{Capabilities, PortRule};
+use facts::{ExeState, Family, Process, ProcessState, Snapshot, Socket, SocketState};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// A fact that is not known, by its name in the snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Unknown(pub(crate) &'static str);
+
+/// What a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing<'s> {
+    /// The kernel's own.
+    KernelThread,
+    /// A kernel thread by its flag that has an executable: no kernel thread has.
+    FalseKernelThread,
+    /// Runs a program. No path: it never had one.
+    Program(Option<&'s str>, ExeState),
+    /// A zombie: nothing of it can ever run again.
+    Gone,
+}
+
+pub(crate) fn standing(process: &Process) -> Result<Standing<'_>, Unknown> {
+    if process.kernel_thread {
+        let has_file = process.exe.is_some() || !matches!(process.exe_state, None | Some(ExeState::None));
+        return Ok(if has_file { Standing::FalseKernelThread } else { Standing::KernelThread });
+    }
+    match (process.exe_state, process.exe.as_deref()) {
+        (None, _) => Err(Unknown("exe_state")),
+        (Some(ExeState::Present | ExeState::Deleted), None) => Err(Unknown("exe")),
+        (Some(ExeState::None), path) => {
+            // The leader of a group may end (and give up its memory) while its other threads run on, so a zombie is
+            // only dead when it is alone.
+            let state = process.state.ok_or(Unknown("state"))?;
+            let threads = process.threads.ok_or(Unknown("threads"))?;
+            let dead = matches!(state, ProcessState::Zombie | ProcessState::Dead) && threads <= 1;
+            Ok(if dead { Standing::Gone } else { Standing::Program(path, ExeState::None) })
+        }
+        (Some(state), path) => Ok(Standing::Program(path, state)),
+    }
+}
+
+/// As whom it runs.
+pub(crate) fn identity(process: &Process) -> Result<Identity, Unknown> {
+    Ok(Identity {
+        uid: process.uid.ok_or(Unknown("uid"))?,
+        euid: process.euid.ok_or(Unknown("euid"))?,
+        gid: process.gid.ok_or(Unknown("gid"))?,
+        egid: process.egid.ok_or(Unknown("egid"))?,
+        capabilities: Capabilities::from_mask(
+            process.capabilities_effective.ok_or(Unknown("capabilities_effective"))?.0,
+        ),
+    })
+}
+
+/// The name with its varying part left open.
+pub(crate) fn name_template(process: &Process) -> Pattern {
+    let name = process.name.as_str();
+    let fixed = |template: &str| Pattern::parse(template).unwrap_or_else(|_| Pattern::literal(name));
+    if process.kernel_thread {
+        // Workers are named after CPU, pool and queue, and come and go by the second.
+        if name.starts_with("kworker/") { fixed("kworker/**") } else { Pattern::with_numbers(name) }
+    } else if name.starts_with('(') && name.ends_with(')') {
+        // systemd names a child after the program it is about to start.
+        fixed("(**)")
+    } else {
+        Pattern::literal(name)
+    }
+}
+
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role<'s> {
+    /// Waits for anyone to come.
+    Listener(Endpoint<'s>),
+    /// Sees raw packets.
+    Raw,
+    /// A connection, or nothing yet.
+    Other,
+}
+
+/// Where a listener waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Endpoint<'s> {
+    pub(crate) protocol: &'s str,
+    pub(crate) family: Family,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) port: Option<u16>,
+    pub(crate) path: Option<&'s str>,
+}
+
+impl Endpoint<'_> {
+    /// Whether the kernel chose the port: a UDP client that has sent something and has no peer.
+    pub(crate) fn is_ephemeral_udp(&self) -> bool {
+        self.protocol.starts_with("udp") && self.port.is_some_and(|port| PortRule::EPHEMERAL.covers(port))
+    }
+}
+
+pub(crate) fn role(socket: &Socket) -> Result<Role<'_>, Unknown> {
+    let internet = matches!(socket.family, Family::Inet | Family::Inet6);
+    let kind = socket.kind.as_deref();
+    if matches!(socket.family, Family::Packet | Family::Xdp) || (internet && kind == Some("raw")) {
+        return Ok(Role::Raw);
+    }
+    let protocol = socket.protocol.as_deref();
+    let listens = match socket.state {
+        Some(SocketState::Listen) => true,
+        // Bound without a peer. Whether a datagram socket of another family is reachable is a later question.
+        Some(SocketState::Unconnected | SocketState::Close) if internet => {
+            match protocol.ok_or(Unknown("protocol"))? {
+                "udp" | "udplite" => socket.local_port.ok_or(Unknown("local_port"))? != 0,
+                _ => false,
+            }
+        }
+        Some(_) => false,
+        None if internet || socket.family == Family::Unix => return Err(Unknown("state")),
+        None => false,
+    };
+    if !listens {
+        return Ok(Role::Other);
+    }
+    let endpoint = Endpoint {
+        protocol: protocol.ok_or(Unknown("protocol"))?,
+        family: socket.family,
+        address: socket.local_address,
+        port: socket.local_port,
+        path: socket.path.as_deref(),
+    };
+    if internet {
+        endpoint.address.ok_or(Unknown("local_address"))?;
+        endpoint.port.ok_or(Unknown("local_port"))?;
+    }
+    if socket.family == Family::Unix {
+        endpoint.path.ok_or(Unknown("path"))?;
+    }
+    Ok(Role::Listener(endpoint))
+}
+
+/// Finds the programs behind pids.
+pub(crate) struct Owners<'s>(Vec<(u32, &'s Process)>);
+
+impl<'s> Owners<'s> {
+    pub(crate) fn new(snapshot: &'s Snapshot) -> Self {
+        let mut by_pid: Vec<_> = snapshot.processes.iter().map(|process| (process.pid, process)).collect();
+        by_pid.sort_unstable_by_key(|(pid, _)| *pid);
+        Self(by_pid)
+    }
+
+    /// Executables of the processes that hold the socket. None: the kernel holds it. Zombies hold nothing.
+    pub(crate) fn of(&self, socket: &Socket) -> Result<BTreeSet<&'s str>, Unknown> {
+        let mut owners = BTreeSet::new();
+        for pid in &socket.processes {
+            let index =
+                self.0.binary_search_by_key(pid, |(pid, _)| *pid).map_err(|_| Unknown("processes"))?;
+            let Some((_, process)) = self.0.get(index) else { return Err(Unknown("processes")) };
+            match standing(process)? {
+                Standing::Program(path, _) => owners.insert(path.unwrap_or(process.name.as_str())),
+                Standing::KernelThread | Standing::FalseKernelThread => owners.insert(process.name.as_str()),
+                Standing::Gone => false,
+            };
+        }
+        Ok(owners)
+    }
+}

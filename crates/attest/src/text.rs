@@ -1,0 +1,39 @@
+//! Guest text in sentences: control characters made visible, length bounded.
+//!
+//! A process may call itself anything, escape sequences for the operator's terminal included, and messages end up on
+//! terminals. Evidence values are not passed through here except for their length: JSON escapes them.
+
+/// Most characters of one guest string in a sentence.
+const LIMIT: usize = 200;
+/// Most items of one list in the evidence.
+const ITEMS: usize = 32;
+
+/// The text, safe to print and of bounded length.
+pub(crate) fn shown(text: &str) -> String {
+    let mut safe = String::new();
+    for (index, c) in text.chars().enumerate() {
+        if index == LIMIT {
+            safe.push('…');
+            break;
+        }
+        // Control characters, and the marks that change the direction of text.
+        if c.is_control()
+            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        {
+            safe.extend(c.escape_unicode());
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+/// Up to 32 items with commas, then how many more there are.
+pub(crate) fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    let mut items = items.into_iter();
+    let some: Vec<_> = items.by_ref().take(ITEMS).map(|item| item.to_string()).collect();
+    match items.count() {
+        0 => some.join(", "),
+        more => format!("{} and {more} more", some.join(", ")),
+    }
+}
