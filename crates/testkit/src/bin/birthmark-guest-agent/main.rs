@@ -1,0 +1,31 @@
+//! The guest's workload. As pid 1 it sets the guest up and serves the command port; every process it starts is (mostly) a
+//! copy of this program too, which holds the sockets and does the odd things it was told to.
+//!
+//! It is static and needs nothing of the guest but a kernel. It runs nowhere else: started on a host, it refuses.
+//! `unsafe` is for system calls that have no safe wrapper; each block says why it is sound.
+#![allow(unsafe_code)]
+
+mod init;
+mod launch;
+mod proc_net;
+mod proc_pid;
+mod sockets;
+mod survey;
+mod system;
+mod workload;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Ok(order) = std::env::var(launch::VARIABLE) {
+        return workload::run(&order);
+    }
+    if std::process::id() == 1 {
+        return init::run();
+    }
+    #[expect(clippy::print_stderr, reason = "it is a program, and this its only word to a person")]
+    {
+        eprintln!("birthmark-guest-agent is the first process of a test guest and runs nowhere else");
+    }
+    ExitCode::from(2)
+}

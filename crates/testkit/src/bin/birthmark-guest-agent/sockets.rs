@@ -1,0 +1,221 @@
+//! Opens the sockets a process is told to hold, in whatever state they are to be.
+//!
+//! The odd states of TCP are made on one machine without raw packets: see each function for how.
+
+use crate::init::{Result, context};
+use crate::system;
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, Backlog, MsgFlags, NetlinkAddr, SockFlag, SockType, SockaddrLike, SockaddrStorage,
+    UnixAddr, bind, connect, getsockname, listen, recv, socketpair,
+};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use testkit::command::{SocketSpec, UnixType};
+
+/// Seconds a server waits for data before it takes a deferred connection for established: long enough for any test.
+const DEFER_SECONDS: libc::c_int = 120;
+
+/// All sockets of a process.
+#[derive(Default)]
+pub(crate) struct Held {
+    /// TCP listeners, to accept on.
+    pub(crate) listeners: Vec<TcpListener>,
+    /// Connected TCP sockets, in the order they were asked for.
+    pub(crate) streams: Vec<TcpStream>,
+    /// Local addresses of the IP sockets, in the order they were opened.
+    pub(crate) addresses: Vec<SocketAddr>,
+    others: Vec<OwnedFd>,
+}
+
+/// Opens them in order.
+pub(crate) fn open_all(specs: &[SocketSpec]) -> Result<Held> {
+    let mut held = Held::default();
+    for spec in specs {
+        context(held.open(spec), &format!("{spec:?}"))?;
+    }
+    Ok(held)
+}
+
+impl Held {
+    fn open(&mut self, spec: &SocketSpec) -> io::Result<()> {
+        match spec {
+            SocketSpec::TcpListen { address } => self.listener(TcpListener::bind(address)?),
+            SocketSpec::TcpConnect { address } => self.stream(TcpStream::connect(address)?),
+            SocketSpec::TcpPair { ip } => {
+                let (listener, client, server) = pair(*ip)?;
+                self.listener(listener)?;
+                self.stream(client)?;
+                self.stream(server)
+            }
+            SocketSpec::TcpTimeWait { ip } => {
+                let (listener, client, server) = pair(*ip)?;
+                drop(client);
+                wait_for_end(&server)?;
+                self.listener(listener)
+            }
+            SocketSpec::TcpHalfClosed { ip } => {
+                let (listener, client, server) = pair(*ip)?;
+                drop(client);
+                wait_for_end(&server)?;
+                self.listener(listener)?;
+                self.stream(server)
+            }
+            SocketSpec::TcpSynReceived { ip } => {
+                let listener = TcpListener::bind(SocketAddr::new(*ip, 0))?;
+                // The server ignores the bare acknowledgement that ends the handshake until data comes.
+                system::set_option(&listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, DEFER_SECONDS)?;
+                let client = TcpStream::connect(listener.local_addr()?)?;
+                self.listener(listener)?;
+                self.stream(client)
+            }
+            SocketSpec::TcpSynSent { ip } => self.syn_sent(*ip),
+            SocketSpec::TcpUnused => self.other(system::socket(libc::AF_INET, libc::SOCK_STREAM, 0)?),
+            SocketSpec::UdpBind { address } => self.udp(UdpSocket::bind(address)?),
+            SocketSpec::UdpConnect { address } => {
+                let any = if address.is_ipv4() {
+                    IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+                } else {
+                    IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                };
+                let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+                socket.connect(address)?;
+                self.udp(socket)
+            }
+            SocketSpec::UdpLiteBind { address } => {
+                let socket =
+                    system::socket(ip_family(address.ip()), libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE)?;
+                bind(socket.as_raw_fd(), &SockaddrStorage::from(*address))?;
+                self.ip_other(socket)
+            }
+            SocketSpec::UnixListen { path, unix_type } => {
+                let socket = unix_socket(*unix_type)?;
+                bind(socket.as_raw_fd(), &unix_address(path)?)?;
+                if *unix_type != UnixType::Dgram {
+                    listen(&socket, Backlog::new(16)?)?;
+                }
+                self.other(socket)
+            }
+            SocketSpec::UnixConnect { path, unix_type } => {
+                let socket = unix_socket(*unix_type)?;
+                connect(socket.as_raw_fd(), &unix_address(path)?)?;
+                self.other(socket)
+            }
+            SocketSpec::UnixPair { unix_type } => {
+                let kind = match unix_type {
+                    UnixType::Stream => SockType::Stream,
+                    UnixType::Dgram => SockType::Datagram,
+                    UnixType::Seqpacket => SockType::SeqPacket,
+                };
+                let (one, other) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)?;
+                self.other(one)?;
+                self.other(other)
+            }
+            SocketSpec::Raw { v6, protocol } => {
+                let family = if *v6 { libc::AF_INET6 } else { libc::AF_INET };
+                self.other(system::socket(family, libc::SOCK_RAW, libc::c_int::from(*protocol))?)
+            }
+            SocketSpec::Packet { ethertype, cooked } => {
+                let kind = if *cooked { libc::SOCK_DGRAM } else { libc::SOCK_RAW };
+                self.other(system::socket(libc::AF_PACKET, kind, libc::c_int::from(ethertype.to_be()))?)
+            }
+            SocketSpec::Netlink { protocol, groups } => {
+                let socket = system::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::c_int::from(*protocol))?;
+                bind(socket.as_raw_fd(), &NetlinkAddr::new(0, *groups))?;
+                self.other(socket)
+            }
+        }
+    }
+
+    /// A listener whose queue is full drops further handshakes, so the last client stays in the first step of its own.
+    fn syn_sent(&mut self, ip: IpAddr) -> io::Result<()> {
+        let listener = system::socket(ip_family(ip), libc::SOCK_STREAM, 0)?;
+        bind(listener.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip, 0)))?;
+        // A backlog of n takes n + 1 (sk_acceptq_is_full in include/net/sock.h).
+        listen(&listener, Backlog::new(1)?)?;
+        let listener = TcpListener::from(listener);
+        let address = listener.local_addr()?;
+        self.listener(listener)?;
+        for _ in 0..2 {
+            self.stream(TcpStream::connect(address)?)?;
+        }
+        let last = system::socket(ip_family(ip), libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+        match connect(last.as_raw_fd(), &SockaddrStorage::from(address)) {
+            Err(nix::Error::EINPROGRESS) => self.ip_other(last),
+            Err(error) => Err(error.into()),
+            Ok(()) => Err(io::Error::other("A connection to a full backlog was made")),
+        }
+    }
+
+    fn listener(&mut self, listener: TcpListener) -> io::Result<()> {
+        self.addresses.push(listener.local_addr()?);
+        self.listeners.push(listener);
+        Ok(())
+    }
+
+    fn stream(&mut self, stream: TcpStream) -> io::Result<()> {
+        self.addresses.push(stream.local_addr()?);
+        self.streams.push(stream);
+        Ok(())
+    }
+
+    fn udp(&mut self, socket: UdpSocket) -> io::Result<()> {
+        self.addresses.push(socket.local_addr()?);
+        self.other(socket.into())
+    }
+
+    /// An IP socket that std has no type for.
+    fn ip_other(&mut self, socket: OwnedFd) -> io::Result<()> {
+        let name: SockaddrStorage = getsockname(socket.as_raw_fd())?;
+        let v4 = name.as_sockaddr_in().map(|name| SocketAddr::new(name.ip().into(), name.port()));
+        let v6 = name.as_sockaddr_in6().map(|name| SocketAddr::new(name.ip().into(), name.port()));
+        let address =
+            v4.or(v6).ok_or_else(|| io::Error::other(format!("No IP address: {:?}", name.family())))?;
+        self.addresses.push(address);
+        self.other(socket)
+    }
+
+    // Always `Ok`: for the arms of `open`.
+    #[expect(clippy::unnecessary_wraps, reason = "the last step of functions that can fail")]
+    fn other(&mut self, socket: OwnedFd) -> io::Result<()> {
+        self.others.push(socket);
+        Ok(())
+    }
+}
+
+/// A listener, a client connected to it, and the server's end.
+fn pair(ip: IpAddr) -> io::Result<(TcpListener, TcpStream, TcpStream)> {
+    let listener = TcpListener::bind(SocketAddr::new(ip, 0))?;
+    let client = TcpStream::connect(listener.local_addr()?)?;
+    let (server, _) = listener.accept()?;
+    Ok((listener, client, server))
+}
+
+/// Waits until the peer's close has arrived.
+fn wait_for_end(stream: &TcpStream) -> io::Result<()> {
+    match recv(stream.as_fd().as_raw_fd(), &mut [0], MsgFlags::empty())? {
+        0 => Ok(()),
+        _ => Err(io::Error::other("Data came where none was sent")),
+    }
+}
+
+fn ip_family(ip: IpAddr) -> libc::c_int {
+    if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }
+}
+
+fn unix_socket(unix_type: UnixType) -> io::Result<OwnedFd> {
+    let kind = match unix_type {
+        UnixType::Stream => libc::SOCK_STREAM,
+        UnixType::Dgram => libc::SOCK_DGRAM,
+        UnixType::Seqpacket => libc::SOCK_SEQPACKET,
+    };
+    system::socket(libc::AF_UNIX, kind, 0)
+}
+
+fn unix_address(path: &str) -> io::Result<UnixAddr> {
+    Ok(match path.strip_prefix('@') {
+        Some(name) => UnixAddr::new_abstract(name.as_bytes())?,
+        None => UnixAddr::new(path)?,
+    })
+}

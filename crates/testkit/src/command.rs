@@ -1,0 +1,399 @@
+//! What the guest's workload can be told to do: the protocol of the command port, shared by the agent and the tests.
+//!
+//! One JSON object per line each way. A request is a [`Request`], a reply a [`Reply`] with the request's `id`. After boot,
+//! before any request, the agent sends one reply with id 0 and the value `"ready"`.
+//!
+//! Nearly everything a guest can hold is one [`Spawn`]: a process, with what is odd about it, and the sockets it has. The
+//! programs are copies of the agent under any path, so that a "rogue" binary is a file of its own.
+
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+
+/// A command with a number that its reply repeats.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen by the caller; 0 if left out.
+    #[serde(default)]
+    pub id: u64,
+    /// What to do.
+    #[serde(flatten)]
+    pub command: Command,
+}
+
+/// Answer to the request with the same id: exactly one of `ok` and `error`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reply {
+    /// Of the request; 0 for the greeting and for a line that was no request.
+    pub id: u64,
+    /// Result, its type told by the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ok: Option<serde_json::Value>,
+    /// Why it was not done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A command. The comment of each says what `ok` holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// Nothing → `"pong"`.
+    Ping,
+    /// → [`Truth`](crate::truth::Truth).
+    Truth,
+    /// Starts a process → [`Spawned`], once its sockets are there.
+    Spawn(Spawn),
+    /// Starts `count` copies of one process → list of [`Spawned`].
+    SpawnMany {
+        /// How many.
+        count: u32,
+        /// Each of them.
+        #[serde(default)]
+        spawn: Spawn,
+    },
+    /// A process with one TCP listener or UDP socket → [`Spawned`].
+    Listen {
+        /// Transport.
+        #[serde(default)]
+        protocol: Transport,
+        /// `0.0.0.0:4444`, `[::]:53`, …; port 0 lets the kernel choose.
+        address: SocketAddr,
+        /// Path of the program; made if missing.
+        #[serde(default = "default_exe")]
+        exe: String,
+    },
+    /// A process with one connected socket → [`Spawned`].
+    Connect {
+        /// Transport.
+        #[serde(default)]
+        protocol: Transport,
+        /// Peer.
+        address: SocketAddr,
+        /// Path of the program; made if missing.
+        #[serde(default = "default_exe")]
+        exe: String,
+    },
+    /// Sends a signal. `SIGKILL` (the default) to a child of the agent returns only when it is reaped → `null`.
+    Kill {
+        /// Whom.
+        pid: u32,
+        /// Signal number, 9 if left out.
+        #[serde(default)]
+        signal: Option<i32>,
+    },
+    /// `parallel` processes that fork and reap as fast as they can → [`Spawned`] (kill its pid to stop it early).
+    ForkStorm {
+        /// How many at once.
+        parallel: u32,
+        /// Then it ends by itself.
+        seconds: u32,
+    },
+    /// What an echo server or ping-pong process has done so far → [`Traffic`].
+    Traffic {
+        /// Its pid.
+        pid: u32,
+    },
+    /// Loads a module of the initramfs after the modules it needs → `null`.
+    LoadModule {
+        /// With underscores, as `/proc/modules` prints it.
+        name: String,
+    },
+    /// Removes a module (not those it needed) → `null`.
+    UnloadModule {
+        /// As above.
+        name: String,
+    },
+    /// Brings an interface up → `null`.
+    NetUp {
+        /// `eth0`, `lo`, …
+        interface: String,
+        /// `10.0.0.2/24`
+        #[serde(default)]
+        address: Option<String>,
+        /// Default route.
+        #[serde(default)]
+        gateway: Option<IpAddr>,
+    },
+    /// Runs a program of the guest to its end (30 s at most) → [`Output`].
+    Run {
+        /// Program and arguments: `["ip", "address"]` is busybox's.
+        args: Vec<String>,
+    },
+    /// Powers the guest off; no reply.
+    Poweroff,
+}
+
+/// Where the agent's own copies live if a command names no path.
+fn default_exe() -> String {
+    "/bin/workload".to_owned()
+}
+
+/// TCP or UDP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// A stream.
+    #[default]
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+/// A process to start. Everything is optional; the default is an idle `/bin/workload` run by root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Spawn {
+    /// Path of the program. If there is no such file, a copy of the agent is put there.
+    pub exe: String,
+    /// Run `exe` as it is: it is no copy of the agent, so nothing below `args` that the program itself must do applies
+    /// (`comm`, `threads`, `zombies`, `rewrite_args`, `sockets`, `activity`).
+    pub foreign: bool,
+    /// The whole argument vector, `argv[0]` included; just `exe` if empty.
+    pub args: Vec<String>,
+    /// Real, effective and saved user id.
+    pub uid: Option<u32>,
+    /// Real, effective and saved group id.
+    pub gid: Option<u32>,
+    /// New namespaces to live in. `Pid` with `Mnt` gets a `/proc` of its own, `Net` has its loopback up.
+    pub namespaces: Vec<Namespace>,
+    /// Control group to be in, made if missing: `/docker-….scope`.
+    pub cgroup: Option<String>,
+    /// Root directory, made if missing; `exe` is inside of it.
+    pub chroot: Option<String>,
+    /// Start it from an anonymous memory file of this name (`/memfd:NAME (deleted)`) rather than from `exe`.
+    pub memfd: Option<String>,
+    /// Unlink `exe` once it runs.
+    pub unlink_exe: bool,
+    /// Stop it (`SIGSTOP`) once it is ready.
+    pub stopped: bool,
+    /// Kernel name of the process, 15 bytes at most.
+    pub comm: Option<String>,
+    /// Threads besides the first.
+    pub threads: u32,
+    /// Children that ended and are never waited for.
+    pub zombies: u32,
+    /// Overwrite the argument vector in memory with this text, as servers do to show their state.
+    pub rewrite_args: Option<String>,
+    /// Sockets, opened in this order.
+    pub sockets: Vec<SocketSpec>,
+    /// What it does then.
+    pub activity: Activity,
+}
+
+impl Default for Spawn {
+    fn default() -> Self {
+        Self {
+            exe: default_exe(),
+            foreign: false,
+            args: Vec::new(),
+            uid: None,
+            gid: None,
+            namespaces: Vec::new(),
+            cgroup: None,
+            chroot: None,
+            memfd: None,
+            unlink_exe: false,
+            stopped: false,
+            comm: None,
+            threads: 0,
+            zombies: 0,
+            rewrite_args: None,
+            sockets: Vec::new(),
+            activity: Activity::Idle,
+        }
+    }
+}
+
+/// A kind of namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Namespace {
+    /// Pids.
+    Pid,
+    /// Network.
+    Net,
+    /// Mounts.
+    Mnt,
+    /// Users; 0 to 65535 inside are 100000 to 165535 outside.
+    User,
+    /// Host name.
+    Uts,
+    /// System V IPC.
+    Ipc,
+    /// Control groups.
+    Cgroup,
+}
+
+/// What a process does once its sockets are there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Activity {
+    /// Sleeps for ever.
+    #[default]
+    Idle,
+    /// Accepts on its TCP listeners and sends back what it gets.
+    Echo,
+    /// Sends a line over its first connected TCP socket at this interval and reads the echo.
+    PingPong {
+        /// Milliseconds between two lines.
+        interval_ms: u32,
+    },
+    /// Forks and reaps as fast as it can, then exits.
+    ForkStorm {
+        /// Processes that do so at once.
+        parallel: u32,
+        /// For how long.
+        seconds: u32,
+    },
+    /// Uses all the CPU it can get.
+    Spin,
+}
+
+/// Type of a unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnixType {
+    /// `SOCK_STREAM`
+    Stream,
+    /// `SOCK_DGRAM`
+    Dgram,
+    /// `SOCK_SEQPACKET`
+    Seqpacket,
+}
+
+/// Sockets to hold. A unix path that begins with `@` is an abstract name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum SocketSpec {
+    /// TCP listener.
+    TcpListen {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Established TCP connection to a listener that is already there.
+    TcpConnect {
+        /// Peer.
+        address: SocketAddr,
+    },
+    /// Listener on this address and both ends of one connection to it.
+    TcpPair {
+        /// A local address.
+        ip: IpAddr,
+    },
+    /// A connection closed by both ends: one `time-wait` without a process is left for 60 s (and a listener).
+    TcpTimeWait {
+        /// A local address.
+        ip: IpAddr,
+    },
+    /// A connection closed by the client only: `fin-wait-2` without a process, `close-wait` held (and a listener).
+    TcpHalfClosed {
+        /// A local address.
+        ip: IpAddr,
+    },
+    /// A client that believes it is connected while the server's half is still a request, `syn-recv` (and a listener).
+    TcpSynReceived {
+        /// A local address.
+        ip: IpAddr,
+    },
+    /// A connection to a full backlog: `syn-sent` (and the listener and the pair that fill it).
+    TcpSynSent {
+        /// A local address.
+        ip: IpAddr,
+    },
+    /// A TCP socket neither bound nor connected: held, and listed in no table.
+    TcpUnused,
+    /// Bound UDP socket.
+    UdpBind {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Connected UDP socket.
+    UdpConnect {
+        /// Peer; need not exist.
+        address: SocketAddr,
+    },
+    /// Bound UDP-Lite socket.
+    UdpLiteBind {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Listener, or for `dgram` a bound socket.
+    UnixListen {
+        /// Path or abstract name.
+        path: String,
+        /// Type.
+        #[serde(rename = "type")]
+        unix_type: UnixType,
+    },
+    /// Socket connected to a listener that is already there.
+    UnixConnect {
+        /// Path or abstract name.
+        path: String,
+        /// Type.
+        #[serde(rename = "type")]
+        unix_type: UnixType,
+    },
+    /// `socketpair`.
+    UnixPair {
+        /// Type.
+        #[serde(rename = "type")]
+        unix_type: UnixType,
+    },
+    /// Raw IP socket.
+    Raw {
+        /// IPv6 rather than IPv4.
+        #[serde(default)]
+        v6: bool,
+        /// IP protocol number.
+        protocol: u8,
+    },
+    /// Packet socket.
+    Packet {
+        /// EtherType, host order; 3 is all.
+        ethertype: u16,
+        /// `SOCK_DGRAM` rather than `SOCK_RAW`.
+        #[serde(default)]
+        cooked: bool,
+    },
+    /// Netlink socket with a port id of its own.
+    Netlink {
+        /// `NETLINK_*`; 0 is rtnetlink.
+        protocol: u8,
+        /// Groups to join, bit mask.
+        #[serde(default)]
+        groups: u32,
+    },
+}
+
+/// A process that was started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spawned {
+    /// Pid in the initial pid namespace.
+    pub pid: u32,
+    /// Local addresses of its IP sockets in the order they were opened, ports as the kernel chose them.
+    pub addresses: Vec<SocketAddr>,
+    /// Pids of its children (zombies), as it sees them.
+    pub children: Vec<u32>,
+}
+
+/// What a traffic process has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Bytes sent.
+    pub sent: u64,
+    /// Bytes received.
+    pub received: u64,
+    /// Milliseconds since something was last received, at the moment of the command; `None`: never yet.
+    pub silent_ms: Option<u64>,
+}
+
+/// What a program left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Exit status; `None`: a signal ended it.
+    pub status: Option<i32>,
+    /// Standard output, not UTF-8 replaced.
+    pub stdout: String,
+    /// Standard error, the same.
+    pub stderr: String,
+}

@@ -1,0 +1,244 @@
+//! What a guest is to be like, and the QEMU command line that makes it so.
+
+use crate::Kernel;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Machine type; they place memory above and below 4 GiB differently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Machine {
+    /// `q35`
+    #[default]
+    Q35,
+    /// `pc`, the i440fx.
+    I440fx,
+    /// `microvm`
+    Microvm,
+}
+
+/// What the guest's memory is on the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Backing {
+    /// A memfd, shared.
+    #[default]
+    Memfd,
+    /// Private anonymous memory, as plain `-m` makes it.
+    Anonymous,
+    /// This file, shared. Made by QEMU, left behind.
+    File(PathBuf),
+}
+
+/// Page table levels the CPU offers; a kernel uses five where it can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PagingLevels {
+    /// No LA57.
+    #[default]
+    Four,
+    /// LA57.
+    Five,
+}
+
+/// A network card on a tap that is already there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// Name of the tap.
+    pub tap: String,
+    /// Network namespace (a name of `ip netns`) the tap is in; QEMU runs inside of it.
+    pub namespace: Option<String>,
+    /// Hardware address, `52:54:00:…`.
+    pub mac: String,
+}
+
+/// A guest to boot. The default: 512 MiB in a memfd, q35, one vCPU, 4-level paging, no network.
+#[derive(Clone, Debug)]
+pub struct GuestSpec {
+    pub(crate) kernel: Kernel,
+    pub(crate) memory_mib: u64,
+    pub(crate) machine: Machine,
+    pub(crate) backing: Backing,
+    pub(crate) levels: PagingLevels,
+    pub(crate) vcpus: u32,
+    pub(crate) name: Option<String>,
+    pub(crate) uuid: Option<String>,
+    pub(crate) kernel_parameters: Vec<String>,
+    pub(crate) nic: Option<Nic>,
+    pub(crate) qemu_arguments: Vec<OsString>,
+}
+
+impl GuestSpec {
+    /// The default guest of this kernel.
+    #[must_use]
+    pub fn new(kernel: Kernel) -> Self {
+        Self {
+            kernel,
+            memory_mib: 512,
+            machine: Machine::default(),
+            backing: Backing::default(),
+            levels: PagingLevels::default(),
+            vcpus: 1,
+            name: None,
+            uuid: None,
+            kernel_parameters: Vec::new(),
+            nic: None,
+            qemu_arguments: Vec::new(),
+        }
+    }
+
+    /// Memory in MiB. The host only pays for what the guest touches.
+    #[must_use]
+    pub fn memory_mib(mut self, mib: u64) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// Machine type.
+    #[must_use]
+    pub fn machine(mut self, machine: Machine) -> Self {
+        self.machine = machine;
+        self
+    }
+
+    /// What its memory is on the host.
+    #[must_use]
+    pub fn backing(mut self, backing: Backing) -> Self {
+        self.backing = backing;
+        self
+    }
+
+    /// Page table levels.
+    #[must_use]
+    pub fn levels(mut self, levels: PagingLevels) -> Self {
+        self.levels = levels;
+        self
+    }
+
+    /// Number of vCPUs, all emulated by one thread (QEMU 7.2 loses boots of 6.12 otherwise).
+    #[must_use]
+    pub fn vcpus(mut self, vcpus: u32) -> Self {
+        self.vcpus = vcpus;
+        self
+    }
+
+    /// Name of the VM; made unique to this process if left out.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// UUID of the VM; QEMU gives none by itself.
+    #[must_use]
+    pub fn uuid(mut self, uuid: impl Into<String>) -> Self {
+        self.uuid = Some(uuid.into());
+        self
+    }
+
+    /// One more parameter on the kernel's command line, such as `nokaslr`.
+    #[must_use]
+    pub fn kernel_parameter(mut self, parameter: impl Into<String>) -> Self {
+        self.kernel_parameters.push(parameter.into());
+        self
+    }
+
+    /// A virtio network card; the guest's driver for it is loaded at boot, the interface (`eth0`) stays down.
+    #[must_use]
+    pub fn nic(mut self, nic: Nic) -> Self {
+        self.nic = Some(nic);
+        self
+    }
+
+    /// One more argument for QEMU, as it is.
+    #[must_use]
+    pub fn qemu_argument(mut self, argument: impl Into<OsString>) -> Self {
+        self.qemu_arguments.push(argument.into());
+        self
+    }
+
+    /// Modules the guest needs for its devices, in the order to load them.
+    pub(crate) fn device_modules(&self) -> &'static [&'static str] {
+        match (&self.nic, self.machine) {
+            (None, _) => &[],
+            (Some(_), Machine::Microvm) => &["virtio_mmio", "virtio_net"],
+            (Some(_), _) => &["virtio_pci", "virtio_net"],
+        }
+    }
+
+    /// QEMU's arguments. All files of the guest are in `directory`.
+    pub(crate) fn qemu_command_line(
+        &self,
+        name: &str,
+        vmlinuz: &Path,
+        initramfs: &Path,
+        directory: &Path,
+    ) -> Vec<OsString> {
+        let mut line = CommandLine(Vec::new());
+        line.option("-name", format!("guest={name},debug-threads=on"));
+        if let Some(uuid) = &self.uuid {
+            line.option("-uuid", uuid);
+        }
+        line.option("-accel", if self.vcpus > 1 { "tcg,thread=single" } else { "tcg" });
+        let machine = match self.machine {
+            Machine::Q35 => "q35",
+            Machine::I440fx => "pc",
+            Machine::Microvm => "microvm,isa-serial=on,pic=on,pit=on,rtc=on",
+        };
+        let memory = self.memory_mib;
+        match &self.backing {
+            Backing::Anonymous => line.option("-machine", machine),
+            Backing::Memfd => {
+                line.option("-object", format!("memory-backend-memfd,id=ram,size={memory}M,share=on"));
+                line.option("-machine", format!("{machine},memory-backend=ram"));
+            }
+            Backing::File(path) => {
+                let path = path.display();
+                line.option(
+                    "-object",
+                    format!("memory-backend-file,id=ram,size={memory}M,mem-path={path},share=on"),
+                );
+                line.option("-machine", format!("{machine},memory-backend=ram"));
+            }
+        }
+        line.option("-m", format!("{memory}M"));
+        line.option("-cpu", if self.levels == PagingLevels::Five { "max" } else { "max,la57=off" });
+        line.option("-smp", self.vcpus.to_string());
+        for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+            line.0.push(flag.into());
+        }
+        line.option("-display", "none");
+        line.option("-qmp", format!("unix:{},server=on,wait=off", directory.join("qmp.sock").display()));
+        line.option("-chardev", format!("file,id=console,path={}", directory.join("console.log").display()));
+        line.option("-serial", "chardev:console");
+        let port = directory.join("port.sock");
+        line.option("-chardev", format!("socket,id=port,path={},server=on,wait=off", port.display()));
+        if self.machine == Machine::Microvm {
+            // The machine makes only its first serial port itself.
+            line.option("-device", "isa-serial,chardev=port,index=1");
+        } else {
+            line.option("-serial", "chardev:port");
+        }
+        if let Some(Nic { tap, mac, .. }) = &self.nic {
+            let device =
+                if self.machine == Machine::Microvm { "virtio-net-device" } else { "virtio-net-pci" };
+            line.option("-netdev", format!("tap,id=net,ifname={tap},script=no,downscript=no"));
+            // No option ROM: nothing boots from the network.
+            let rom = if self.machine == Machine::Microvm { "" } else { ",romfile=" };
+            line.option("-device", format!("{device},netdev=net,mac={mac}{rom}"));
+        }
+        line.option("-kernel", vmlinuz);
+        line.option("-initrd", initramfs);
+        let mut parameters = vec!["console=ttyS0".to_owned(), "quiet".to_owned(), "panic=-1".to_owned()];
+        parameters.extend(self.kernel_parameters.iter().cloned());
+        line.option("-append", parameters.join(" "));
+        line.0.extend(self.qemu_arguments.iter().cloned());
+        line.0
+    }
+}
+
+struct CommandLine(Vec<OsString>);
+
+impl CommandLine {
+    fn option(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.push(name.into());
+        self.0.push(value.into());
+    }
+}

@@ -1,0 +1,43 @@
+//! The lab, for tests, benches and the demo only: real Debian kernels under QEMU's software emulation, a workload in the
+//! guest that does odd things when told to, and the guest's own `/proc` as the truth that every table is compared with.
+//!
+//! ```no_run
+//! use testkit::{Guest, GuestSpec, Kernel, Need, SocketSpec, Spawn};
+//!
+//! fn a_listener_is_found() -> anyhow::Result<()> {
+//!     if !testkit::require(&[Need::Guest(Kernel::V6_1)]) {
+//!         return Ok(()); // said why on stderr
+//!     }
+//!     let guest = Guest::boot(GuestSpec::new(Kernel::V6_1))?;
+//!     let address = "127.0.0.1:4444".parse()?;
+//!     let rogue = guest.spawn(Spawn {
+//!         exe: "/tmp/rogue".into(),
+//!         sockets: vec![SocketSpec::TcpListen { address }],
+//!         ..Spawn::default()
+//!     })?;
+//!     assert!(guest.truth()?.process(rogue.pid).is_some());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! It must never depend on the engine (`hypervisor`, `introspect`, …): a truth that is read with the code under test is none.
+//! `unsafe` is used to start processes (here) and by the workload (there); each block says why it is sound.
+#![allow(unsafe_code)]
+
+mod agent;
+pub mod command;
+mod cpio;
+mod guest;
+mod initramfs;
+pub mod kernels;
+pub mod lab;
+pub mod lime;
+mod needs;
+pub mod net;
+pub mod truth;
+
+pub use command::{Activity, Command, Namespace, SocketSpec, Spawn, Spawned, Traffic, Transport, UnixType};
+pub use guest::{Backing, Guest, GuestSpec, Machine, Nic, PagingLevels, RamRange};
+pub use kernels::Kernel;
+pub use needs::{Need, require};
+pub use truth::Truth;

@@ -1,0 +1,71 @@
+//! What a test needs of the machine it runs on, and what happens without it.
+//!
+//! On a laptop a test that lacks something says so on stderr and passes at once. With `BIRTHMARK_TESTS=all`, as
+//! `cargo xtask test` and CI set it, nothing is skipped: what is missing is a failure.
+
+use crate::{Kernel, kernels, lab};
+use std::path::Path;
+
+/// Something a test cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// To be root (namespaces, other users' processes).
+    Root,
+    /// A program on the `PATH`.
+    Program(&'static str),
+    /// All it takes to boot a guest of this kernel.
+    Guest(Kernel),
+    /// All it takes to make network namespaces and taps.
+    Network,
+}
+
+/// Whether all needs are met. If not: says on stderr what is missing and returns false, or panics if
+/// `BIRTHMARK_TESTS=all` is set.
+#[must_use = "a test whose needs are not met must return"]
+pub fn require(needs: &[Need]) -> bool {
+    let all = all_tests();
+    let missing: Vec<String> = needs.iter().filter_map(|need| need.missing(all)).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let missing = missing.join("; ");
+    assert!(!all, "BIRTHMARK_TESTS=all is set, but this test cannot run: {missing}");
+    #[expect(clippy::print_stderr, reason = "a skipped test must say so; this crate is for tests only")]
+    {
+        eprintln!("skipped: {missing}");
+    }
+    false
+}
+
+/// Whether every test must run, whatever it takes.
+fn all_tests() -> bool {
+    std::env::var_os("BIRTHMARK_TESTS").is_some_and(|value| value == "all")
+}
+
+impl Need {
+    /// What is missing, if anything. A kernel may still be downloaded when all tests must run.
+    fn missing(self, may_download: bool) -> Option<String> {
+        match self {
+            Self::Root => (!nix::unistd::geteuid().is_root()).then(|| "it must be run by root".to_owned()),
+            Self::Program(name) => (!lab::installed(name)).then(|| format!("{name} is not installed")),
+            Self::Guest(kernel) => Self::Program("qemu-system-x86_64")
+                .missing(may_download)
+                .or_else(|| Self::Program("busybox").missing(may_download))
+                .or_else(|| {
+                    (!may_download && kernels::cached(kernel).is_none()).then(|| {
+                        format!(
+                            "the kernel {} is not in {} (`cargo xtask test` fetches it)",
+                            kernel.name,
+                            lab::directory().display()
+                        )
+                    })
+                }),
+            Self::Network => Self::Root
+                .missing(may_download)
+                .or_else(|| Self::Program("ip").missing(may_download))
+                .or_else(|| {
+                    (!Path::new("/dev/net/tun").exists()).then(|| "there is no /dev/net/tun".to_owned())
+                }),
+        }
+    }
+}
