@@ -53,7 +53,8 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
         self.look.forget_pages();
     }
 
-    /// Where `at` is in physical memory. `Err(NotMapped)` where no entry maps it.
+    /// Where `at` is in physical memory, in pages of 4 KiB or 2 MiB: a page of 1 GiB counts as its 2 MiB pieces.
+    /// `Err(NotMapped)` where no entry maps it.
     pub fn translate(&self, at: Gva) -> Result<Translation, ReadError> {
         if let Some(found) = lookup(&self.large, at, LARGE_PAGE) {
             return Ok(found);
@@ -64,12 +65,10 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
         let found = paging::translate(self.look, self.root, self.levels, at)
             .map_err(|error| error.at(at))?
             .ok_or(ReadError::NotMapped { at })?;
-        if found.page_size >= LARGE_PAGE {
-            insert(&self.large, at, found.at, LARGE_PAGE);
-        } else {
-            insert(&self.small, at, found.at, PAGE_SIZE);
-        }
-        Ok(found)
+        let page_size = found.page_size.min(LARGE_PAGE);
+        let tlb = if page_size == LARGE_PAGE { &self.large } else { &self.small };
+        insert(tlb, at, found.at, page_size);
+        Ok(Translation { page_size, ..found })
     }
 
     /// Copies `buf.len()` bytes from `at`, across pages. All or nothing.

@@ -1,0 +1,59 @@
+//! Budgets and the page cache.
+
+use crate::made_up::MadeUp;
+use std::time::Duration;
+use vmi_core::{Access, AddressSpace, Budget, Gpa, Gva, Levels, Look, ReadError};
+
+#[test]
+fn a_page_is_read_from_a_slow_backend_once_per_look() {
+    let mut memory = MadeUp::zeros(1 << 20, Access::PerCall);
+    memory.write(0x5000, b"once");
+    let look = Look::begin(&memory, Budget::default()).unwrap();
+    let mut buf = [0; 4];
+    for offset in 0..100 {
+        look.read(Gpa(0x5000 + offset), &mut buf).unwrap();
+    }
+    assert_eq!(memory.reads(), 1);
+    look.forget_pages();
+    look.read(Gpa(0x5000), &mut buf).unwrap();
+    assert_eq!((memory.reads(), &buf), (2, b"once"));
+}
+
+#[test]
+fn a_mapped_backend_is_always_asked_so_that_nothing_is_stale() {
+    let memory = MadeUp::zeros(1 << 20, Access::Mapped);
+    let look = Look::begin(&memory, Budget::default()).unwrap();
+    look.read(Gpa(0), &mut [0; 8]).unwrap();
+    look.read(Gpa(0), &mut [0; 8]).unwrap();
+    assert_eq!(memory.reads(), 2);
+    assert_eq!(look.stats().bytes, 16);
+}
+
+#[test]
+fn a_look_that_read_too_much_reads_nothing_more() {
+    let memory = MadeUp::zeros(1 << 20, Access::Mapped);
+    let look = Look::begin(&memory, Budget { bytes: 100, ..Budget::default() }).unwrap();
+    let space = AddressSpace::new(&look, Gpa(0), Levels::Four);
+    let mut last = Ok(0);
+    for _ in 0..20 {
+        last = space.u64(Gva(0x1000));
+    }
+    assert!(matches!(last, Err(ReadError::Budget { limit: "bytes" })), "{last:?}");
+    assert!(last.unwrap_err().ends_the_look());
+}
+
+#[test]
+fn a_look_that_took_too_long_reads_nothing_more() {
+    let memory = MadeUp::zeros(1 << 20, Access::Mapped);
+    let look = Look::begin(&memory, Budget { time: Duration::ZERO, ..Budget::default() }).unwrap();
+    let ended = (0..1000).any(|_| look.read(Gpa(0), &mut [0; 8]).is_err());
+    assert!(ended, "the clock was never asked");
+}
+
+#[test]
+fn a_page_that_a_region_covers_in_part_is_readable_as_far_as_it_goes() {
+    let memory = MadeUp::zeros(0x1800, Access::PerCall);
+    let look = Look::begin(&memory, Budget::default()).unwrap();
+    assert!(look.read(Gpa(0x17f8), &mut [0; 8]).is_ok());
+    assert!(look.read(Gpa(0x17fc), &mut [0; 8]).is_err());
+}

@@ -1,0 +1,4 @@
+//! Placeholder until the daemon is there.
+pub(crate) fn run() -> anyhow::Result<()> {
+    anyhow::bail!("not yet")
+}

@@ -1,0 +1,83 @@
+//! Makes a fresh Debian 12 with Rust ready: packages and kernels. Does nothing, fast, where all is there.
+
+use crate::run::{command, installed, step};
+use anyhow::{Context, Result, bail};
+use testkit::kernels;
+
+/// A program that must be there, and the Debian package that has it.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("nft", "nftables"),
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("xz", "xz-utils"),
+    ("cc", "gcc"),
+];
+
+/// Files that must be there, and the package that has them.
+const FILES: &[(&str, &str)] = &[("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev")];
+
+/// What booting guests needs.
+pub(crate) fn lab() -> Result<()> {
+    packages()?;
+    for kernel in testkit::Kernel::ALL {
+        let known = kernels::cached(kernel).is_some();
+        if !known {
+            eprintln!("fetching kernel {}", kernel.name);
+        }
+        kernels::cached_or_fetch(kernel)
+            .with_context(|| format!("Kernel {} could not be fetched", kernel.name))?;
+    }
+    Ok(())
+}
+
+fn packages() -> Result<()> {
+    let mut missing: Vec<&str> =
+        PROGRAMS.iter().filter(|(program, _)| !installed(program)).map(|(_, package)| *package).collect();
+    missing.extend(
+        FILES.iter().filter(|(file, _)| !std::path::Path::new(file).exists()).map(|(_, package)| *package),
+    );
+    // The package busybox is linked dynamically and of no use in an initramfs.
+    let busybox = command("busybox").arg("--help").output();
+    if busybox.is_ok() && !static_busybox()? {
+        missing.push("busybox-static");
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    missing.sort_unstable();
+    missing.dedup();
+    let apt = |arguments: &[&str]| {
+        let mut apt = if nix::unistd::geteuid().is_root() {
+            command("apt-get")
+        } else {
+            let mut sudo = command("sudo");
+            sudo.arg("apt-get");
+            sudo
+        };
+        apt.env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["-q", "-o", "DPkg::Lock::Timeout=300"])
+            .args(arguments);
+        apt
+    };
+    if !installed("apt-get") {
+        bail!(
+            "These Debian packages are missing, and there is no apt-get to install them with: {}",
+            missing.join(" ")
+        );
+    }
+    step(&mut apt(&["update"]))?;
+    let mut install = apt(&["install", "-y", "--no-install-recommends"]);
+    step(install.args(&missing))
+}
+
+/// Whether `busybox` on the path needs no shared library: it has no program interpreter.
+fn static_busybox() -> Result<bool> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found =
+        std::env::split_paths(&path).map(|directory| directory.join("busybox")).find(|path| path.is_file());
+    let Some(found) = found else { return Ok(false) };
+    let bytes = std::fs::read(&found).with_context(|| format!("{} could not be read", found.display()))?;
+    Ok(!bytes.windows(12).take(4096).any(|window| window == b"/lib64/ld-li"))
+}
