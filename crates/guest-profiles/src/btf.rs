@@ -265,22 +265,23 @@ impl<'a> Btf<'a> {
     pub fn enum_values(&self, id: TypeId) -> Result<Vec<(&'a str, i128)>, Error> {
         let record = self.record(id)?;
         let truncated = || Error::BtfTruncatedType { id: id.0, offset: record.extra };
+        let signed = record.flag;
+        let value = |at: usize| match record.kind {
+            Kind::Enum => self.word(at).map(|raw| if signed { raw.cast_signed().into() } else { raw.into() }),
+            _ => {
+                le::u64(self.types, at).map(|raw| if signed { raw.cast_signed().into() } else { raw.into() })
+            }
+        };
+        let stride = match record.kind {
+            Kind::Enum => 8,
+            Kind::Enum64 => 12,
+            kind => return Err(Error::BtfKind { id: id.0, kind, expected: "enum" }),
+        };
         (0..record.vlen)
             .map(|index| {
-                let (name, value) = match record.kind {
-                    Kind::Enum => {
-                        let at = record.extra + 8 * index;
-                        let raw = self.word(at + 4).ok_or_else(truncated)?;
-                        (at, if record.flag { i128::from(raw.cast_signed()) } else { i128::from(raw) })
-                    }
-                    Kind::Enum64 => {
-                        let at = record.extra + 12 * index;
-                        let raw = le::u64(self.types, at + 4).ok_or_else(truncated)?;
-                        (at, if record.flag { i128::from(raw.cast_signed()) } else { i128::from(raw) })
-                    }
-                    kind => return Err(Error::BtfKind { id: id.0, kind, expected: "enum" }),
-                };
-                Ok((self.string(self.word(name).ok_or_else(truncated)?)?, value))
+                let at = record.extra + stride * index;
+                let name = self.string(self.word(at).ok_or_else(truncated)?)?;
+                Ok((name, value(at + 4).ok_or_else(truncated)?))
             })
             .collect()
     }

@@ -79,7 +79,7 @@ pub enum Error {
         count: usize,
     },
     /// A type of the wrong kind for the question.
-    #[error("BTF type {id} is a {kind:?}, not a {expected}")]
+    #[error("BTF type {id} is of kind {kind:?} where {expected} was expected")]
     BtfKind {
         /// Type id.
         id: u32,

@@ -20,7 +20,9 @@ const MAX_BUILD_ID: usize = 64;
 pub struct VmcoreInfo {
     /// `OSRELEASE`, as `uname -r` prints it.
     pub osrelease: String,
-    /// `BUILD-ID` in lower-case hexadecimal (5.9 and later).
+    /// `BUILD-ID` in lower-case hexadecimal (5.9 and later). Some stable kernels (6.1.113 to 118, 6.6.55 to 62, 6.11.3
+    /// to 9 and others) write garbage there: what is not hexadecimal is kept in `others` instead, and what is may still
+    /// be wrong. The note in the kernel image is the authority.
     pub build_id: Option<String>,
     /// `PAGESIZE` in bytes.
     pub page_size: Option<u64>,
@@ -99,7 +101,7 @@ impl VmcoreInfo {
             self.numbers.insert(name.to_owned(), value);
         } else {
             match line.key {
-                "BUILD-ID" => self.build_id = Some(line.build_id()?),
+                "BUILD-ID" if line.is_build_id() => self.build_id = Some(line.value.to_ascii_lowercase()),
                 "PAGESIZE" => self.page_size = Some(line.decimal()?),
                 "KERNELOFFSET" => self.kerneloffset = Some(line.hexadecimal()?),
                 _ => {
@@ -170,12 +172,9 @@ impl<'a> Line<'a> {
             .ok_or_else(|| self.unexpected("a number of 64 bits"))
     }
 
-    fn build_id(&self) -> Result<String, Error> {
-        let valid = self.value.len() <= 2 * MAX_BUILD_ID
+    fn is_build_id(&self) -> bool {
+        self.value.len() <= 2 * MAX_BUILD_ID
             && self.value.len().is_multiple_of(2)
-            && self.value.bytes().all(|byte| byte.is_ascii_hexdigit());
-        valid
-            .then(|| self.value.to_ascii_lowercase())
-            .ok_or_else(|| self.unexpected("hexadecimal bytes, at most 64"))
+            && self.value.bytes().all(|byte| byte.is_ascii_hexdigit())
     }
 }

@@ -25,7 +25,7 @@ impl btfparse::Readable for Slice<'_> {
 }
 
 /// Looks through modifiers in the oracle's types.
-fn strip<'t>(types: &'t BTreeMap<u32, TypeVariant>, mut id: u32) -> &'t TypeVariant {
+fn strip(types: &BTreeMap<u32, TypeVariant>, mut id: u32) -> &TypeVariant {
     loop {
         let next = match &types[&id] {
             TypeVariant::Typedef(inner) => *inner.tid(),
@@ -172,4 +172,320 @@ fn every_value_of_every_enum_is_what_btfparse_says() {
         }
         assert!(enums > 1_000, "{from} has only {enums} enums");
     }
+}
+
+fn layout(bytes: &[u8], name: &str) -> Layout {
+    let btf = Btf::parse(bytes).unwrap();
+    let id = btf.find(Kind::Struct, name).unwrap().expect("the struct is there");
+    btf.layout(id, &|_| true).unwrap()
+}
+
+fn integer(offset: u64, size: u64, signed: bool) -> Field {
+    Field { offset, size, bits: None, kind: FieldKind::Integer { signed } }
+}
+
+#[test]
+fn anonymous_records_are_transparent_also_behind_modifiers() {
+    let mut btf = BtfBuilder::new();
+    let int = btf.int("int", 4, true);
+    let inner = btf.union("", 4, &[("a", int, 0), ("b", int, 0)]);
+    let constant = btf.constant(inner);
+    let tagged = btf.type_tag("rcu", constant);
+    let middle = btf.structure("", 12, &[("x", int, 0), ("", tagged, 32), ("y", int, 64)]);
+    btf.structure("outer", 20, &[("head", int, 0), ("", middle, 64)]);
+    let layout = layout(&btf.build(), "outer");
+    let offsets: Vec<_> = layout.members.iter().map(|(path, field)| (path.as_str(), field.offset)).collect();
+    assert_eq!(offsets, [("a", 12), ("b", 12), ("head", 0), ("x", 8), ("y", 16)]);
+    assert_eq!(layout.size, 20);
+}
+
+#[test]
+fn members_of_an_untagged_record_with_a_name_have_a_dotted_path() {
+    let mut btf = BtfBuilder::new();
+    let int = btf.int("int", 4, true);
+    let counter = btf.structure("", 4, &[("counter", int, 0)]);
+    let atomic = btf.typedef("atomic_t", counter);
+    let volatile = btf.volatile(atomic);
+    let backlog = btf.structure("", 8, &[("len", int, 0), ("users", volatile, 32)]);
+    btf.structure("sock", 12, &[("flags", int, 0), ("backlog", backlog, 32)]);
+    let layout = layout(&btf.build(), "sock");
+    assert_eq!(layout.members["backlog.len"], integer(4, 4, true));
+    assert_eq!(layout.members["backlog.users.counter"], integer(8, 4, true));
+    assert_eq!(layout.members["backlog.users"].kind, FieldKind::Record { name: Some("atomic_t".to_owned()) });
+    assert_eq!(layout.members["backlog"].kind, FieldKind::Record { name: None });
+}
+
+#[test]
+fn a_struct_is_found_although_a_function_a_declaration_and_an_empty_struct_have_its_name() {
+    let mut btf = BtfBuilder::new();
+    let int = btf.int("int", 4, false);
+    btf.forward("kstat");
+    let prototype = btf.raw("", 13, false, 1, 0, &[0, int]);
+    btf.raw("kstat", 12, false, 0, prototype, &[]);
+    btf.raw("kstat", 14, false, 0, int, &[1]);
+    btf.typedef("kstat", int);
+    btf.structure("kstat", 0, &[]);
+    let wanted = btf.structure("kstat", 4, &[("mode", int, 0)]);
+    btf.structure("kstat", 8, &[("private", int, 32)]);
+    let bytes = btf.build();
+    let btf = Btf::parse(&bytes).unwrap();
+    assert_eq!(btf.find(Kind::Struct, "kstat").unwrap().unwrap().number(), wanted);
+    assert_eq!(btf.find(Kind::Union, "kstat").unwrap(), None);
+    assert_eq!(btf.find(Kind::Struct, "ksta").unwrap(), None);
+}
+
+#[test]
+fn records_of_every_other_kind_are_stepped_over() {
+    let mut btf = BtfBuilder::new();
+    let int = btf.int("int", 4, false);
+    btf.raw("double", 16, false, 0, 8, &[]);
+    let variable = btf.raw("jiffies", 14, false, 0, int, &[1]);
+    btf.raw(".data", 15, false, 2, 8, &[variable, 0, 4, variable, 4, 4]);
+    btf.raw("preserve", 17, false, 0, variable, &[u32::MAX]);
+    btf.raw("rcu", 18, true, 0, int, &[]);
+    btf.raw("", 11, false, 0, int, &[]);
+    btf.enumeration64("wide", false, &[("ALL", u64::MAX)]);
+    btf.structure("after", 4, &[("x", int, 0)]);
+    assert_eq!(layout(&btf.build(), "after").members["x"], integer(0, 4, false));
+}
+
+#[test]
+fn a_bitfield_is_read_from_the_storage_unit_of_its_type() {
+    let mut btf = BtfBuilder::new();
+    let unsigned = btf.int("unsigned int", 4, false);
+    let byte = btf.int("unsigned char", 1, false);
+    btf.bitfields(
+        "flags",
+        16,
+        &[
+            ("plain", unsigned, 0, 0),
+            ("one", unsigned, 32, 1),
+            ("three", unsigned, 33, 3),
+            ("byte", byte, 69, 2),
+            ("straddles", unsigned, 90, 12),
+        ],
+    );
+    let layout = layout(&btf.build(), "flags");
+    let place = |name: &str| {
+        let field = &layout.members[name];
+        (field.offset, field.size, field.bits)
+    };
+    assert_eq!(place("plain"), (0, 4, None));
+    assert_eq!(place("one"), (4, 4, Some(Bits { shift: 0, width: 1 })));
+    assert_eq!(place("three"), (4, 4, Some(Bits { shift: 1, width: 3 })));
+    assert_eq!(place("byte"), (8, 1, Some(Bits { shift: 5, width: 2 })));
+    // Bits 90 to 101 lie in two ints of a packed struct: the bytes 11 and 12 hold them.
+    assert_eq!(place("straddles"), (11, 2, Some(Bits { shift: 2, width: 12 })));
+}
+
+#[test]
+fn a_bitfield_of_the_old_form_is_an_int_with_fewer_bits() {
+    let mut btf = BtfBuilder::new();
+    let three = btf.raw("unsigned int", 1, false, 0, 4, &[(2 << 16) | 3]);
+    btf.structure("old", 8, &[("bits", three, 32)]);
+    let layout = layout(&btf.build(), "old");
+    assert_eq!(layout.members["bits"].bits, Some(Bits { shift: 2, width: 3 }));
+    assert_eq!((layout.members["bits"].offset, layout.members["bits"].size), (4, 4));
+}
+
+#[test]
+fn arrays_pointers_and_enums_say_what_they_hold() {
+    let mut btf = BtfBuilder::new();
+    let char_type = btf.int("char", 1, true);
+    let comm = btf.array(char_type, 16);
+    let task = btf.forward("task_struct");
+    let task_pointer = btf.pointer(task);
+    let file = btf.structure("file", 184, &[("pad", comm, 0)]);
+    let tagged = btf.type_tag("rcu", file);
+    let constant = btf.constant(tagged);
+    let file_pointer = btf.pointer(constant);
+    let grid_row = btf.array(file, 3);
+    let grid = btf.array(grid_row, 2);
+    let flexible = btf.array(file_pointer, 0);
+    let void_pointer = btf.pointer(0);
+    let state = btf.enumeration("state", true, &[("GONE", -1)]);
+    btf.structure(
+        "all",
+        1200,
+        &[
+            ("comm", comm, 0),
+            ("task", task_pointer, 128),
+            ("file", file_pointer, 192),
+            ("grid", grid, 256),
+            ("void", void_pointer, 9088),
+            ("state", state, 9152),
+            ("fds", flexible, 9600),
+        ],
+    );
+    let layout = layout(&btf.build(), "all");
+    let kind = |name: &str| layout.members[name].kind.clone();
+    let array = |count, stride, element| FieldKind::Array { count, stride, element: Box::new(element) };
+    let pointer = |target: Option<&str>, target_size| FieldKind::Pointer {
+        target: target.map(str::to_owned),
+        target_size,
+    };
+    let file = || FieldKind::Record { name: Some("file".to_owned()) };
+    assert_eq!(kind("comm"), array(16, 1, FieldKind::Integer { signed: true }));
+    assert_eq!(kind("task"), pointer(Some("task_struct"), None));
+    assert_eq!(kind("file"), pointer(Some("file"), Some(184)));
+    assert_eq!(kind("grid"), array(2, 552, array(3, 184, file())));
+    assert_eq!(layout.members["grid"].size, 1104);
+    assert_eq!(kind("void"), pointer(None, None));
+    assert_eq!(kind("state"), FieldKind::Enum { name: Some("state".to_owned()), signed: true });
+    assert_eq!(kind("fds"), array(0, 8, pointer(Some("file"), Some(184))));
+    assert_eq!((layout.members["fds"].offset, layout.members["fds"].size), (1200, 0));
+}
+
+#[test]
+fn enum_values_keep_their_sign_and_width() {
+    let mut btf = BtfBuilder::new();
+    let signed = btf.enumeration("signed", true, &[("MINUS", -2), ("ZERO", 0)]);
+    let unsigned = btf.enumeration("unsigned", false, &[("TOP", -1)]);
+    let wide = btf.enumeration64("wide", false, &[("TOP", u64::MAX)]);
+    let wide_signed = btf.enumeration64("wide_signed", true, &[("MINUS", u64::MAX)]);
+    let bytes = btf.build();
+    let btf = Btf::parse(&bytes).unwrap();
+    let ids: Vec<_> = btf.ids().collect();
+    let values =
+        |number: u32| btf.enum_values(*ids.iter().find(|id| id.number() == number).unwrap()).unwrap();
+    assert_eq!(values(signed), [("MINUS", -2), ("ZERO", 0)]);
+    assert_eq!(values(unsigned), [("TOP", 0xffff_ffff)]);
+    assert_eq!(values(wide), [("TOP", i128::from(u64::MAX))]);
+    assert_eq!(values(wide_signed), [("MINUS", -1)]);
+}
+
+#[test]
+fn a_type_that_is_no_enum_has_no_values_and_one_that_is_no_record_has_no_layout() {
+    let bytes = small();
+    let btf = Btf::parse(&bytes).unwrap();
+    let list = btf.find(Kind::Struct, "list_head").unwrap().unwrap();
+    let int = btf.find(Kind::Int, "int").unwrap().unwrap();
+    assert_eq!(
+        btf.enum_values(list).unwrap_err().to_string(),
+        "BTF type 2 is of kind Struct where enum was expected"
+    );
+    assert!(matches!(btf.enum_values(int), Err(Error::BtfKind { kind: Kind::Int, .. })));
+    assert_eq!(
+        btf.layout(int, &|_| true).unwrap_err().to_string(),
+        "BTF type 1 is of kind Int where struct or union was expected"
+    );
+}
+
+fn small() -> Vec<u8> {
+    let mut btf = BtfBuilder::new();
+    let int = btf.int("int", 4, true);
+    btf.structure("list_head", 8, &[("next", int, 0), ("prev", int, 32)]);
+    btf.build()
+}
+
+#[test]
+fn a_truncated_btf_is_refused_at_every_length() {
+    let bytes = small();
+    for len in 0..bytes.len() {
+        assert!(Btf::parse(&bytes[..len]).is_err(), "{len} of {} bytes", bytes.len());
+    }
+}
+
+#[test]
+fn bytes_after_the_btf_do_not_belong_to_it() {
+    let mut bytes = small();
+    let len = bytes.len();
+    bytes.extend_from_slice(&[0xaa; 100]);
+    assert_eq!(Btf::parse(&bytes).unwrap().as_bytes(), &bytes[..len]);
+}
+
+#[test]
+fn a_header_of_another_kind_is_refused_by_field() {
+    let changed = |at: usize, value: u8| {
+        let mut bytes = small();
+        bytes[at] = value;
+        Btf::parse(&bytes).unwrap_err().to_string()
+    };
+    assert_eq!(changed(0, 0), "BTF header field magic is 0xeb00 where 0xeb9f, little-endian was expected");
+    assert_eq!(changed(2, 9), "BTF header field version is 0x9 where 1 was expected");
+    assert_eq!(changed(3, 1), "BTF header field flags is 0x1 where 0 was expected");
+    assert_eq!(changed(4, 8), "BTF header field hdr_len is 0x8 where at least 24 was expected");
+}
+
+#[test]
+fn an_unknown_kind_and_reserved_bits_are_refused() {
+    let mut btf = BtfBuilder::new();
+    btf.raw("new", 20, false, 0, 0, &[]);
+    assert!(matches!(Btf::parse(&btf.build()), Err(Error::BtfUnknownKind { id: 1, kind: 20 })));
+    let mut bytes = small();
+    bytes[24 + 4 + 2] = 1;
+    assert!(matches!(Btf::parse(&bytes), Err(Error::BtfUnknownKind { id: 1, kind: 1 })));
+}
+
+#[test]
+fn a_name_outside_the_strings_is_refused() {
+    let mut bytes = small();
+    bytes[24..28].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert!(matches!(Btf::parse(&bytes), Err(Error::BtfStringOffset { offset: u32::MAX, .. })));
+}
+
+#[test]
+fn a_typedef_of_itself_does_not_hang() {
+    let mut btf = BtfBuilder::new();
+    btf.typedef("loop", 1);
+    btf.structure("s", 8, &[("x", 1, 0)]);
+    let bytes = btf.build();
+    let btf = Btf::parse(&bytes).unwrap();
+    let id = btf.find(Kind::Struct, "s").unwrap().unwrap();
+    assert!(matches!(btf.layout(id, &|_| true), Err(Error::BtfTooDeep { .. })));
+}
+
+#[test]
+fn an_array_of_itself_and_an_anonymous_struct_in_itself_do_not_hang() {
+    let mut btf = BtfBuilder::new();
+    let array = btf.array(1, 2);
+    btf.structure("a", 8, &[("x", array, 0)]);
+    btf.structure("", 8, &[("", 3, 0)]);
+    btf.structure("b", 8, &[("", 3, 0)]);
+    let bytes = btf.build();
+    let btf = Btf::parse(&bytes).unwrap();
+    for name in ["a", "b"] {
+        let id = btf.find(Kind::Struct, name).unwrap().unwrap();
+        assert!(matches!(btf.layout(id, &|_| true), Err(Error::BtfTooDeep { .. })), "{name}");
+    }
+}
+
+#[test]
+fn anonymous_structs_that_double_at_every_level_are_cut_off() {
+    let mut btf = BtfBuilder::new();
+    let int = btf.int("int", 4, false);
+    let mut inner = btf.structure("", 4, &[("x", int, 0)]);
+    for _ in 0..30 {
+        inner = btf.structure("", 4, &[("", inner, 0), ("", inner, 0)]);
+    }
+    btf.structure("bomb", 4, &[("", inner, 0)]);
+    let bytes = btf.build();
+    let btf = Btf::parse(&bytes).unwrap();
+    let id = btf.find(Kind::Struct, "bomb").unwrap().unwrap();
+    assert!(matches!(btf.layout(id, &|_| true), Err(Error::BtfTooManyMembers { .. })));
+}
+
+#[test]
+fn a_member_outside_of_its_record_is_refused() {
+    let mut btf = BtfBuilder::new();
+    let int = btf.int("int", 4, false);
+    btf.structure("short", 4, &[("x", int, 8)]);
+    let bytes = btf.build();
+    let btf = Btf::parse(&bytes).unwrap();
+    let id = btf.find(Kind::Struct, "short").unwrap().unwrap();
+    let error = btf.layout(id, &|_| true).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("BTF type {} of 4 bytes has member x at bit 8, outside of it", id.number())
+    );
+}
+
+#[test]
+fn a_reference_to_a_type_that_is_not_there_is_refused() {
+    let mut btf = BtfBuilder::new();
+    btf.structure("s", 4, &[("x", 77, 0)]);
+    let bytes = btf.build();
+    let btf = Btf::parse(&bytes).unwrap();
+    let id = btf.find(Kind::Struct, "s").unwrap().unwrap();
+    assert!(matches!(btf.layout(id, &|_| true), Err(Error::BtfTypeId { id: 77, count: 2 })));
 }

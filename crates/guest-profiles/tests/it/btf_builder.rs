@@ -40,14 +40,14 @@ impl BtfBuilder {
         extra: &[u32],
     ) -> u32 {
         let name = self.string(name);
-        self.words(&[name, u32::from(flag) << 31 | kind << 24 | vlen, size_or_type]);
+        self.words(&[name, (u32::from(flag) << 31) | (kind << 24) | vlen, size_or_type]);
         self.words(extra);
         self.count += 1;
         self.count
     }
 
     pub fn int(&mut self, name: &str, size: u32, signed: bool) -> u32 {
-        self.raw(name, 1, false, 0, size, &[u32::from(signed) << 24 | size * 8])
+        self.raw(name, 1, false, 0, size, &[(u32::from(signed) << 24) | (size * 8)])
     }
 
     pub fn pointer(&mut self, target: u32) -> u32 {
@@ -79,7 +79,7 @@ impl BtfBuilder {
     pub fn bitfields(&mut self, name: &str, size: u32, members: &[(&str, u32, u32, u32)]) -> u32 {
         let mut extra = Vec::new();
         for (name, target, bits, width) in members {
-            extra.extend([self.string(name), *target, width << 24 | bits]);
+            extra.extend([self.string(name), *target, (width << 24) | bits]);
         }
         self.raw(name, 4, true, u32::try_from(members.len()).unwrap(), size, &extra)
     }

@@ -11,4 +11,10 @@
 mod btf;
 mod btf_builder;
 mod debian;
+mod elf_notes;
+mod hostile;
+mod kallsyms;
+mod kallsyms_builder;
 mod kernels;
+mod profile;
+mod vmcoreinfo;
