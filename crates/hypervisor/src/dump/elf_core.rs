@@ -13,6 +13,8 @@ const PROGRAM_HEADER: usize = 56;
 const SECTION_HEADER: usize = 64;
 const ET_CORE: u16 = 4;
 const EM_X86_64: u16 = 62;
+/// What QEMU writes while the first CPU is not in long mode yet (target/i386/arch_dump.c); the memory is the same.
+const EM_386: u16 = 3;
 const PT_LOAD: u32 = 1;
 /// In `e_phnum`: the number is in `sh_info` of section 0.
 const PN_XNUM: u16 = 0xffff;
@@ -36,13 +38,13 @@ pub(super) fn segments(image: &Image) -> Result<Vec<Segment>, Error> {
     let header: [u8; HEADER] = image.bytes(0)?;
     let [_, _, _, _, class, encoding, ..] = header;
     if class != 2 || encoding != 1 {
-        return Err(image.malformed("it is no 64-bit little-endian ELF file".to_owned()));
+        return Err(image.malformed("it is no 64-bit little-endian ELF file (QEMU writes a 32-bit one before the guest's kernel runs)".to_owned()));
     }
     let (kind, machine) = (u16_at(&header, 16), u16_at(&header, 18));
     if kind != ET_CORE {
         return Err(image.malformed(format!("it is an ELF file of type {kind}, not a core (4)")));
     }
-    if machine != EM_X86_64 {
+    if machine != EM_X86_64 && machine != EM_386 {
         return Err(image.malformed(format!("it is a core of ELF machine {machine}, not x86-64 (62)")));
     }
     let table = u64_at(&header, 32);

@@ -22,5 +22,5 @@ pub(crate) use memory::{joined, page_aligned};
 pub use nics::nics;
 pub(crate) use open::open;
 pub(crate) use process::Process;
-pub use process_mem::{ProcessMem, open_mem};
+pub use process_mem::{Absent, ProcessMem, open_mem};
 pub use shared_mem::SharedMem;

@@ -10,6 +10,7 @@ use crate::Error;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde_json::{Value, json};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -142,8 +143,8 @@ fn parse_line(line: &str) -> Option<FlatRange> {
 }
 
 /// The flat view as placements of the machine's blocks, after holding it against the machine's rules. Firmware and video
-/// memory are blocks of their own and left out. Below 1 MiB the chipset switches what is seen, so the rules are not held
-/// against that.
+/// memory are blocks of their own and left out. Below 1 MiB the chipset switches what is seen while the guest runs, so
+/// what was to be seen at one moment says little, and the rules stand.
 pub fn placements(pid: u32, machine: &Machine, ranges: &[FlatRange]) -> Result<Vec<Placement>, Error> {
     const LOW: u64 = 1 << 20;
     let block_number = |name: &str| {
@@ -164,10 +165,8 @@ pub fn placements(pid: u32, machine: &Machine, ranges: &[FlatRange]) -> Result<V
         Err(Error::LayoutUncertain { .. } | Error::UnknownMachine { .. }) => return Ok(placements),
         Err(error) => return Err(error),
     };
-    for rule in rules.iter().filter(|rule| rule.guest.end().0 > LOW) {
-        let start = rule.guest.start.0.max(LOW);
-        let offset = rule.offset.saturating_add(start - rule.guest.start.0);
-        let len = rule.guest.end().0.saturating_sub(start);
+    for rule in rules.iter().filter_map(|rule| part(rule, LOW..u64::MAX)) {
+        let Placement { guest: Region { start: Gpa(start), len }, offset, .. } = rule;
         let agrees = placements.iter().any(|placement| {
             placement.block == rule.block
                 && placement.guest.contains(Gpa(start), len)
@@ -188,5 +187,17 @@ pub fn placements(pid: u32, machine: &Machine, ranges: &[FlatRange]) -> Result<V
             });
         }
     }
-    Ok(placements)
+    let below = rules.iter().filter_map(|rule| part(rule, 0..LOW));
+    let above = placements.iter().filter_map(|placement| part(placement, LOW..u64::MAX));
+    let mut all: Vec<Placement> = below.chain(above).collect();
+    all.sort_by_key(|placement| placement.guest.start);
+    Ok(all)
+}
+
+/// What of a placement lies in `within`.
+fn part(placement: &Placement, within: Range<u64>) -> Option<Placement> {
+    let start = placement.guest.start.0.max(within.start);
+    let len = placement.guest.end().0.min(within.end).checked_sub(start).filter(|&len| len > 0)?;
+    let offset = placement.offset.checked_add(start.checked_sub(placement.guest.start.0)?)?;
+    Some(Placement { guest: Region { start: Gpa(start), len }, block: placement.block, offset })
 }

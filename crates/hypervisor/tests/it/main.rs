@@ -1,0 +1,16 @@
+//! Tests of finding guests and reading their memory, on parsers alone, on memory files of the test's own, and on real QEMU.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub, unsafe_code)]
+// A test that is not run says so on the output that the test harness captures.
+#![allow(clippy::print_stdout)]
+
+mod cmdline;
+mod images;
+mod lab;
+mod layout;
+mod locate;
+mod maps;
+mod monitor;
+mod process_memory;
+mod qemu;
+mod shared_memory;
+mod target;

@@ -1,0 +1,87 @@
+use hypervisor::Error;
+use hypervisor::kvm::cmdline::Options;
+use hypervisor::kvm::layout::Placement;
+use hypervisor::kvm::machine::{Machine, parse as machine};
+use hypervisor::kvm::monitor::{FlatRange, parse, placements};
+use proptest::prelude::*;
+use vmi_core::{Gpa, Region};
+
+/// QEMU 7.2.22 under KVM, q35, two NUMA nodes of 1536 MiB.
+const Q35: &str = "\
+FlatView #0
+ AS \"I/O\", root: io
+ Root memory region: io
+  0000000000000000-0000000000000007 (prio 0, i/o): dma-chan
+
+FlatView #1
+ AS \"memory\", root: system
+ AS \"cpu-memory-0\", root: system
+ Root memory region: system
+  0000000000000000-00000000000c2fff (prio 0, ram): ram-node0 KVM
+  00000000000c3000-00000000000e7fff (prio 0, rom): ram-node0 @00000000000c3000 KVM
+  0000000000100000-000000005fffffff (prio 0, ram): ram-node0 @0000000000100000 KVM
+  0000000060000000-000000007fffffff (prio 0, ram): ram-node1 KVM
+  00000000fec00000-00000000fec00fff (prio 0, i/o): ioapic
+  00000000fffc0000-00000000ffffffff (prio 0, rom): pc.bios KVM
+  0000000100000000-000000013fffffff (prio 0, ram): ram-node1 @0000000020000000 KVM
+
+";
+
+fn numa() -> Machine {
+    let line = "-M q35 -m 3072 -object memory-backend-ram,id=ram-node0,size=1536M \
+                -object memory-backend-ram,id=ram-node1,size=1536M -numa node,memdev=ram-node0 -numa node,memdev=ram-node1";
+    machine(1, "qemu-system-x86_64", &Options::parse(&line.split(' ').collect::<Vec<_>>())).unwrap()
+}
+
+fn range(start: u64, end: u64, block: &str, offset: u64) -> FlatRange {
+    FlatRange { guest: Region { start: Gpa(start), len: end - start }, block: block.to_owned(), offset }
+}
+
+#[test]
+fn ram_and_rom_of_the_right_view_are_read() {
+    assert_eq!(
+        parse(Q35),
+        [
+            range(0, 0xc_3000, "ram-node0", 0),
+            range(0xc_3000, 0xe_8000, "ram-node0", 0xc_3000),
+            range(0x10_0000, 0x6000_0000, "ram-node0", 0x10_0000),
+            range(0x6000_0000, 0x8000_0000, "ram-node1", 0),
+            range(0xfffc_0000, 0x1_0000_0000, "pc.bios", 0),
+            range(0x1_0000_0000, 0x1_4000_0000, "ram-node1", 0x2000_0000),
+        ]
+    );
+}
+
+#[test]
+fn a_view_that_agrees_with_the_rules_gives_placements_of_ram_blocks() {
+    let placed = placements(1, &numa(), &parse(Q35)).unwrap();
+    assert_eq!(placed.len(), 5, "{placed:x?}");
+    let guest = Region { start: Gpa(0x1_0000_0000), len: 0x4000_0000 };
+    assert_eq!(placed[4], Placement { guest, block: 1, offset: 0x2000_0000 });
+}
+
+#[test]
+fn a_view_that_contradicts_the_rules_is_an_error_naming_both() {
+    let other = Q35.replace("@0000000020000000", "@0000000030000000");
+    let error = placements(5, &numa(), &parse(&other)).unwrap_err();
+    assert!(matches!(error, Error::LayoutContradiction { .. }), "{error}");
+    let message = error.to_string();
+    for part in ["ram-node1 at 0x30000000", "ram-node1 at 0x20000000", "machine `q35`", "process 5"] {
+        assert!(message.contains(part), "{message}");
+    }
+    let missing: String = Q35
+        .lines()
+        .filter(|line| !line.contains("0000000060000000"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert!(
+        placements(5, &numa(), &parse(&missing)).unwrap_err().to_string().contains("says `nothing there`")
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_answer_breaks_the_parser(text in "(FlatView #|AS \"memory\"|\n|[0-9a-f]{16}|-| \\(prio |, ram\\): |@|\\PC)*") {
+        let _ = placements(1, &numa(), &parse(&text));
+    }
+}
