@@ -1,0 +1,87 @@
+//! The real [`Engine`]: VMs of this host, their memory, their kernels.
+//!
+//! A VM's memory is opened once. Its kernel is located once per boot and proved to be the same one, cheaply, before
+//! each look.
+
+use crate::engine::{Engine, Guest, Listed, LookError};
+use crate::trust::chain;
+use facts::{Nic, Snapshot, Vm};
+use hypervisor::{OpenedVm, Target};
+use introspect::{Kernel, Options};
+use std::time::Duration;
+use vmi_core::{Budget, MemoryError};
+
+/// What finding a kernel may cost: one pass over guest memory, once per boot.
+const LOCATE: Budget = Budget { time: Duration::from_secs(10), bytes: 64 << 30 };
+
+/// The VMs of this host.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LiveEngine;
+
+impl Engine for LiveEngine {
+    fn list(&self) -> Result<Listed, LookError> {
+        let listing = hypervisor::list().map_err(|error| LookError::Unreadable(chain(&error)))?;
+        let problems = listing.problems.into_iter().map(|problem| problem.detail).collect();
+        Ok(Listed { vms: listing.vms, problems })
+    }
+
+    fn open(&self, vm: &Vm) -> Result<Box<dyn Guest>, LookError> {
+        let pid = pid(vm)?;
+        let opened = hypervisor::open(&Target::Pid(pid)).map_err(|error| hypervisor_error(&error))?;
+        if opened.vm.id != vm.id {
+            return Err(LookError::Gone(format!("Process {pid} is another VM now")));
+        }
+        for note in &opened.notes {
+            tracing::warn!(vm = vm.name, "{note}");
+        }
+        Ok(Box::new(LiveGuest { opened, kernel: None }))
+    }
+
+    fn nics(&self, vm: &Vm) -> Result<Vec<Nic>, LookError> {
+        hypervisor::nics(pid(vm)?).map_err(|error| hypervisor_error(&error))
+    }
+}
+
+fn pid(vm: &Vm) -> Result<u32, LookError> {
+    vm.pid.ok_or_else(|| LookError::Unreadable(format!("VM {} has no process on this host", vm.name)))
+}
+
+fn hypervisor_error(error: &hypervisor::Error) -> LookError {
+    match error {
+        hypervisor::Error::ProcessGone { .. } => LookError::Gone(chain(error)),
+        _ => LookError::Unreadable(chain(error)),
+    }
+}
+
+#[derive(Debug)]
+struct LiveGuest {
+    opened: OpenedVm,
+    kernel: Option<Kernel>,
+}
+
+impl LiveGuest {
+    fn look_error(&self, error: &introspect::Error) -> LookError {
+        match error {
+            introspect::Error::Memory(MemoryError::Gone { .. }) => LookError::Gone(chain(error)),
+            _ if !self.opened.is_alive() => LookError::Gone(chain(error)),
+            _ => LookError::Unreadable(chain(error)),
+        }
+    }
+}
+
+impl Guest for LiveGuest {
+    fn look(&mut self) -> Result<Snapshot, LookError> {
+        let memory = self.opened.memory.as_ref();
+        let known = match self.kernel.take() {
+            Some(kernel) if kernel.is_current(memory).map_err(|error| self.look_error(&error))? => Some(kernel),
+            _ => None,
+        };
+        let kernel = match known {
+            Some(kernel) => kernel,
+            None => introspect::locate(memory, LOCATE).map_err(|error| self.look_error(&error))?,
+        };
+        let snapshot = introspect::snapshot(memory, &kernel, &self.opened.vm, &Options::default());
+        self.kernel = Some(kernel);
+        snapshot.map_err(|error| self.look_error(&error))
+    }
+}

@@ -1,0 +1,175 @@
+//! One look at one VM, from opening its memory to cutting it off.
+
+use crate::engine::{Guest, LookError};
+use crate::events::{Event, LookRef, VmRef};
+use crate::registry::CertificateRef;
+use crate::run::Shared;
+use crate::trust::Match;
+use crate::watch::{Outcome, Watch};
+use facts::{Nic, Snapshot, Verdict, Vm};
+use jiff::Timestamp;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// A look that fails is made again only after this many times what it took: finding a kernel that is not there (yet)
+/// costs a pass over guest memory.
+const REST_AFTER_FAILURE: u32 = 10;
+
+/// A VM on its way through the schedule.
+#[derive(Debug)]
+pub(crate) struct Job {
+    vm: Vm,
+    gone: Arc<AtomicBool>,
+    guest: Option<Box<dyn Guest>>,
+    watch: Watch,
+    /// Looks in a row that came early to confirm a finding.
+    early: u32,
+    verdict: Option<Verdict>,
+    /// What was told last about not being readable, or about ambiguous certificates.
+    told: Option<String>,
+}
+
+impl Job {
+    pub(crate) fn new(vm: Vm, gone: Arc<AtomicBool>) -> Self {
+        Self { vm, gone, guest: None, watch: Watch::default(), early: 0, verdict: None, told: None }
+    }
+
+    /// Does what is due. Returns when it is due again; `None` when the VM is gone.
+    pub(crate) fn run(&mut self, shared: &Shared) -> Option<Instant> {
+        if self.gone.load(Ordering::Acquire) {
+            return None;
+        }
+        let started = Instant::now();
+        let certificate = match shared.trust().find(&self.vm, Timestamp::now()) {
+            Match::One(certificate) => certificate,
+            Match::None => return Some(self.uncertified(shared, None)),
+            Match::Ambiguous(services) => return Some(self.uncertified(shared, Some(services))),
+        };
+        let snapshot = match self.snapshot(shared) {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Some(self.failed(shared, &error, started)),
+        };
+        self.told = None;
+        let ended = Instant::now();
+        let least = shared.config.confirmations;
+        let outcome = self.watch.take(&self.vm, &snapshot, &certificate, least, started, ended);
+        shared.registry.change(&self.vm, |record| {
+            record.certificate =
+                Some(CertificateRef { service: certificate.service.clone(), serial: certificate.serial });
+            record.verdict = Some(outcome.verdict);
+            record.looks = record.looks.saturating_add(1);
+            record.last_look = Some(snapshot.taken_at.clone());
+            record.elapsed_us = Some(snapshot.elapsed_us);
+            record.kernel = Some(snapshot.kernel.release.clone());
+            record.confirmed.clone_from(&outcome.confirmed);
+            record.pending.clone_from(&outcome.pending);
+            record.problem = None;
+        });
+        // The rules come first: what is told can wait, what leaks cannot.
+        let action = self.act(shared, &outcome);
+        for event in outcome.events.iter().chain(&action) {
+            shared.sink.emit(event);
+        }
+        self.tell_verdict(shared, outcome.verdict, Some(&snapshot));
+        Some(self.due_again(shared, &outcome))
+    }
+
+    fn snapshot(&mut self, shared: &Shared) -> Result<Snapshot, LookError> {
+        let guest = match &mut self.guest {
+            Some(guest) => guest,
+            none => none.insert(shared.engine.open(&self.vm)?),
+        };
+        guest.look()
+    }
+
+    fn act(&self, shared: &Shared, outcome: &Outcome) -> Vec<Event> {
+        let alive: BTreeSet<&str> =
+            outcome.confirmed.iter().chain(&outcome.pending).map(|finding| finding.id.as_str()).collect();
+        let nics = || nics(shared, &self.vm);
+        let first_seen = |ids: &[String]| self.watch.first_seen(ids);
+        shared.keeper().judge(&self.vm, &outcome.grounds, &alive, nics, first_seen)
+    }
+
+    /// Soon, when a finding waits for its confirmation; but a guest that makes up new findings at every look gets no
+    /// more than one early run of looks per interval.
+    fn due_again(&mut self, shared: &Shared, outcome: &Outcome) -> Instant {
+        let wait = if !outcome.pending.is_empty() && self.early < outcome.looks_to_confirm {
+            self.early = self.early.saturating_add(1);
+            shared.config.confirm_after
+        } else {
+            self.early = 0;
+            shared.config.interval
+        };
+        after(wait)
+    }
+
+    fn uncertified(&mut self, shared: &Shared, ambiguous: Option<Vec<String>>) -> Instant {
+        // What was open under a certificate that is used no longer is nobody's finding now.
+        self.watch = Watch::default();
+        self.early = 0;
+        if let Some(services) = ambiguous {
+            let told = services.join(", ");
+            if self.told.as_ref() != Some(&told) {
+                shared.sink.emit(&Event::CertificateAmbiguous { vm: VmRef::from(&self.vm), services });
+            }
+            self.told = Some(told);
+        }
+        let problem = self.told.clone().map(|services| format!("Certificates of several services fit: {services}"));
+        shared.registry.change(&self.vm, |record| {
+            record.certificate = None;
+            record.verdict = Some(Verdict::Uncertified);
+            record.confirmed.clear();
+            record.pending.clear();
+            record.problem = problem;
+        });
+        self.tell_verdict(shared, Verdict::Uncertified, None);
+        after(shared.config.interval)
+    }
+
+    fn failed(&mut self, shared: &Shared, error: &LookError, started: Instant) -> Instant {
+        // Opened anew next time: what was opened may be what is wrong.
+        self.guest = None;
+        self.early = 0;
+        let rest = started.elapsed().saturating_mul(REST_AFTER_FAILURE);
+        // A VM that ended is told by the discovery, which knows it from the host.
+        if let LookError::Unreadable(reason) = error {
+            shared.registry.change(&self.vm, |record| {
+                record.verdict = Some(Verdict::Unreadable);
+                record.problem = Some(reason.clone());
+            });
+            if self.told.as_ref() != Some(reason) {
+                let (vm, reason) = (VmRef::from(&self.vm), reason.clone());
+                shared.sink.emit(&Event::VmUnreadable { vm, reason });
+            }
+            self.told = Some(reason.clone());
+            self.tell_verdict(shared, Verdict::Unreadable, None);
+        }
+        after(rest.max(shared.config.interval))
+    }
+
+    fn tell_verdict(&mut self, shared: &Shared, verdict: Verdict, snapshot: Option<&Snapshot>) {
+        if self.verdict.replace(verdict) == Some(verdict) {
+            return;
+        }
+        let look = snapshot.map(|snapshot| LookRef {
+            taken_at: snapshot.taken_at.clone(),
+            elapsed_us: snapshot.elapsed_us,
+        });
+        shared.sink.emit(&Event::VmVerdict { vm: VmRef::from(&self.vm), verdict, look });
+    }
+}
+
+/// The devices of a VM; none when they cannot be told, which the quarantine then reports.
+pub(crate) fn nics(shared: &Shared, vm: &Vm) -> Vec<Nic> {
+    shared.engine.nics(vm).unwrap_or_else(|error| {
+        tracing::warn!(vm = vm.name, %error, "the VM's network devices cannot be told");
+        Vec::new()
+    })
+}
+
+fn after(wait: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(wait).unwrap_or(now)
+}

@@ -1,0 +1,127 @@
+//! What is known of every VM that runs now: the table that workers write and the control API reads.
+
+use facts::{Finding, Verdict, Vm};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// One running VM: its identity, and the process that runs it (two VMs can have been given one identity).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key {
+    id: String,
+    pid: Option<u32>,
+    domid: Option<u32>,
+}
+
+impl From<&Vm> for Key {
+    fn from(vm: &Vm) -> Self {
+        Self { id: vm.id.clone(), pid: vm.pid, domid: vm.domid }
+    }
+}
+
+/// Certificate that a VM is held against.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CertificateRef {
+    /// Its service.
+    pub service: String,
+    /// Its serial.
+    pub serial: u64,
+}
+
+/// One VM as last seen.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) vm: Vm,
+    /// Set when the VM ended; its worker drops it at the next look.
+    pub(crate) gone: Arc<AtomicBool>,
+    pub(crate) certificate: Option<CertificateRef>,
+    /// `None` until the first look.
+    pub(crate) verdict: Option<Verdict>,
+    pub(crate) looks: u64,
+    pub(crate) last_look: Option<String>,
+    pub(crate) elapsed_us: Option<u64>,
+    pub(crate) kernel: Option<String>,
+    pub(crate) confirmed: Vec<Finding>,
+    pub(crate) pending: Vec<Finding>,
+    pub(crate) problem: Option<String>,
+}
+
+impl Record {
+    fn new(vm: Vm) -> Self {
+        Self {
+            vm,
+            gone: Arc::default(),
+            certificate: None,
+            verdict: None,
+            looks: 0,
+            last_look: None,
+            elapsed_us: None,
+            kernel: None,
+            confirmed: Vec::new(),
+            pending: Vec::new(),
+            problem: None,
+        }
+    }
+
+    /// Ids of every finding that is open or may become so.
+    pub(crate) fn finding_ids(&self) -> Vec<String> {
+        self.confirmed.iter().chain(&self.pending).map(|finding| finding.id.clone()).collect()
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Registry(Mutex<BTreeMap<Key, Record>>);
+
+/// What a new list of VMs changed.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) appeared: Vec<(Vm, Arc<AtomicBool>)>,
+    pub(crate) gone: Vec<Vm>,
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Record>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the VMs that run now.
+    pub(crate) fn update(&self, vms: Vec<Vm>) -> Changes {
+        let mut records = self.lock();
+        let mut changes = Changes::default();
+        let now: BTreeSet<Key> = vms.iter().map(Key::from).collect();
+        records.retain(|key, record| {
+            let stays = now.contains(key);
+            if !stays {
+                record.gone.store(true, Ordering::Release);
+                changes.gone.push(record.vm.clone());
+            }
+            stays
+        });
+        for vm in vms {
+            if let std::collections::btree_map::Entry::Vacant(vacant) = records.entry(Key::from(&vm)) {
+                let record = vacant.insert(Record::new(vm.clone()));
+                changes.appeared.push((vm, Arc::clone(&record.gone)));
+            }
+        }
+        changes
+    }
+
+    /// Changes one record. Nothing happens when the VM is gone.
+    pub(crate) fn change(&self, vm: &Vm, change: impl FnOnce(&mut Record)) {
+        if let Some(record) = self.lock().get_mut(&Key::from(vm)) {
+            change(record);
+        }
+    }
+
+    /// All records, by identity.
+    pub(crate) fn all(&self) -> Vec<Record> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Those with this name or this identity.
+    pub(crate) fn find(&self, name: &str) -> Vec<Record> {
+        self.lock().values().filter(|record| record.vm.name == name || record.vm.id == name).cloned().collect()
+    }
+}

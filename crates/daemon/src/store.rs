@@ -1,0 +1,40 @@
+//! Small JSON files of the daemon's own memory: highest serials seen, findings that an operator accepted.
+//!
+//! Replaced whole and flushed, like the quarantine journal, so that a crash leaves the old content or the new. A file
+//! that cannot be understood is an error, not an empty memory: forgetting a serial would let an old certificate in.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Most bytes of a file.
+const MAX_FILE: u64 = 16 << 20;
+
+/// Reads a file; the default when there is none.
+pub(crate) fn read<T: DeserializeOwned + Default>(path: &Path) -> io::Result<T> {
+    let mut text = Vec::new();
+    match File::open(path) {
+        Ok(file) => file.take(MAX_FILE).read_to_end(&mut text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
+        Err(error) => return Err(error),
+    };
+    serde_json::from_slice(&text).map_err(io::Error::from)
+}
+
+/// Replaces a file.
+pub(crate) fn write<T: Serialize>(path: &Path, content: &T) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut text = serde_json::to_vec_pretty(content)?;
+    text.push(b'\n');
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&text)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
