@@ -1,0 +1,252 @@
+//! Compares a snapshot with the guest's own `/proc`, entry by entry and field by field.
+//!
+//! Nothing is left out but what `/proc` and the kernel's memory put differently by design, and each such case says why.
+
+use facts::{ExeState, Family, ModuleState, ProcessState, Snapshot};
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use testkit::Truth;
+use testkit::truth::{self, Table};
+
+/// Every difference, as a line. Empty: the tables are equal.
+pub fn differences(truth: &Truth, snapshot: &Snapshot) -> Vec<String> {
+    let mut found = Vec::new();
+    kernel(truth, snapshot, &mut found);
+    processes(truth, snapshot, &mut found);
+    sockets(truth, snapshot, &mut found);
+    modules(truth, snapshot, &mut found);
+    found.extend(snapshot.problems.iter().map(|problem| format!("problem: {problem:?}")));
+    found
+}
+
+fn differ<T: PartialEq + Debug>(found: &mut Vec<String>, what: &str, guest: T, seen: T) {
+    if guest != seen {
+        found.push(format!("{what}: the guest has {guest:?}, we saw {seen:?}"));
+    }
+}
+
+fn kernel(truth: &Truth, snapshot: &Snapshot, found: &mut Vec<String>) {
+    let (guest, seen) = (&truth.kernel, &snapshot.kernel);
+    differ(found, "release", &guest.release, &seen.release);
+    differ(found, "version", Some(&guest.version), seen.version.as_ref());
+    differ(found, "banner", Some(&guest.banner), seen.banner.as_ref());
+    differ(found, "boot id", Some(&guest.boot_id), seen.boot_id.as_ref());
+    differ(found, "build id", guest.build_id.as_ref(), seen.build_id.as_ref());
+    differ(found, "levels", guest.page_table_levels, seen.page_table_levels);
+}
+
+fn processes(truth: &Truth, snapshot: &Snapshot, found: &mut Vec<String>) {
+    let guest: BTreeMap<u32, &truth::Process> = truth.processes.iter().map(|p| (p.pid, p)).collect();
+    let seen: BTreeMap<u32, &facts::Process> = snapshot.processes.iter().map(|p| (p.pid, p)).collect();
+    differ(found, "number of processes", truth.processes.len(), snapshot.processes.len());
+    for pid in guest.keys().filter(|pid| !seen.contains_key(pid)) {
+        found.push(format!("pid {pid} was not seen: {:?}", guest[pid]));
+    }
+    for (pid, seen) in seen {
+        match guest.get(&pid) {
+            Some(guest) => process(guest, seen, found),
+            None => found.push(format!("pid {pid} is not in the guest: {seen:?}")),
+        }
+    }
+}
+
+fn process(guest: &truth::Process, seen: &facts::Process, found: &mut Vec<String>) {
+    let what = |field: &str| format!("pid {} {field}", guest.pid);
+    differ(found, &what("ppid"), Some(guest.ppid), seen.ppid);
+    differ(found, &what("name"), &guest.comm, &seen.name);
+    differ(found, &what("args"), Some(&guest.args), seen.args.as_ref());
+    differ(found, &what("threads"), Some(guest.threads), seen.threads);
+    differ(found, &what("kernel thread"), guest.kernel_thread, seen.kernel_thread);
+    let ids = |ids: [u32; 4]| (Some(ids[0]), Some(ids[1]));
+    differ(found, &what("uid, euid"), ids(guest.uids), (seen.uid, seen.euid));
+    differ(found, &what("gid, egid"), ids(guest.gids), (seen.gid, seen.egid));
+    let capabilities = seen.capabilities_effective.map(|bits| bits.0);
+    differ(found, &what("capabilities"), Some(guest.capabilities_effective), capabilities);
+    // Clock ticks of 10 ms (USER_HZ).
+    differ(found, &what("start"), Some(guest.start_ticks), seen.start_time_ns.map(|ns| ns / 10_000_000));
+    differ(found, &what("cgroup"), guest.cgroup.as_ref(), seen.cgroup.as_ref());
+    differ(found, &what("state"), state_of_letter(guest.state), seen.state.map(settled));
+    let namespaces = facts::Namespaces {
+        pid: guest.namespaces.pid,
+        net: guest.namespaces.net,
+        mnt: guest.namespaces.mnt,
+        user: guest.namespaces.user,
+        uts: guest.namespaces.uts,
+        ipc: guest.namespaces.ipc,
+        cgroup: guest.namespaces.cgroup,
+    };
+    differ(found, &what("namespaces"), &namespaces, &seen.namespaces);
+
+    let (exe, state) = match guest.exe.as_deref() {
+        None => (None, ExeState::None),
+        Some(link) => match link.strip_suffix(" (deleted)") {
+            None => (Some(link), ExeState::Present),
+            Some(path) if path.starts_with("/memfd:") => (Some(path), ExeState::Memfd),
+            Some(path) => (Some(path), ExeState::Deleted),
+        },
+    };
+    differ(found, &what("exe"), (exe, Some(state)), (seen.exe.as_deref(), seen.exe_state));
+    differ(
+        found,
+        &what("views"),
+        ["task_list"].as_slice(),
+        &seen.views.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+}
+
+/// Running, sleeping and idle come and go while nothing else changes; stopped, traced and dead do not.
+fn settled(state: ProcessState) -> ProcessState {
+    match state {
+        ProcessState::Running | ProcessState::DiskSleep | ProcessState::Idle => ProcessState::Sleeping,
+        other => other,
+    }
+}
+
+fn state_of_letter(letter: char) -> Option<ProcessState> {
+    Some(match letter {
+        'R' | 'S' | 'D' | 'I' => ProcessState::Sleeping,
+        'T' => ProcessState::Stopped,
+        't' => ProcessState::TracingStop,
+        'X' => ProcessState::Dead,
+        'Z' => ProcessState::Zombie,
+        'P' => ProcessState::Parked,
+        _ => return None,
+    })
+}
+
+/// A socket in the words of `/proc/net/*`, for both sides.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Line {
+    table: Table,
+    net_namespace: Option<u32>,
+    inode: Option<u64>,
+    state: Option<String>,
+    local: Option<(String, u16)>,
+    remote: Option<(String, u16)>,
+    path: Option<String>,
+    protocol: Option<String>,
+    uid: Option<u32>,
+    processes: Vec<u32>,
+}
+
+fn sockets(truth: &Truth, snapshot: &Snapshot, found: &mut Vec<String>) {
+    let mut guest: Vec<Line> = truth.sockets.iter().map(guest_line).collect();
+    let mut seen: Vec<Line> = snapshot
+        .sockets
+        .iter()
+        .filter(|socket| socket.views.iter().any(|view| view == "hash_table"))
+        .filter_map(|socket| match seen_line(socket) {
+            Some(line) => Some(line),
+            None => {
+                found.push(format!("a socket that belongs in no table of /proc/net: {socket:?}"));
+                None
+            }
+        })
+        .collect();
+    guest.sort();
+    seen.sort();
+    for line in guest.iter().filter(|line| !seen.contains(line)) {
+        found.push(format!("socket of the guest not seen so: {line:?}"));
+    }
+    for line in seen.iter().filter(|line| !guest.contains(line)) {
+        found.push(format!("socket seen that the guest does not have so: {line:?}"));
+    }
+    differ(found, "number of sockets", guest.len(), seen.len());
+    // What only descriptors lead to is in no table of /proc/net because it is bound to nothing.
+    for socket in snapshot.sockets.iter().filter(|socket| socket.views == ["file_table"]) {
+        let bound = socket.local_port.is_some_and(|port| port != 0) || socket.path.is_some();
+        let listed = matches!(socket.family, Family::Unix | Family::Packet);
+        if bound || listed || socket.processes.is_empty() {
+            found.push(format!("a socket that a hash table should have: {socket:?}"));
+        }
+    }
+}
+
+/// ``SS_CONNECTING``, include/uapi/linux/net.h.
+const SS_CONNECTING: u8 = 2;
+
+fn guest_line(socket: &truth::Socket) -> Line {
+    let internet = !matches!(socket.table, Table::Unix | Table::Packet | Table::Netlink);
+    let raw = matches!(socket.table, Table::Raw | Table::Raw6);
+    let address = |address: Option<std::net::IpAddr>, port: Option<u16>| {
+        address.zip(port).map(|(address, port)| (address.to_string(), if raw { 0 } else { port }))
+    };
+    Line {
+        table: socket.table,
+        net_namespace: Some(socket.net_namespace),
+        inode: socket.inode,
+        // /proc/net has no such column for these two.
+        state: match (socket.table, socket.state_code) {
+            (Table::Packet | Table::Netlink, _) => None,
+            // A connection that was not accepted yet has no file, and /proc calls that SS_CONNECTING; its own state, and
+            // what `ss` shows, is established (unix_seq_show() and unix_diag's sk_diag_fill()).
+            (Table::Unix, Some(SS_CONNECTING)) => Some("established".to_owned()),
+            _ => socket.state.clone(),
+        },
+        local: address(socket.local_address, socket.local_port).filter(|_| internet),
+        remote: address(socket.remote_address, socket.remote_port)
+            .filter(|_| socket.remote_address.is_some_and(|address| !address.is_unspecified())),
+        path: socket.path.clone(),
+        protocol: match socket.table {
+            Table::Packet => socket.protocol.map(|number| format!("{number:#06x}")),
+            _ => None,
+        },
+        // An orphan is printed as root's; its last owner is still known to the kernel.
+        uid: socket.uid.filter(|_| socket.inode.is_some()),
+        processes: socket.processes.clone(),
+    }
+}
+
+fn seen_line(socket: &facts::Socket) -> Option<Line> {
+    let v6 = socket.family == Family::Inet6;
+    let table = match (socket.family, socket.kind.as_deref(), socket.protocol.as_deref()) {
+        (Family::Unix, ..) => Table::Unix,
+        (Family::Packet, ..) => Table::Packet,
+        (Family::Netlink, ..) => Table::Netlink,
+        (Family::Inet | Family::Inet6, Some("raw"), _) => [Table::Raw, Table::Raw6][usize::from(v6)],
+        (Family::Inet | Family::Inet6, _, Some("tcp")) => [Table::Tcp, Table::Tcp6][usize::from(v6)],
+        (Family::Inet | Family::Inet6, _, Some("udp")) => [Table::Udp, Table::Udp6][usize::from(v6)],
+        (Family::Inet | Family::Inet6, _, Some("udplite")) => {
+            [Table::Udplite, Table::Udplite6][usize::from(v6)]
+        }
+        _ => return None,
+    };
+    let raw = matches!(table, Table::Raw | Table::Raw6);
+    let address = |address: Option<std::net::IpAddr>, port: Option<u16>| {
+        address.zip(port).map(|(address, port)| (address.to_string(), if raw { 0 } else { port }))
+    };
+    let word = socket.state.map(|state| serde_json::to_value(state).unwrap().as_str().unwrap().to_owned());
+    Some(Line {
+        table,
+        net_namespace: socket.net_namespace,
+        inode: socket.inode,
+        state: word.filter(|_| !matches!(table, Table::Packet | Table::Netlink)),
+        local: address(socket.local_address, socket.local_port),
+        remote: address(socket.remote_address, socket.remote_port),
+        path: socket.path.clone(),
+        protocol: socket.protocol.clone().filter(|_| table == Table::Packet),
+        uid: socket.uid.filter(|_| socket.inode.is_some() && table != Table::Unix && table != Table::Netlink),
+        processes: socket.processes.clone(),
+    })
+}
+
+fn modules(truth: &Truth, snapshot: &Snapshot, found: &mut Vec<String>) {
+    let guest: BTreeMap<_, _> = truth
+        .modules
+        .iter()
+        .map(|m| (m.name.clone(), (Some(m.size), m.references, Some(m.state.as_str()))))
+        .collect();
+    let seen: BTreeMap<_, _> = snapshot
+        .modules
+        .iter()
+        .map(|module| {
+            let state = module.state.map(|state| match state {
+                ModuleState::Live => "Live",
+                ModuleState::Loading => "Loading",
+                ModuleState::Unloading => "Unloading",
+            });
+            (module.name.clone(), (module.size, module.references, state))
+        })
+        .collect();
+    differ(found, "modules", guest, seen);
+}

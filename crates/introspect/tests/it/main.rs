@@ -1,0 +1,9 @@
+//! What introspect promises, proved on real guests against their own `/proc`.
+//!
+//! A new kernel structure gets a file here of the same name as its walker; guests that several files need are booted in
+//! `tables`, which compares every table on every kind of guest.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+
+mod equal; // compares a snapshot with the guest's /proc, entry by entry
+mod opened; // a booted guest with its memory opened and its kernel located
+mod tables; // every table on every kind of guest
