@@ -3,6 +3,7 @@
 use crate::{Target, list, open};
 use std::fs;
 use std::fs::File;
+use vmi_core::Access;
 
 /// One thing that was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +34,11 @@ pub fn host_checks() -> Vec<Check> {
                 let (ok, detail, advice) = match open(&Target::Pid(vm.pid?)) {
                     Ok(opened) => {
                         let size = opened.memory.size() >> 20;
-                        let how = format!("{size} MiB, {:?} access", opened.memory.access()).to_lowercase();
-                        (
-                            true,
-                            how.replace("mib", "MiB").replace("percall", "per-call"),
-                            opened.notes.first().cloned(),
-                        )
+                        let how = match opened.memory.access() {
+                            Access::Mapped => "shared with the host: read by mapping it",
+                            Access::PerCall => "private to the VMM: read through /proc/PID/mem",
+                        };
+                        (true, format!("{size} MiB, {how}"), opened.notes.first().cloned())
                     }
                     Err(error) => (false, error.to_string(), None),
                 };

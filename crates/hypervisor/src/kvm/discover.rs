@@ -6,7 +6,7 @@
 
 use super::cmdline::Options;
 use super::machine;
-use super::process::{Descriptor, comm, descriptors, proc_error, proc_path, read_proc, start_time};
+use super::process::{Descriptor, comm, descriptors, proc_error, proc_path, read_proc, stat};
 use crate::Error;
 use facts::{Hypervisor, Vm, VmState};
 use std::fs;
@@ -21,6 +21,10 @@ pub(crate) struct Vmm {
     pub(crate) exe: String,
     /// Its options, if it is QEMU.
     pub(crate) qemu: Option<Options>,
+    /// The process that started it.
+    parent: u32,
+    /// Its command line.
+    arguments: Vec<String>,
     /// What could not be told, in a sentence.
     pub(crate) problem: Option<String>,
 }
@@ -67,11 +71,12 @@ pub(crate) fn inspect(pid: u32) -> Result<Option<Vmm>, Error> {
         Some(options) => machine::vcpus(options),
         None => counted.filter(|&count| count > 0),
     };
+    let stat = stat(pid)?;
     let vm = Vm {
         name: name.unwrap_or_else(|| format!("pid-{pid}")),
         id: match uuid {
             Some(uuid) => format!("uuid:{uuid}"),
-            None => derived_id(pid)?,
+            None => derived_id(pid, stat.start_time)?,
         },
         hypervisor: if kvm { Hypervisor::Kvm } else { Hypervisor::QemuTcg },
         pid: Some(pid),
@@ -80,7 +85,7 @@ pub(crate) fn inspect(pid: u32) -> Result<Option<Vmm>, Error> {
         vcpus,
         state: VmState::Running,
     };
-    Ok(Some(Vmm { vm, exe, qemu, problem }))
+    Ok(Some(Vmm { vm, exe, qemu, parent: stat.parent, arguments, problem }))
 }
 
 /// The VMMs of this host.
@@ -108,7 +113,18 @@ pub(crate) fn all() -> Result<Found, Error> {
             Err(error) => found.failed.push((pid, error)),
         }
     }
+    drop_forks(&mut found.vmms);
     Ok(found)
+}
+
+/// A VMM that forks to run a helper is two processes with one command line for a moment, and only the first is the VM.
+fn drop_forks(vmms: &mut Vec<Vmm>) {
+    let is_fork = |vmm: &Vmm, all: &[Vmm]| {
+        all.iter().any(|other| other.vm.pid == Some(vmm.parent) && other.arguments == vmm.arguments)
+    };
+    let forks: Vec<Option<u32>> =
+        vmms.iter().filter(|vmm| is_fork(vmm, vmms)).map(|vmm| vmm.vm.pid).collect();
+    vmms.retain(|vmm| !forks.contains(&vmm.vm.pid));
 }
 
 /// Base name of the executable, also when its file was replaced by an upgrade.
@@ -153,9 +169,9 @@ fn arguments(pid: u32) -> Result<Vec<String>, Error> {
 }
 
 /// An identity for a VM without a UUID: the same for as long as its process lives, and of no other process of any boot.
-fn derived_id(pid: u32) -> Result<String, Error> {
+fn derived_id(pid: u32, start_time: u64) -> Result<String, Error> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
     let boot_id = fs::read_to_string(path).map_err(|source| proc_error(pid, path, source))?;
     let boot = boot_id.split('-').next().unwrap_or_default();
-    Ok(format!("process:{boot}-{pid}-{}", start_time(pid)?))
+    Ok(format!("process:{boot}-{pid}-{start_time}"))
 }

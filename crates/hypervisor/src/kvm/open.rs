@@ -4,11 +4,12 @@ use super::Vmm;
 use super::layout::{Placement, by_rules};
 use super::locate::{Located, locate};
 use super::machine::{self, Machine};
-use super::maps;
+use super::maps::{self, Mapping};
 use super::memory::{DescriptorsByFile, KvmMemory};
 use super::monitor;
 use super::process::{Process, descriptors, proc_path};
 use crate::{Error, LayoutSource};
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -52,8 +53,8 @@ fn find(
     machine: &Machine,
     mut placements: Vec<Placement>,
 ) -> Result<(Vec<Placement>, Vec<Located>, DescriptorsByFile), Error> {
-    let by_file = descriptors_by_file(pid)?;
     let mappings = maps::read(pid)?;
+    let by_file = descriptors_by_file(pid, &mappings)?;
     let mut used: Vec<usize> = placements.iter().map(|placement| placement.block).collect();
     used.sort_unstable();
     used.dedup();
@@ -68,9 +69,20 @@ fn find(
     Ok((placements, located, by_file))
 }
 
-fn descriptors_by_file(pid: u32) -> Result<DescriptorsByFile, Error> {
+/// The descriptors of files that are mapped for writing. Others, disk images on a network for one, are not even asked
+/// about: that could take for ever.
+fn descriptors_by_file(pid: u32, mappings: &[Mapping]) -> Result<DescriptorsByFile, Error> {
+    let mapped: HashSet<&str> = mappings
+        .iter()
+        .filter(|mapping| mapping.writable && !mapping.is_anonymous())
+        .map(|mapping| mapping.name.as_str())
+        .collect();
     let mut by_file = DescriptorsByFile::new();
     for descriptor in descriptors(pid)? {
+        let link = descriptor.link.to_string_lossy();
+        if !mapped.contains(link.strip_suffix(" (deleted)").unwrap_or(&link)) {
+            continue;
+        }
         let path = proc_path(pid, &format!("fd/{}", descriptor.number));
         let Ok(metadata) = fs::metadata(&path) else { continue };
         if !metadata.is_file() {

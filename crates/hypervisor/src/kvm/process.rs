@@ -39,20 +39,31 @@ pub(crate) fn comm(pid: u32) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&read_proc(pid, "comm")?).trim_end_matches('\n').to_owned())
 }
 
-/// Start time in clock ticks after the host's boot (field 22 of `/proc/PID/stat`, proc_pid_stat(5)).
-pub(crate) fn start_time(pid: u32) -> Result<u64, Error> {
+/// What `/proc/PID/stat` says (proc_pid_stat(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// Field 4.
+    pub(crate) parent: u32,
+    /// Field 22, in clock ticks after the host's boot.
+    pub(crate) start_time: u64,
+}
+
+/// Reads it.
+pub(crate) fn stat(pid: u32) -> Result<Stat, Error> {
     let stat = read_proc(pid, "stat")?;
     let text = String::from_utf8_lossy(&stat);
-    parse_start_time(&text).ok_or_else(|| Error::ProcSyntax {
+    parse_stat(&text).ok_or_else(|| Error::ProcSyntax {
         path: proc_path(pid, "stat"),
         line: text.chars().take(80).collect(),
     })
 }
 
 /// The command name is in parentheses and may hold any byte, so fields are counted from the last `)`.
-fn parse_start_time(stat: &str) -> Option<u64> {
+fn parse_stat(stat: &str) -> Option<Stat> {
     let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+    let mut fields = fields.split_ascii_whitespace().skip(1);
+    let parent = fields.next()?.parse().ok()?;
+    Some(Stat { parent, start_time: fields.nth(17)?.parse().ok()? })
 }
 
 /// One descriptor of a process.
@@ -94,7 +105,7 @@ impl Process {
     pub(crate) fn open(pid: u32) -> Result<Self, Error> {
         let pidfd = pidfd_open(pid).ok();
         // Read after the pidfd exists: if the process still has its entry, the pidfd is of this very process.
-        let start_time = start_time(pid)?;
+        let start_time = stat(pid)?.start_time;
         let process = Self { pid, start_time, pidfd };
         if process.is_alive() { Ok(process) } else { Err(Error::ProcessGone { pid }) }
     }
@@ -111,7 +122,7 @@ impl Process {
                 let mut poll_fd = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
                 poll(&mut poll_fd, PollTimeout::ZERO) == Ok(0)
             }
-            None => start_time(self.pid).is_ok_and(|now| now == self.start_time),
+            None => stat(self.pid).is_ok_and(|now| now.start_time == self.start_time),
         }
     }
 }
@@ -132,11 +143,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_start_time_is_found_behind_a_hostile_command_name() {
+    fn parent_and_start_time_are_found_behind_a_hostile_command_name() {
         let stat = "42 (a) b) 1 2 3) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 9 9";
-        assert_eq!(parse_start_time(stat), Some(777));
-        assert_eq!(parse_start_time("42 (a) S 1"), None);
-        assert_eq!(parse_start_time(""), None);
+        assert_eq!(parse_stat(stat), Some(Stat { parent: 1, start_time: 777 }));
+        assert_eq!(parse_stat("42 (a) S 1"), None);
+        assert_eq!(parse_stat(""), None);
     }
 
     #[test]

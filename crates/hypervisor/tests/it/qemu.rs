@@ -7,7 +7,8 @@ use hypervisor::{
     Error, LayoutSource, OpenOptions, OpenedVm, Target, host_checks, list, nics, open, open_with,
 };
 use serde_json::json;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use vmi_core::{Access, Gpa, MemoryError, Region};
 
@@ -236,7 +237,7 @@ fn a_vm_is_listed_with_its_name_uuid_and_size() {
     let checks = host_checks();
     let check = checks.iter().find(|check| check.name == format!("memory of {}", vm.name)).unwrap();
     assert!(check.ok, "{check:?}");
-    assert_eq!(check.detail, "255 MiB, per-call access");
+    assert_eq!(check.detail, "255 MiB, private to the VMM: read through /proc/PID/mem");
 }
 
 #[test]
@@ -416,6 +417,29 @@ fn a_machine_whose_layout_is_not_known_is_listed_and_not_opened() {
     assert!(list().unwrap().vms.iter().any(|vm| vm.pid == Some(qemu.pid())));
     let error = open(&Target::Pid(qemu.pid())).unwrap_err();
     assert!(matches!(&error, Error::UnknownMachine { machine, .. } if machine == "none"), "{error}");
+}
+
+#[test]
+fn a_vmm_that_forks_is_one_vm() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = folder.path().join("qemu-system-fake");
+    std::fs::copy("/bin/sh", &fake).unwrap();
+    // The part in parentheses is a fork of the shell; it says so and waits for the end of its input.
+    let mut child = Command::new(&fake)
+        .args(["-c", "exec 3<&0; (echo forked; read line) <&3 & wait", "-name", "forking"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let child = child.as_mut().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let pid = child.id();
+    let twin = |vm: &facts::Vm| vm.name == "forking" || vm.pid == Some(pid);
+    let listed: Vec<Option<u32>> = list().unwrap().vms.into_iter().filter(twin).map(|vm| vm.pid).collect();
+    drop(child.stdin.take());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!((line.as_str(), listed), ("forked\n", vec![Some(pid)]));
 }
 
 #[test]
