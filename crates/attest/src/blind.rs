@@ -55,75 +55,61 @@ pub fn blind_tables(snapshot: &Snapshot) -> Vec<Blind<'_>> {
 
 /// The tables whose completeness a problem puts in doubt.
 fn hides(problem: &Problem) -> &'static [Table] {
-    const ALL: &[Table] = &[Table::Processes, Table::Sockets, Table::Modules];
     // A string or vector of which a page is not resident: the object itself is there.
     if problem.kind == ProblemKind::Partial {
         return &[];
     }
-    let object = problem.location.trim_start();
-    let object = object.strip_prefix("struct ").unwrap_or(object);
-    let object = object.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).next().unwrap_or_default();
-    let one_of = |names: &[&str]| names.contains(&object);
-    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| object.starts_with(prefix));
-    if one_of(FACTS) {
-        &[]
-    } else if one_of(PROCESS_LISTS) {
-        &[Table::Processes]
-    } else if one_of(MODULE_LISTS) {
-        &[Table::Modules]
-    } else if one_of(SOCKET_LISTS) || starts(SOCKET_PREFIXES) {
-        &[Table::Sockets]
-    } else {
-        ALL
-    }
+    let object = problem.location.split(" 0x").next().unwrap_or_default().trim();
+    PLACES
+        .iter()
+        .find(|(_, objects)| objects.contains(&object))
+        .map_or(&[Table::Processes, Table::Sockets, Table::Modules], |(tables, _)| tables)
 }
 
-/// Objects that hold one fact of a process; the fact is `None` in the process.
-const FACTS: &[&str] = &[
-    "args",
-    "arg_start",
-    "cgroup",
-    "cred",
-    "css_set",
-    "dentry",
-    "file",
-    "inode",
-    "kernfs_node",
-    "maple_node",
-    "maple_tree",
-    "mm_struct",
-    "mount",
-    "nsproxy",
-    "path",
-    "user_namespace",
-    "uts_namespace",
-    "ipc_namespace",
-    "mnt_namespace",
-    "cgroup_namespace",
-    "vfsmount",
-    "vm_area_struct",
+/// What a problem's `where` says in front of the address, as the walkers of `introspect` write it, and the tables that
+/// lose rows when that object cannot be read. Whatever is not here puts all of them in doubt.
+const PLACES: &[(&[Table], &[&str])] = &[
+    // One fact of a process or socket: it is `None` there.
+    (
+        &[],
+        &[
+            "cred",
+            "css_set",
+            "dentry",
+            "mm_struct",
+            "namespace",
+            "nsproxy",
+            "path of file",
+            "pid",
+            "signal_struct",
+            "task_struct (parent)",
+        ],
+    ),
+    (&[Table::Processes], &["init_task", "processes", "task list", "task_struct"]),
+    (&[Table::Modules], &["module", "module list", "modules"]),
+    // The last three lead from a process to its sockets: without them an owner is missing. (`file` is also on the way to
+    // the executable, which is `None` then.)
+    (
+        &[Table::Sockets],
+        &[
+            "TCP hash table",
+            "UDP hash table",
+            "bucket_table",
+            "inet_hashinfo",
+            "net",
+            "net_namespace_list",
+            "netlink_table",
+            "network namespace list",
+            "nl_table",
+            "packet socket list",
+            "raw hash table",
+            "sock",
+            "sockets",
+            "udp_table",
+            "unix hash table",
+            "fdtable",
+            "file",
+            "files_struct",
+        ],
+    ),
 ];
-/// Objects that link the process table.
-const PROCESS_LISTS: &[&str] = &[
-    "idr",
-    "init_task",
-    "pid",
-    "pid_namespace",
-    "processes",
-    "radix_tree_node",
-    "rq",
-    "signal_struct",
-    "task_struct",
-    "tasks",
-    "upid",
-    "xa_node",
-    "xarray",
-];
-/// Objects that link the module list.
-const MODULE_LISTS: &[&str] = &["mod_tree", "module", "modules"];
-/// Objects that link sockets, or lead from a process to its sockets.
-const SOCKET_LISTS: &[&str] =
-    &["fdtable", "files_struct", "hlist_nulls_head", "net", "net_namespace_list", "request_sock"];
-/// The same by the start of their names: `sock_common`, `tcp_hashinfo`, `udp_table`, `unix_socket_table`, …
-const SOCKET_PREFIXES: &[&str] =
-    &["inet", "netlink", "packet", "ping", "raw", "sctp", "sock", "tcp", "udp", "unix", "vsock", "xdp"];

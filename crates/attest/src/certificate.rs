@@ -205,7 +205,7 @@ pub struct ProcessEntry {
     /// As whom it may run: at least one.
     pub identities: Vec<Identity>,
     /// How many at a time.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_any_number")]
     pub count: Count,
     /// Whether it must run.
     pub presence: Presence,
@@ -220,6 +220,10 @@ fn present() -> ExeState {
 
 fn is_present(state: &ExeState) -> bool {
     *state == ExeState::Present
+}
+
+fn is_any_number(count: &Count) -> bool {
+    *count == Count::default()
 }
 
 fn is_false(value: &bool) -> bool {

@@ -34,7 +34,7 @@ pub fn compare(certificate: &Certificate, snapshot: &Snapshot) -> Vec<Finding> {
     for blind in &blind {
         let draft = Draft::new(
             rule::GUEST_BLIND,
-            &format!("table {}", blind.table),
+            draft::cause("table", [blind.table.to_string().as_str()]),
             format!("{} of the guest", blind.table),
             format!(
                 "The guest's {} are not fully known: {}",
@@ -58,7 +58,7 @@ pub fn compare(certificate: &Certificate, snapshot: &Snapshot) -> Vec<Finding> {
         drafts.push(
             Draft::new(
                 rule::GUEST_BLIND,
-                "torn",
+                draft::cause("torn", []),
                 "objects that did not hold still".to_owned(),
                 format!("{torn} objects of the guest changed each time they were read, so nothing is known of them"),
             )

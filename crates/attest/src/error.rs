@@ -83,7 +83,7 @@ pub enum Error {
         detail: String,
     },
     /// One fact that the certificate needs is unknown.
-    #[error("Snapshot {index} of {vm} is not fit to learn from: the {fact} of {object} is unknown")]
+    #[error("Snapshot {index} of {vm} is not fit to learn from: `{fact}` of {object} is unknown")]
     FactUnknown {
         /// Which snapshot, from 0.
         index: usize,

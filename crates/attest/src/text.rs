@@ -1,7 +1,7 @@
 //! Guest text in sentences: control characters made visible, length bounded.
 //!
 //! A process may call itself anything, escape sequences for the operator's terminal included, and messages end up on
-//! terminals. Evidence values are not passed through here except for their length: JSON escapes them.
+//! terminals, as evidence does.
 
 /// Most characters of one guest string in a sentence.
 const LIMIT: usize = 200;
@@ -16,16 +16,30 @@ pub(crate) fn shown(text: &str) -> String {
             safe.push('…');
             break;
         }
-        // Control characters, and the marks that change the direction of text.
-        if c.is_control()
-            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        {
+        if misleads(c) {
             safe.extend(c.escape_unicode());
         } else {
             safe.push(c);
         }
     }
     safe
+}
+
+/// Control characters, and the marks that change the direction of text.
+fn misleads(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// JSON text in which nothing misleads: such characters only occur within strings, where JSON has an escape for them.
+pub(crate) fn json(value: &serde_json::Value) -> String {
+    value.to_string().chars().fold(String::new(), |mut text, c| {
+        if misleads(c) {
+            text.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            text.push(c);
+        }
+        text
+    })
 }
 
 /// Up to 32 items with commas, then how many more there are.

@@ -63,6 +63,10 @@ impl Tracker {
         let mut progress = Progress::default();
         let mut seen = BTreeSet::new();
         for mut finding in findings {
+            // Twice in one look is not two looks.
+            if !seen.insert(finding.id.clone()) {
+                continue;
+            }
             let known = self.followed.get(&finding.id);
             finding.confirmations = known.map_or(0, |known| known.finding.confirmations).saturating_add(1);
             let was_open = known.is_some_and(|known| known.open);
@@ -73,7 +77,6 @@ impl Tracker {
                 (false, false) => &mut progress.pending,
             };
             list.push(finding.clone());
-            seen.insert(finding.id.clone());
             self.followed.insert(finding.id.clone(), Followed { finding, missing: 0, unseen: 0, open });
         }
         self.followed.retain(|id, followed| {

@@ -2,6 +2,7 @@
 
 use crate::certificate::Certificate;
 use crate::keys::hex;
+use crate::text::json as json_text;
 use facts::{Evidence, Finding, rule};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -11,9 +12,17 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Most findings of one rule. A hostile guest can make as many causes as it likes.
 const LIMIT: usize = 256;
 
+/// What makes a finding the same one in another look: no pid, no address, nothing that a run chooses. The first part says
+/// what kind of cause it is; parts are never joined, so no guest text can pass for another cause.
+pub(super) type Cause = Vec<String>;
+
+pub(super) fn cause<'p>(kind: &'p str, parts: impl IntoIterator<Item = &'p str>) -> Cause {
+    std::iter::once(kind).chain(parts).map(str::to_owned).collect()
+}
+
 pub(super) struct Draft {
     rule: &'static str,
-    cause: String,
+    cause: Cause,
     subject: String,
     message: String,
     evidence: Evidence,
@@ -21,10 +30,9 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// `cause` is what makes it the same finding in another look: no pid, no address, nothing that a run chooses.
-    pub(super) fn new(rule: &'static str, cause: &str, subject: String, message: String) -> Self {
+    pub(super) fn new(rule: &'static str, cause: Cause, subject: String, message: String) -> Self {
         let evidence = Evidence::new();
-        Self { rule, cause: cause.to_owned(), subject, message, evidence, views: BTreeSet::new() }
+        Self { rule, cause, subject, message, evidence, views: BTreeSet::new() }
     }
 
     pub(super) fn expected(self, value: impl Into<String>) -> Self {
@@ -47,7 +55,7 @@ impl Draft {
 
     /// The smallest change that would allow it; left out when the certificate cannot say such a thing.
     pub(super) fn allow_with(self, patch: Patch) -> Self {
-        if patch.0.is_empty() { self } else { self.with("allow_with", Value::Array(patch.0).to_string()) }
+        if patch.0.is_empty() { self } else { self.with("allow_with", json_text(&Value::Array(patch.0))) }
     }
 }
 
@@ -81,7 +89,7 @@ pub(super) fn finish(drafts: Vec<Draft>, certificate: &Certificate) -> Vec<Findi
         if more > 0 {
             let draft = Draft::new(
                 rule,
-                "more",
+                cause("more", []),
                 format!("{more} further causes"),
                 format!("{more} further causes break the rule {rule}; {LIMIT} are listed one by one"),
             );
@@ -105,9 +113,9 @@ pub(super) fn finish(drafts: Vec<Draft>, certificate: &Certificate) -> Vec<Findi
 }
 
 /// 16 hex digits of SHA-256 over the parts, each with its length in front so that no two lists of parts look alike.
-fn id(rule: &str, service: &str, cause: &str) -> String {
+fn id(rule: &str, service: &str, cause: &Cause) -> String {
     let mut hash = Sha256::new();
-    for part in [rule, service, cause] {
+    for part in [rule, service].into_iter().chain(cause.iter().map(String::as_str)) {
         hash.update(part.len().to_string());
         hash.update(":");
         hash.update(part);
@@ -115,16 +123,13 @@ fn id(rule: &str, service: &str, cause: &str) -> String {
     hex(hash.finalize().get(..8).unwrap_or_default())
 }
 
-/// A guest.blind finding about one fact of some objects.
-pub(super) fn unknown_fact(object: &str, fact: &str, count: usize) -> Draft {
+/// A guest.blind finding about one fact of `count` objects.
+pub(super) fn unknown_fact(cause: Cause, object: &str, fact: &str, count: usize) -> Draft {
     Draft::new(
         rule::GUEST_BLIND,
-        &format!("fact {fact} of {object}"),
-        crate::text::shown(object),
-        format!(
-            "The {fact} of {} could not be read ({count} seen), so nothing can be said of it",
-            crate::text::shown(object)
-        ),
+        cause,
+        object.to_owned(),
+        format!("{object}: `{fact}` could not be read ({count} seen), so nothing can be said of it"),
     )
     .expected(format!("a known {fact}"))
     .seen("unknown")

@@ -1,6 +1,6 @@
 //! The kernel and its modules.
 
-use super::draft::{Draft, Patch, unknown_fact};
+use super::draft::{Draft, Patch, cause, unknown_fact};
 use crate::certificate::{Certificate, KernelIdentity, ModuleEntry};
 use crate::pattern::Pattern;
 use crate::text::{list, shown};
@@ -42,7 +42,7 @@ fn identity(certificate: &Certificate, snapshot: &Snapshot) -> Option<Draft> {
         );
         let mut draft = Draft::new(
             rule::KERNEL_CHANGED,
-            "kernel",
+            cause("kernel", []),
             "kernel".to_owned(),
             format!("The guest runs kernel {description}; certified is {expected}"),
         )
@@ -61,7 +61,7 @@ fn identity(certificate: &Certificate, snapshot: &Snapshot) -> Option<Draft> {
         (_, None, Some(_)) => "build_id",
         _ => return None,
     };
-    Some(unknown_fact("kernel", unread, 1).with("kernel", description))
+    Some(unknown_fact(cause("kernel", [unread]), "kernel", unread, 1).with("kernel", description))
 }
 
 fn modules(certificate: &Certificate, snapshot: &Snapshot, drafts: &mut Vec<Draft>) {
@@ -83,7 +83,7 @@ fn modules(certificate: &Certificate, snapshot: &Snapshot, drafts: &mut Vec<Draf
     for (name, modules) in unknown {
         let draft = Draft::new(
             rule::MODULE_UNKNOWN,
-            name,
+            cause("module", [name]),
             format!("module {}", shown(name)),
             format!("The kernel module {} is loaded, and the certificate does not allow it", shown(name)),
         )

@@ -1,6 +1,6 @@
 //! Processes: unknown, changed, missing, as somebody else, with other arguments.
 
-use super::draft::{Draft, Patch, unknown_fact};
+use super::draft::{Cause, Draft, Patch, cause, unknown_fact};
 use crate::blind::{Blind, Table};
 use crate::certificate::{Certificate, Count, Identity, Presence, ProcessEntry};
 use crate::learn::Programs;
@@ -148,7 +148,7 @@ struct Comparison<'c, 's> {
     accounted: Vec<bool>,
     /// Names of processes whose executable is unknown: any of them may be what an entry requires.
     unreadable: BTreeSet<&'s str>,
-    groups: BTreeMap<(&'static str, String), Group<'s>>,
+    groups: BTreeMap<(&'static str, Cause), Group<'s>>,
 }
 
 impl<'c, 's> Comparison<'c, 's> {
@@ -167,12 +167,12 @@ impl<'c, 's> Comparison<'c, 's> {
         match standing(process) {
             Err(Unknown(fact)) => {
                 self.unreadable.insert(&process.name);
-                let cause = format!("process {}", name_template(process));
-                self.report(rule::GUEST_BLIND, format!("{fact} {cause}"), Reason::Fact(fact), process);
+                let cause = cause("process", [fact, name_template(process).as_str()]);
+                self.report(rule::GUEST_BLIND, cause, Reason::Fact(fact), process);
             }
             Ok(Standing::Gone) => {}
             Ok(Standing::FalseKernelThread) => {
-                let cause = format!("kernel thread {}", process.exe.as_deref().unwrap_or(&process.name));
+                let cause = cause("false kernel thread", [process.exe.as_deref().unwrap_or(&process.name)]);
                 self.report(rule::PROCESS_IDENTITY, cause, Reason::FalseKernelThread, process);
             }
             Ok(Standing::KernelThread) => self.kernel_thread(process),
@@ -181,13 +181,18 @@ impl<'c, 's> Comparison<'c, 's> {
     }
 
     fn kernel_thread(&mut self, process: &'s Process) {
-        let cause = || format!("kernel thread {}", name_template(process));
+        let cause = |more: &str| cause("kernel thread", [name_template(process).as_str(), more]);
         let Some(index) = self.index.kernel_thread_named(&process.name) else {
             if let Some(index) = self.index.program_named(&process.name) {
                 self.account(index);
-                self.report(rule::PROCESS_IDENTITY, cause(), Reason::FalseKernelThread, process);
+                self.report(
+                    rule::PROCESS_IDENTITY,
+                    cause("of a program"),
+                    Reason::FalseKernelThread,
+                    process,
+                );
             } else {
-                self.report(rule::PROCESS_UNKNOWN, cause(), Reason::KernelThread, process);
+                self.report(rule::PROCESS_UNKNOWN, cause(""), Reason::KernelThread, process);
             }
             return;
         };
@@ -196,11 +201,11 @@ impl<'c, 's> Comparison<'c, 's> {
             Fit::Full => self.count(index),
             Fit::Unknown(Unknown(fact)) => {
                 self.account(index);
-                self.report(rule::GUEST_BLIND, format!("{fact} {}", cause()), Reason::Fact(fact), process);
+                self.report(rule::GUEST_BLIND, cause(fact), Reason::Fact(fact), process);
             }
             _ => {
                 self.account(index);
-                let cause = format!("{} as {}", cause(), identity_text(process));
+                let cause = cause(&identity_text(process));
                 self.report(rule::PROCESS_IDENTITY, cause, Reason::Identity(index), process);
             }
         }
@@ -209,25 +214,27 @@ impl<'c, 's> Comparison<'c, 's> {
     fn program(&mut self, process: &'s Process, path: Option<&'s str>, state: ExeState) {
         let best = self.best_fit(process, path, state);
         let file = file_text(path, state);
-        let named = || format!("{file} as {}", name_template(process));
+        let of_file = |more: &str| cause("program", [file.as_str(), more]);
+        let named =
+            |more: &str| cause("named program", [file.as_str(), name_template(process).as_str(), more]);
         match best {
             Some((Fit::Full, index)) => self.count(index),
             Some((Fit::Unknown(Unknown(fact)), index)) => {
                 self.account(index);
-                self.report(rule::GUEST_BLIND, format!("{fact} {file}"), Reason::Fact(fact), process);
+                self.report(rule::GUEST_BLIND, of_file(fact), Reason::Fact(fact), process);
             }
             Some((Fit::Identity, index)) => {
                 self.account(index);
-                let cause = format!("{} as {}", named(), identity_text(process));
+                let cause = named(&identity_text(process));
                 self.report(rule::PROCESS_IDENTITY, cause, Reason::Identity(index), process);
             }
             Some((Fit::Arguments, index)) => {
                 self.account(index);
-                self.report(PROCESS_COMMAND_LINE, named(), Reason::Arguments(index), process);
+                self.report(PROCESS_COMMAND_LINE, named(""), Reason::Arguments(index), process);
             }
             Some((Fit::ExeState, index)) => {
                 self.account(index);
-                self.report(rule::PROCESS_CHANGED, file, Reason::ExeState(index), process);
+                self.report(rule::PROCESS_CHANGED, of_file(""), Reason::ExeState(index), process);
             }
             other => {
                 if let Some(index) = self.index.program_named(&process.name) {
@@ -236,14 +243,16 @@ impl<'c, 's> Comparison<'c, 's> {
                         Some((Fit::Container, index)) => Reason::Container(index),
                         _ => Reason::Executable(index),
                     };
-                    self.report(rule::PROCESS_CHANGED, named(), reason, process);
+                    self.report(rule::PROCESS_CHANGED, named(""), reason, process);
                 } else if self.index.kernel_thread_named(&process.name).is_some() {
-                    self.report(rule::PROCESS_CHANGED, named(), Reason::Masquerade, process);
+                    self.report(rule::PROCESS_CHANGED, named(""), Reason::Masquerade, process);
                 } else {
                     let (cause, reason) = match other {
-                        Some((Fit::Container, index)) => (file, Reason::Container(index)),
-                        Some((_, index)) => (named(), Reason::Name(index)),
-                        None => (file, Reason::Program),
+                        Some((Fit::Container, index)) => {
+                            (of_file("in a container or not"), Reason::Container(index))
+                        }
+                        Some((_, index)) => (named(""), Reason::Name(index)),
+                        None => (of_file(""), Reason::Program),
                     };
                     self.report(rule::PROCESS_UNKNOWN, cause, reason, process);
                 }
@@ -284,7 +293,7 @@ impl<'c, 's> Comparison<'c, 's> {
         }
     }
 
-    fn report(&mut self, rule: &'static str, cause: String, reason: Reason, process: &'s Process) {
+    fn report(&mut self, rule: &'static str, cause: Cause, reason: Reason, process: &'s Process) {
         let new = || Group { reason, processes: Vec::new() };
         self.groups.entry((rule, cause)).or_insert_with(new).processes.push(process);
     }
@@ -297,12 +306,14 @@ impl<'c, 's> Comparison<'c, 's> {
             let what = entry_text(entry);
             let explained = || accounted || self.unreadable.iter().any(|name| fits_name(entry, name));
             if seen < entry.least() && !blind && !explained() {
-                let patch = Patch::default()
-                    .add(&format!("/processes/{index}/presence"), &Presence::Allowed)
-                    .add(&format!("/processes/{index}/count/min"), &0);
+                let mut patch =
+                    Patch::default().add(&format!("/processes/{index}/presence"), &Presence::Allowed);
+                if entry.count.min > 0 {
+                    patch = patch.add(&format!("/processes/{index}/count/min"), &0);
+                }
                 let draft = Draft::new(
                     rule::PROCESS_MISSING,
-                    &what,
+                    cause("missing", [what.as_str()]),
                     format!("process {}", shown(&what)),
                     format!("{} must run at least {} times, and {seen} run", shown(&what), entry.least()),
                 )
@@ -314,7 +325,7 @@ impl<'c, 's> Comparison<'c, 's> {
             if let Some(max) = entry.count.max.filter(|max| seen > *max) {
                 let draft = Draft::new(
                     rule::PROCESS_UNKNOWN,
-                    &format!("more than {max} of {what}"),
+                    cause("too many", [what.as_str()]),
                     format!("process {}", shown(&what)),
                     format!("{} may run at most {max} times, and {seen} run", shown(&what)),
                 )
@@ -378,19 +389,17 @@ fn fit_identity(entry: &ProcessEntry, process: &Process) -> Fit {
 }
 
 impl Group<'_> {
-    fn draft(&self, rule: &'static str, cause: &str, entries: &[ProcessEntry]) -> Draft {
+    fn draft(&self, rule: &'static str, cause: &Cause, entries: &[ProcessEntry]) -> Draft {
         let Some(first) = self.processes.first() else {
-            return unknown_fact(cause, "processes", 0);
+            return unknown_fact(cause.clone(), "processes", "pid", 0);
         };
         let name = shown(&first.name);
         let state = first.exe_state.unwrap_or(ExeState::None);
         let file = shown(&file_text(first.exe.as_deref(), state));
         let entry = |index: usize| entries.get(index).map(entry_text).unwrap_or_default();
         let (seen, expected) = match self.reason {
-            Reason::Program => (file.clone(), "only certified programs".to_owned()),
-            Reason::KernelThread => {
-                (format!("kernel thread {name}"), "only certified kernel threads".to_owned())
-            }
+            Reason::Program => (file.clone(), "no such program".to_owned()),
+            Reason::KernelThread => (format!("kernel thread {name}"), "no such kernel thread".to_owned()),
             Reason::Name(index) => {
                 let names = entries.get(index).map(|e| list(&e.names)).unwrap_or_default();
                 (format!("{file} under the name {name}"), format!("{file} under {names}"))
@@ -418,7 +427,7 @@ impl Group<'_> {
             ),
             Reason::Arguments(index) => {
                 let templates =
-                    entries.get(index).and_then(|e| e.args.as_ref()).map(|t| list(t)).unwrap_or_default();
+                    entries.get(index).and_then(|e| e.args.as_ref()).map(list).unwrap_or_default();
                 let args = first.args.as_deref().unwrap_or_default().iter().map(|arg| shown(arg));
                 (list(args), templates)
             }
@@ -427,7 +436,7 @@ impl Group<'_> {
                     Some(_) => format!("process {file}"),
                     None => format!("process {name}"),
                 };
-                return self.evidence(unknown_fact(&object, fact, self.processes.len()));
+                return self.evidence(unknown_fact(cause.clone(), &object, fact, self.processes.len()));
             }
         };
         let pids = match self.processes.as_slice() {
@@ -439,9 +448,12 @@ impl Group<'_> {
             Reason::Identity(_) | Reason::Arguments(_) => {
                 format!("{what} ({pids}) runs as {seen}; certified is {expected}")
             }
+            Reason::Program | Reason::KernelThread => {
+                format!("{seen} runs ({pids}), and the certificate does not allow it")
+            }
             _ => format!("{seen} runs ({pids}); certified is {expected}"),
         };
-        let draft = Draft::new(rule, cause, format!("process {what} ({pids})"), message)
+        let draft = Draft::new(rule, cause.clone(), format!("process {what} ({pids})"), message)
             .expected(expected)
             .seen(seen);
         self.evidence(draft).allow_with(self.proposal(entries))

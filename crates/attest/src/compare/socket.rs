@@ -1,6 +1,6 @@
 //! Listeners and raw sockets.
 
-use super::draft::{Draft, Patch, unknown_fact};
+use super::draft::{Draft, Patch, cause, unknown_fact};
 use crate::certificate::{Certificate, ListenerEntry, PortRule, RawSocketEntry};
 use crate::learn::listener_entry;
 use crate::pattern::Pattern;
@@ -142,10 +142,13 @@ struct Door<'s> {
     owners: BTreeSet<&'s str>,
 }
 
+/// Family, protocol, and who holds it.
+type RawKind<'s> = (Family, Option<&'s str>, BTreeSet<&'s str>);
+
 #[derive(Default)]
 struct Groups<'s> {
     listeners: BTreeMap<Door<'s>, Vec<(Endpoint<'s>, Found, &'s Socket)>>,
-    raw: BTreeMap<(Family, Option<&'s str>, BTreeSet<&'s str>), Vec<&'s Socket>>,
+    raw: BTreeMap<RawKind<'s>, Vec<&'s Socket>>,
     unknown: BTreeMap<(&'static str, Family), Vec<&'s Socket>>,
 }
 
@@ -180,8 +183,14 @@ impl<'s> Groups<'s> {
             drafts.push(raw_draft(family, protocol, &owners, &sockets));
         }
         for ((fact, family), sockets) in self.unknown {
-            let object = format!("{} sockets", family_text(family));
-            drafts.push(evidence(unknown_fact(&object, fact, sockets.len()), sockets.iter().copied()));
+            let name = family_text(family);
+            let draft = unknown_fact(
+                cause("sockets", [&name, fact]),
+                &format!("{name} sockets"),
+                fact,
+                sockets.len(),
+            );
+            drafts.push(evidence(draft, sockets.iter().copied()));
         }
     }
 }
@@ -212,9 +221,10 @@ fn listener_draft(
     } else {
         format!("{owners} listens on {place}, which the certificate allows only when {expected}")
     };
-    let cause = format!("{} {} {}", door.protocol, door.place, list(&door.owners));
+    let cause =
+        cause("listener", [door.protocol, &door.place].into_iter().chain(door.owners.iter().copied()));
     let endpoints: BTreeSet<String> = sockets.iter().map(|(endpoint, ..)| endpoint_text(endpoint)).collect();
-    let draft = Draft::new(rule::LISTENER_UNKNOWN, &cause, format!("listener {place} of {owners}"), message)
+    let draft = Draft::new(rule::LISTENER_UNKNOWN, cause, format!("listener {place} of {owners}"), message)
         .expected(expected)
         .seen(format!("held by {owners}"))
         .with("endpoints", list(&endpoints))
@@ -264,7 +274,8 @@ fn has_owners(certificate: &Certificate, index: usize) -> bool {
 fn raw_draft(family: Family, protocol: Option<&str>, owners: &BTreeSet<&str>, sockets: &[&Socket]) -> Draft {
     let kind = format!("{} {}", family_text(family), shown(protocol.unwrap_or("of unknown protocol")));
     let holders = owners_text(owners);
-    let cause = format!("{} {} {}", family_text(family), protocol.unwrap_or("any"), list(owners));
+    let name = family_text(family);
+    let cause = cause("raw", [&name, protocol.unwrap_or("any")].into_iter().chain(owners.iter().copied()));
     let entry = RawSocketEntry {
         family,
         protocol: protocol.map(str::to_owned),
@@ -272,7 +283,7 @@ fn raw_draft(family: Family, protocol: Option<&str>, owners: &BTreeSet<&str>, so
     };
     let draft = Draft::new(
         rule::SOCKET_RAW,
-        &cause,
+        cause,
         format!("raw socket {kind} of {holders}"),
         format!("{holders} holds a raw socket ({kind}), and the certificate does not allow it"),
     )

@@ -1,0 +1,187 @@
+use crate::fixture::*;
+use attest::{AddressRule, Error, PortRule, Presence, ProcessEntry, Table, certify, compare};
+use facts::*;
+
+fn entry<'c>(certificate: &'c attest::Certificate, name: &str) -> &'c ProcessEntry {
+    certificate.processes.iter().find(|e| e.names.iter().any(|n| n.matches(name))).unwrap()
+}
+
+fn learn(snapshots: &[Snapshot]) -> attest::Certificate {
+    certify(snapshots, &options()).unwrap().predicate
+}
+
+#[test]
+fn one_look_requires_what_init_started_and_allows_the_rest() {
+    let certificate = certificate();
+    for required in ["systemd", "nginx", "dhclient", "sshd"] {
+        assert_eq!(entry(&certificate, required).presence, Presence::Required, "{required}");
+    }
+    for allowed in ["bash", "kthreadd", "kworker/7:7"] {
+        assert_eq!(entry(&certificate, allowed).presence, Presence::Allowed, "{allowed}");
+    }
+}
+
+#[test]
+fn several_looks_require_what_all_of_them_saw() {
+    let later = web_with(|s| {
+        s.processes.retain(|p| p.name != "dhclient");
+        s.sockets.retain(|socket| !socket.processes.contains(&450));
+    });
+    let certificate = learn(&[web(), later]);
+    assert_eq!(entry(&certificate, "dhclient").presence, Presence::Allowed);
+    assert_eq!(entry(&certificate, "bash").presence, Presence::Required);
+    assert_eq!(entry(&certificate, "kthreadd").presence, Presence::Allowed);
+}
+
+#[test]
+fn several_looks_are_all_allowed() {
+    let other = web_with(|s| {
+        s.vm.name = "web-2".to_owned();
+        s.kernel.release = "6.1.0-19-cloud-amd64".to_owned();
+        s.processes.push(as_user(process(950, "cron", "/usr/sbin/cron"), 7));
+        s.sockets.push(tcp("0.0.0.0", 8080, &[950]));
+        s.modules.push(module("nf_tables"));
+    });
+    let statement = certify(&[web(), other.clone()], &options()).unwrap();
+    assert_eq!(compare(&statement.predicate, &web()), []);
+    assert_eq!(compare(&statement.predicate, &other), []);
+    assert_eq!(statement.predicate.guest.kernels.len(), 2);
+    assert!(
+        statement.predicate.selector.selects(&web().vm) && statement.predicate.selector.selects(&other.vm)
+    );
+}
+
+#[test]
+fn kernel_threads_are_one_entry_with_templates() {
+    let certificate = certificate();
+    let threads: Vec<_> = certificate.processes.iter().filter(|e| e.kernel_thread).collect();
+    let [threads] = threads.as_slice() else { panic!("{threads:#?}") };
+    let names: Vec<_> = threads.names.iter().map(|n| n.as_str()).collect();
+    assert_eq!(names, ["ksoftirqd/#", "kthreadd", "kworker/**"]);
+}
+
+#[test]
+fn programs_of_one_binary_are_told_apart_by_name() {
+    let busybox = |pid, name: &str| process(pid, name, "/bin/busybox");
+    let snapshot = web_with(|s| {
+        s.processes.push(busybox(600, "sh"));
+        s.processes.push(as_user(busybox(601, "httpd"), 99));
+    });
+    let certificate = learn(std::slice::from_ref(&snapshot));
+    assert_eq!(entry(&certificate, "sh").identities.len(), 1);
+    assert_eq!(compare(&certificate, &snapshot), []);
+    let mut rogue = snapshot;
+    rogue.processes.push(busybox(602, "nc"));
+    assert_eq!(rules(&compare(&certificate, &rogue)), [rule::PROCESS_UNKNOWN]);
+}
+
+#[test]
+fn nothing_of_one_run_gets_into_the_certificate() {
+    let snapshot = web_with(|s| s.sockets.push(unix("/run/user/1000/agent.470.sock", &[470])));
+    let json = serde_json::to_string(&learn(std::slice::from_ref(&snapshot))).unwrap();
+    for one_run in ["4711", "0xffff", "470", "2026-11-20", "12345", "4026531840", "0x1200"] {
+        assert!(!json.contains(one_run), "{one_run} in {json}");
+    }
+    assert!(json.contains("/run/user/1000/agent.#.sock"), "{json}");
+}
+
+#[test]
+fn ports_that_the_kernel_chose_are_left_open() {
+    let first = web_with(|s| {
+        s.sockets.push(udp("0.0.0.0", 40111, &[450]));
+        s.sockets.push(tcp("0.0.0.0", 41222, &[450]));
+        s.sockets.push(tcp("0.0.0.0", 50051, &[400]));
+    });
+    let second = web_with(|s| {
+        s.sockets.push(udp("0.0.0.0", 51222, &[450]));
+        s.sockets.push(tcp("0.0.0.0", 42333, &[450]));
+        s.sockets.push(tcp("0.0.0.0", 50051, &[400]));
+    });
+    let ports = |certificate: &attest::Certificate, protocol: &str, exe: &str| {
+        let of = certificate.listeners.iter().filter(|l| l.protocol == protocol);
+        let of = of.filter(|l| l.processes.iter().any(|p| p.matches(exe)));
+        of.filter_map(|l| l.port).collect::<Vec<_>>()
+    };
+    let one = learn(std::slice::from_ref(&first));
+    assert_eq!(ports(&one, "udp", "/usr/sbin/dhclient"), [PortRule::EPHEMERAL, PortRule::exactly(68)]);
+    assert_eq!(ports(&one, "tcp", "/usr/sbin/dhclient"), [PortRule::exactly(41222)]);
+    let two = learn(&[first, second]);
+    assert_eq!(ports(&two, "tcp", "/usr/sbin/dhclient"), [PortRule::EPHEMERAL]);
+    assert!(ports(&two, "tcp", "/usr/sbin/nginx").contains(&PortRule::exactly(50051)));
+}
+
+#[test]
+fn interface_addresses_are_left_open_and_loopback_is_not() {
+    let snapshot = web_with(|s| s.sockets.push(tcp("127.0.0.53", 53, &[1])));
+    let certificate = learn(std::slice::from_ref(&snapshot));
+    let address = |port| {
+        let listener = certificate.listeners.iter().find(|l| l.port == Some(PortRule::exactly(port)));
+        listener.unwrap().address.unwrap()
+    };
+    assert_eq!(address(68), AddressRule::Interface);
+    assert_eq!(address(53), AddressRule::Exactly("127.0.0.53".parse().unwrap()));
+    assert_eq!(address(22), AddressRule::Exactly("0.0.0.0".parse().unwrap()));
+}
+
+#[test]
+fn a_snapshot_with_an_unknown_table_is_refused_with_the_reason() {
+    let blind = web_with(|s| s.problems.push(problem(ProblemKind::Cycle, "module list 0xffffffff82e00000")));
+    let error = certify(&[web(), blind.clone()], &options()).unwrap_err();
+    assert!(
+        matches!(&error, Error::TableUnknown { index: 1, table: Table::Modules, count: 1, .. }),
+        "{error}"
+    );
+    assert_eq!(
+        error.to_string(),
+        "Snapshot 1 of web-1 is not fit to learn from: its modules are not fully known (1 problems, first: module list \
+         0xffffffff82e00000: A read failed.)"
+    );
+    let told = attest::LearnOptions { accept_unknown: true, ..options() };
+    assert!(certify(&[blind], &told).is_ok());
+}
+
+#[test]
+fn a_snapshot_with_an_unknown_fact_is_refused_with_the_reason() {
+    let refuse = |change: &dyn Fn(&mut Snapshot), wanted: &str| {
+        let error = certify(&[web_with(change)], &options()).unwrap_err();
+        assert!(matches!(&error, Error::FactUnknown { fact, .. } if *fact == wanted), "{error}");
+    };
+    refuse(&|s| s.processes[4].exe_state = None, "exe_state");
+    refuse(&|s| s.processes[4].capabilities_effective = None, "capabilities_effective");
+    refuse(&|s| s.processes[2].uid = None, "uid");
+    refuse(&|s| s.sockets[0].local_port = None, "local_port");
+    refuse(&|s| s.sockets[0].processes = vec![31337], "processes");
+    refuse(&|s| s.kernel.btf_digest = None, "btf_digest");
+    refuse(&|s| s.processes.push(Process { kernel_thread: true, ..process(9, "x", "/x") }), "kernel_thread");
+}
+
+#[test]
+fn a_kernel_without_an_identity_is_refused_whatever_is_accepted() {
+    let told = attest::LearnOptions { accept_unknown: true, ..options() };
+    let nameless = web_with(|s| s.kernel.btf_digest = None);
+    assert!(matches!(certify(&[nameless], &told), Err(Error::FactUnknown { .. })));
+}
+
+#[test]
+fn nothing_is_learned_from_nothing() {
+    assert!(matches!(certify(&[], &options()), Err(Error::NoSnapshot)));
+}
+
+#[test]
+fn what_is_learned_does_not_depend_on_the_order_of_rows() {
+    let reversed = web_with(|s| {
+        s.processes.reverse();
+        s.sockets.reverse();
+        s.modules.reverse();
+    });
+    assert_eq!(learn(&[reversed]), learn(&[web()]));
+}
+
+#[test]
+fn kernel_and_image_are_the_subjects() {
+    let with_image = attest::LearnOptions { image_sha256: Some("ab".repeat(32)), ..options() };
+    let statement = certify(&[web()], &with_image).unwrap();
+    let subjects: Vec<_> =
+        statement.subject.iter().map(|s| (s.name.as_str(), s.digest["sha256"].clone())).collect();
+    assert_eq!(subjects, [("kernel", "3c".repeat(32)), ("image", "ab".repeat(32))]);
+}

@@ -1,0 +1,19 @@
+//! The crate from outside: documents in and out, snapshots against certificates.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+
+mod capabilities;
+mod compare_kernel;
+mod compare_process;
+mod compare_socket;
+mod document;
+mod dsse;
+mod fixture;
+mod keys;
+mod learn;
+mod parsers;
+mod patch;
+mod pattern;
+mod policy;
+mod tracker;
+mod verdict;
+mod verify;

@@ -1,0 +1,258 @@
+use crate::fixture::*;
+use attest::dsse::{self, PAYLOAD_TYPE};
+use attest::{Error, PREDICATE_TYPE, PrivateKey, Refusal, Statement, Verified, VerifyOptions, verify};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+const NOW: &str = "2026-12-01T00:00:00Z";
+
+fn check(envelope: &[u8], key: &PrivateKey, now: &str, options: &VerifyOptions) -> Result<Verified, Refusal> {
+    verify(envelope, &[key.public()], time(now), options)
+}
+
+/// Verifies a properly signed statement after something was done to its JSON.
+fn signed(change: impl FnOnce(&mut Value)) -> Result<Verified, Refusal> {
+    let mut document = serde_json::to_value(statement()).unwrap();
+    change(&mut document);
+    signed_text(&document.to_string())
+}
+
+fn signed_text(body: &str) -> Result<Verified, Refusal> {
+    let key = PrivateKey::generate().unwrap();
+    let envelope = dsse::seal(PAYLOAD_TYPE, body.as_bytes(), &key).unwrap();
+    check(&envelope, &key, NOW, &VerifyOptions::default())
+}
+
+#[test]
+fn a_signed_certificate_is_verified_and_is_what_was_signed() {
+    let key = PrivateKey::generate().unwrap();
+    let envelope = statement().sign(&key).unwrap();
+    let verified = check(&envelope, &key, NOW, &VerifyOptions::default()).unwrap();
+    assert_eq!(verified.statement, statement());
+    assert_eq!(verified.certificate().service, "web-frontend");
+    assert_eq!(verified.signers, [key.public().id()]);
+}
+
+#[test]
+fn validity_includes_its_start_and_excludes_its_end() {
+    let key = PrivateKey::generate().unwrap();
+    let envelope = statement().sign(&key).unwrap();
+    let at = |now| check(&envelope, &key, now, &VerifyOptions::default());
+    assert!(matches!(at("2026-10-31T23:59:59.999Z"), Err(Refusal::NotYetValid { .. })));
+    assert!(at("2026-11-01T00:00:00Z").is_ok());
+    assert!(at("2027-10-31T23:59:59.999Z").is_ok());
+    let expired = at("2027-11-01T00:00:00Z").unwrap_err();
+    assert_eq!(
+        expired.to_string(),
+        "The certificate expired at 2027-11-01T00:00:00Z, and it is 2027-11-01T00:00:00Z"
+    );
+}
+
+#[test]
+fn a_serial_below_the_highest_seen_of_its_service_is_refused() {
+    let key = PrivateKey::generate().unwrap();
+    let envelope = statement().sign(&key).unwrap();
+    let seen = |service: &str, serial| {
+        let options = VerifyOptions { highest_serials: BTreeMap::from([(service.to_owned(), serial)]) };
+        check(&envelope, &key, NOW, &options)
+    };
+    assert!(seen("web-frontend", 7).is_ok());
+    assert!(seen("database", 8).is_ok());
+    let refusal = seen("web-frontend", 8).unwrap_err();
+    assert!(matches!(&refusal, Refusal::RolledBack { serial: 7, highest: 8, .. }), "{refusal}");
+}
+
+#[test]
+fn the_signature_is_checked_before_the_content() {
+    let key = PrivateKey::generate().unwrap();
+    let stranger = PrivateKey::generate().unwrap();
+    let envelope = dsse::seal(PAYLOAD_TYPE, b"no json at all", &key).unwrap();
+    assert!(matches!(
+        check(&envelope, &stranger, NOW, &VerifyOptions::default()),
+        Err(Refusal::UntrustedKey { .. })
+    ));
+    assert!(matches!(check(&envelope, &key, NOW, &VerifyOptions::default()), Err(Refusal::Statement(_))));
+}
+
+#[test]
+fn statements_of_another_kind_are_refused() {
+    let refusal = signed(|s| s["_type"] = "https://in-toto.io/Statement/v0.1".into()).unwrap_err();
+    assert!(matches!(refusal, Refusal::StatementType { .. }), "{refusal}");
+    let refusal = signed(|s| s["predicateType"] = "https://slsa.dev/provenance/v1".into()).unwrap_err();
+    assert!(
+        matches!(&refusal, Refusal::PredicateType { found, expected } if found.contains("slsa") && *expected == PREDICATE_TYPE)
+    );
+    let key = PrivateKey::generate().unwrap();
+    let other = dsse::seal("text/plain", &statement().to_json().unwrap(), &key).unwrap();
+    assert!(matches!(check(&other, &key, NOW, &VerifyOptions::default()), Err(Refusal::PayloadType { .. })));
+}
+
+#[test]
+fn a_newer_minor_is_accepted_with_its_unknown_fields_and_a_newer_major_is_refused() {
+    let newer = signed(|s| {
+        s["predicate"]["schema"] = "1.9".into();
+        s["predicate"]["flows"] = json!({"egress": [{"cidr": "10.0.0.0/8"}]});
+        s["predicate"]["processes"][0]["parents"] = json!(["/sbin/init"]);
+        s["predicate"]["policy"]["rules"]["socket.flow.unknown"] = json!({"severity": "low", "weight": 3});
+    });
+    assert_eq!(newer.unwrap().certificate().schema.to_string(), "1.9");
+    // Whatever else is in it.
+    let major = signed(|s| s["predicate"] = json!({"schema": "2.0", "everything": "changed"}));
+    assert!(matches!(major, Err(Refusal::SchemaMajor { found, supported: 1 }) if found == "2.0"));
+    for schema in [
+        json!(1),
+        json!("1"),
+        json!("1."),
+        json!("01.0"),
+        json!("+1.0"),
+        json!("1.0.0"),
+        json!("4294967296.0"),
+    ] {
+        let refusal = signed(|s| s["predicate"]["schema"] = schema.clone()).unwrap_err();
+        assert!(matches!(refusal, Refusal::SchemaFormat { .. }), "{schema}: {refusal}");
+    }
+    let none = signed(|s| drop(s["predicate"].as_object_mut().unwrap().remove("schema")));
+    assert!(matches!(none, Err(Refusal::Statement(_))));
+}
+
+#[test]
+fn duplicate_keys_anywhere_in_the_statement_are_refused() {
+    let body = String::from_utf8(statement().to_json().unwrap()).unwrap();
+    let once = |from: &str, to: &str| {
+        assert!(body.contains(from), "{from}");
+        signed_text(&body.replacen(from, to, 1)).unwrap_err()
+    };
+    for refusal in [
+        once(r#""serial": 7"#, r#""serial": 7, "serial": 9"#),
+        once(r#""sha256": ""#, r#""sha256": "00", "sha256": ""#),
+        once(r#""module.unknown": {"#, r#""module.unknown": {}, "module.unknown": {"#),
+        once(r#""serial": 7"#, r#""serial": 7, "later": {"a": 1, "a": 1}"#),
+    ] {
+        assert!(
+            matches!(&refusal, Refusal::Statement(e) if e.to_string().contains("duplicate")),
+            "{refusal}"
+        );
+    }
+    assert!(signed_text(&body).is_ok());
+}
+
+#[test]
+fn a_field_of_another_type_or_a_missing_one_is_refused() {
+    for field in
+        ["serial", "service", "validity", "guest", "processes", "listeners", "raw_sockets", "modules"]
+    {
+        let missing = signed(|s| drop(s["predicate"].as_object_mut().unwrap().remove(field)));
+        assert!(matches!(missing, Err(Refusal::Predicate(_))), "{field}");
+        let other = signed(|s| s["predicate"][field] = true.into());
+        assert!(matches!(other, Err(Refusal::Predicate(_))), "{field}");
+    }
+    for (pointer, value) in [
+        ("/predicate/processes/0/presence", json!("optional")),
+        ("/predicate/processes/0/executable", json!("/bin/x\\")),
+        ("/predicate/processes/0/identities/0/capabilities", json!(["cap_fly"])),
+        ("/predicate/listeners/0/port", json!(65536)),
+        ("/predicate/listeners/0/port", json!("9-1")),
+        ("/predicate/listeners/0/address", json!("localhost")),
+        ("/predicate/validity/notAfter", json!("tomorrow")),
+        ("/predicate/serial", json!(-1)),
+        ("/predicate/policy/mode", json!("off")),
+    ] {
+        let refusal = signed(|s| *s.pointer_mut(pointer).unwrap() = value.clone()).unwrap_err();
+        assert!(matches!(refusal, Refusal::Predicate(_)), "{pointer} {value}: {refusal}");
+    }
+}
+
+#[test]
+fn a_statement_that_contradicts_itself_is_refused_and_not_signed() {
+    type Case = (&'static str, fn(&mut Statement), fn(&Refusal) -> bool);
+    let cases: [Case; 17] = [
+        ("no service", |s| s.predicate.service = "  ".to_owned(), |r| matches!(r, Refusal::NoService)),
+        ("serial 0", |s| s.predicate.serial = 0, |r| matches!(r, Refusal::SerialZero)),
+        (
+            "reversed validity",
+            |s| s.predicate.validity.not_after = s.predicate.validity.not_before,
+            |r| matches!(r, Refusal::ValidityReversed { .. }),
+        ),
+        ("no subject", |s| s.subject.clear(), |r| matches!(r, Refusal::NoSubject)),
+        ("empty digest", |s| s.subject[0].digest.clear(), |r| matches!(r, Refusal::NoSubject)),
+        ("no kernel", |s| s.predicate.guest.kernels.clear(), |r| matches!(r, Refusal::NoKernel)),
+        (
+            "kernel is no subject",
+            |s| s.predicate.guest.kernels[0].btf_digest = "sha256:00".to_owned(),
+            |r| matches!(r, Refusal::KernelNotSubject { .. }),
+        ),
+        (
+            "digest without its algorithm",
+            |s| s.predicate.guest.kernels[0].btf_digest = "3c".repeat(32),
+            |r| matches!(r, Refusal::KernelNotSubject { .. }),
+        ),
+        (
+            "no identity",
+            |s| s.predicate.processes[1].identities.clear(),
+            |r| matches!(r, Refusal::ProcessEntry { index: 1, .. }),
+        ),
+        (
+            "no executable",
+            |s| s.predicate.processes[0].executable = None,
+            |r| matches!(r, Refusal::ProcessEntry { index: 0, .. }),
+        ),
+        (
+            "kernel thread with an executable",
+            |s| s.predicate.processes[0].kernel_thread = true,
+            |r| matches!(r, Refusal::ProcessEntry { index: 0, .. }),
+        ),
+        (
+            "allowed, but at least one",
+            |s| s.predicate.processes.iter_mut().for_each(|e| e.count.min = 1),
+            |r| matches!(r, Refusal::ProcessEntry { .. }),
+        ),
+        (
+            "at most none of what is required",
+            |s| s.predicate.processes.iter_mut().for_each(|e| e.count.max = Some(0)),
+            |r| matches!(r, Refusal::ProcessEntry { .. }),
+        ),
+        (
+            "listener without a port",
+            |s| s.predicate.listeners[0].port = None,
+            |r| matches!(r, Refusal::ListenerEntry { index: 0, .. }),
+        ),
+        (
+            "unix listener without a path",
+            |s| s.predicate.listeners.iter_mut().for_each(|l| l.path = None),
+            |r| matches!(r, Refusal::ListenerEntry { .. }),
+        ),
+        (
+            "one confirmation",
+            |s| s.predicate.policy.confirmations = 1,
+            |r| matches!(r, Refusal::TooFewConfirmations { confirmations: 1, least: 2, .. }),
+        ),
+        (
+            "one confirmation of a rule",
+            |s| s.predicate.policy.rules.values_mut().for_each(|p| p.confirmations = Some(1)),
+            |r| matches!(r, Refusal::TooFewConfirmations { rule, .. } if rule != "default"),
+        ),
+    ];
+    let key = PrivateKey::generate().unwrap();
+    for (name, change, expected) in cases {
+        let mut bad = statement();
+        change(&mut bad);
+        let Err(Error::WouldBeRefused(refusal)) = bad.sign(&key) else { panic!("{name} was signed") };
+        assert!(expected(&refusal), "{name}: {refusal}");
+        let refusal = signed_text(&serde_json::to_string(&bad).unwrap()).unwrap_err();
+        assert!(expected(&refusal), "{name}: {refusal}");
+    }
+}
+
+#[test]
+fn a_selector_takes_names_and_ids_and_an_empty_one_takes_nothing() {
+    let vm = web().vm;
+    let certificate = certificate();
+    assert!(certificate.selector.selects(&vm));
+    let other = facts::Vm { name: "web-10".to_owned(), ..vm.clone() };
+    assert!(!certificate.selector.selects(&other));
+    let wide: attest::Selector = serde_json::from_str(r#"{"names": ["web-#"]}"#).unwrap();
+    assert!(wide.selects(&other));
+    let by_id: attest::Selector = serde_json::from_str(r#"{"uuids": ["6f2d1a38-*"]}"#).unwrap();
+    assert!(by_id.selects(&other));
+    assert!(!attest::Selector::default().selects(&vm));
+}
