@@ -45,7 +45,10 @@ pub(crate) fn build() -> Result<PathBuf> {
             .env_remove("RUSTFLAGS")
             .env_remove("RUSTC_WRAPPER")
             .env_remove("RUSTC_WORKSPACE_WRAPPER")
-            .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static\u{1f}-Cstrip=symbols"),
+            .env(
+                "CARGO_ENCODED_RUSTFLAGS",
+                "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=static\u{1f}-Cstrip=symbols",
+            ),
     )
     .context("Cannot build the guest's workload")?;
     let built = target.join(TARGET).join("debug").join(NAME);

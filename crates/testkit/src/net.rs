@@ -26,7 +26,7 @@ impl NetNs {
         let name = format!("{PREFIX}{}-{number}", std::process::id());
         lab::run(Command::new("ip").args(["netns", "add", &name]))?;
         let namespace = Self { name };
-        namespace.ip(&["link", "set", "lo", "up"])?;
+        namespace.ip(&["link", "set", "dev", "lo", "up"])?;
         Ok(namespace)
     }
 
@@ -54,7 +54,7 @@ impl NetNs {
     pub fn bridge(&self, name: &str, address: &str) -> Result<()> {
         self.ip(&["link", "add", name, "type", "bridge"])?;
         self.ip(&["address", "add", address, "dev", name])?;
-        self.ip(&["link", "set", name, "up"]).map(drop)
+        self.ip(&["link", "set", "dev", name, "up"]).map(drop)
     }
 
     /// Makes a tap that is up, as a port of the bridge if there is one.
@@ -66,15 +66,15 @@ impl NetNs {
     /// Makes a pair of connected interfaces, both up here, the first as a port of the bridge if there is one.
     pub fn veth(&self, name: &str, peer: &str, bridge: Option<&str>) -> Result<()> {
         self.ip(&["link", "add", name, "type", "veth", "peer", "name", peer])?;
-        self.ip(&["link", "set", peer, "up"])?;
+        self.ip(&["link", "set", "dev", peer, "up"])?;
         self.attach(name, bridge)
     }
 
     fn attach(&self, name: &str, bridge: Option<&str>) -> Result<()> {
         if let Some(bridge) = bridge {
-            self.ip(&["link", "set", name, "master", bridge])?;
+            self.ip(&["link", "set", "dev", name, "master", bridge])?;
         }
-        self.ip(&["link", "set", name, "up"]).map(drop)
+        self.ip(&["link", "set", "dev", name, "up"]).map(drop)
     }
 
     /// Runs something on a thread of its own that is in the namespace: sockets it opens belong there and stay there.

@@ -19,7 +19,6 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Mutex;
@@ -77,6 +76,7 @@ impl Guest {
         let name = spec.name.clone().unwrap_or_else(|| format!("lab-{process}-{number}"));
         let directory =
             tempfile::Builder::new().prefix(&format!("{DIRECTORY_PREFIX}{process}-")).tempdir()?;
+        let mut lines = LinePort::make_pipe(&directory.path().join(spec::PORT))?;
         let child = process::start(process::Start {
             program: "qemu-system-x86_64",
             arguments: spec.qemu_command_line(&name, &kernel.vmlinuz, initramfs, directory.path()),
@@ -84,8 +84,8 @@ impl Guest {
             stderr: File::create(directory.path().join("qemu.log"))?,
         })?;
         let mut vm = Vm { child, directory };
-        match vm.wait_for_workload() {
-            Ok(lines) => {
+        match vm.wait_for_workload(&mut lines) {
+            Ok(()) => {
                 let port = Mutex::new(CommandPort { lines, last_id: 0 });
                 Ok(Self { spec: spec.clone(), name, kernel: kernel.clone(), vm, port })
             }
@@ -278,30 +278,18 @@ struct Vm {
 
 impl Vm {
     /// Waits for the workload's greeting on the command port, or for a reason why it will not come.
-    fn wait_for_workload(&mut self) -> Result<LinePort> {
+    fn wait_for_workload(&mut self, lines: &mut LinePort) -> Result<()> {
         let deadline = Instant::now() + LONGEST_BOOT;
-        let socket = self.directory.path().join("port.sock");
-        let mut lines = loop {
-            match UnixStream::connect(&socket) {
-                Ok(stream) => break LinePort::new(stream),
-                Err(_) => self.still_booting(deadline)?,
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
         loop {
-            match lines.receive(Duration::from_millis(200)) {
-                Ok(Some(line)) => {
-                    let greeting: Option<Reply> = serde_json::from_str(&line).ok();
-                    if greeting.and_then(|reply| reply.ok).is_some_and(|value| value == "ready") {
-                        return Ok(lines);
-                    }
-                }
-                Ok(None) => self.still_booting(deadline)?,
-                Err(error) => {
-                    self.still_booting(deadline)?;
-                    return Err(error);
+            let line = lines.receive(Duration::from_millis(200));
+            if let Ok(Some(line)) = &line {
+                let greeting: Option<Reply> = serde_json::from_str(line).ok();
+                if greeting.and_then(|reply| reply.ok).is_some_and(|value| value == "ready") {
+                    return Ok(());
                 }
             }
+            self.still_booting(deadline)?;
+            line?;
         }
     }
 

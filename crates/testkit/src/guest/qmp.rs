@@ -16,7 +16,7 @@ const LONGEST_COMMAND: Duration = Duration::from_secs(120);
 pub(crate) fn execute(socket: &Path, command: &Value) -> Result<Value> {
     let stream = UnixStream::connect(socket)
         .with_context(|| format!("Cannot connect to QMP at {}", socket.display()))?;
-    let mut port = LinePort::new(stream);
+    let mut port = LinePort::from_stream(stream)?;
     let deadline = Instant::now() + LONGEST_COMMAND;
     // The greeting.
     port.receive(LONGEST_COMMAND)?;

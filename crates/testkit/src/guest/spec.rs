@@ -4,6 +4,9 @@ use crate::Kernel;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+/// Name of the command port's pair of FIFOs in the guest's directory, without their endings.
+pub(crate) const PORT: &str = "port";
+
 /// Machine type; they place memory above and below 4 GiB differently.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Machine {
@@ -208,8 +211,7 @@ impl GuestSpec {
         line.option("-qmp", format!("unix:{},server=on,wait=off", directory.join("qmp.sock").display()));
         line.option("-chardev", format!("file,id=console,path={}", directory.join("console.log").display()));
         line.option("-serial", "chardev:console");
-        let port = directory.join("port.sock");
-        line.option("-chardev", format!("socket,id=port,path={},server=on,wait=off", port.display()));
+        line.option("-chardev", format!("pipe,id=port,path={}", directory.join(PORT).display()));
         if self.machine == Machine::Microvm {
             // The machine makes only its first serial port itself.
             line.option("-device", "isa-serial,chardev=port,index=1");
