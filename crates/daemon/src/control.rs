@@ -211,7 +211,9 @@ impl IntoResponse for Refused {
 impl From<KeeperError> for Refused {
     fn from(error: KeeperError) -> Self {
         let status = match &error {
-            KeeperError::Disabled | KeeperError::Quarantine(Error::NothingToCut { .. }) => StatusCode::CONFLICT,
+            KeeperError::Disabled | KeeperError::Quarantine(Error::NothingToCut { .. }) => {
+                StatusCode::CONFLICT
+            }
             KeeperError::Quarantine(Error::NotQuarantined { .. }) => StatusCode::NOT_FOUND,
             KeeperError::Quarantine(_) | KeeperError::Accepted { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -276,7 +278,8 @@ fn permit(peer: Peer) -> Result<(), Refused> {
 
 fn told(shared: &Shared, event: &Event) -> Result<Value, Refused> {
     shared.sink.emit(event);
-    serde_json::to_value(event).map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+    serde_json::to_value(event)
+        .map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
 fn running(shared: &Shared, name: &str) -> Result<Record, Refused> {
@@ -300,7 +303,8 @@ fn journalled(keeper: &Keeper, name: &str) -> Result<Entry, Refused> {
         (None, _) => Err(Refused::new(StatusCode::NOT_FOUND, format!("VM {name:?} is not in quarantine"))),
         (Some(_), others) => {
             let count = others.saturating_add(1);
-            let why = format!("{count} VMs in quarantine are named {name:?}; use the id of one (GET /v1/status)");
+            let why =
+                format!("{count} VMs in quarantine are named {name:?}; use the id of one (GET /v1/status)");
             Err(Refused::new(StatusCode::CONFLICT, why))
         }
     }

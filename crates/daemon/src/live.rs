@@ -73,7 +73,9 @@ impl Guest for LiveGuest {
     fn look(&mut self) -> Result<Snapshot, LookError> {
         let memory = self.opened.memory.as_ref();
         let known = match self.kernel.take() {
-            Some(kernel) if kernel.is_current(memory).map_err(|error| self.look_error(&error))? => Some(kernel),
+            Some(kernel) if kernel.is_current(memory).map_err(|error| self.look_error(&error))? => {
+                Some(kernel)
+            }
             _ => None,
         };
         let kernel = match known {

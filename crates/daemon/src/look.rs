@@ -116,7 +116,8 @@ impl Job {
             }
             self.told = Some(told);
         }
-        let problem = self.told.clone().map(|services| format!("Certificates of several services fit: {services}"));
+        let problem =
+            self.told.clone().map(|services| format!("Certificates of several services fit: {services}"));
         shared.registry.change(&self.vm, |record| {
             record.certificate = None;
             record.verdict = Some(Verdict::Uncertified);
@@ -153,10 +154,8 @@ impl Job {
         if self.verdict.replace(verdict) == Some(verdict) {
             return;
         }
-        let look = snapshot.map(|snapshot| LookRef {
-            taken_at: snapshot.taken_at.clone(),
-            elapsed_us: snapshot.elapsed_us,
-        });
+        let look = snapshot
+            .map(|snapshot| LookRef { taken_at: snapshot.taken_at.clone(), elapsed_us: snapshot.elapsed_us });
         shared.sink.emit(&Event::VmVerdict { vm: VmRef::from(&self.vm), verdict, look });
     }
 }

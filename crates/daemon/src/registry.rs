@@ -122,6 +122,10 @@ impl Registry {
 
     /// Those with this name or this identity.
     pub(crate) fn find(&self, name: &str) -> Vec<Record> {
-        self.lock().values().filter(|record| record.vm.name == name || record.vm.id == name).cloned().collect()
+        self.lock()
+            .values()
+            .filter(|record| record.vm.name == name || record.vm.id == name)
+            .cloned()
+            .collect()
     }
 }

@@ -76,7 +76,11 @@ pub struct Daemon {
 
 impl Daemon {
     /// Takes the state directory, puts every quarantine of the journal in place again, and starts to look.
-    pub fn start(config: Config, engine: Box<dyn Engine>, enforcer: Box<dyn Enforce>) -> anyhow::Result<Self> {
+    pub fn start(
+        config: Config,
+        engine: Box<dyn Engine>,
+        enforcer: Box<dyn Enforce>,
+    ) -> anyhow::Result<Self> {
         let state_dir = &config.state_dir;
         DirBuilder::new()
             .recursive(true)

@@ -58,7 +58,8 @@ impl Trust {
         let mut options = match store::read(serials) {
             Ok(highest_serials) => VerifyOptions { highest_serials },
             Err(error) => {
-                let reason = format!("The serials seen so far cannot be read, so no certificate is used: {error}");
+                let reason =
+                    format!("The serials seen so far cannot be read, so no certificate is used: {error}");
                 refuse(serials, reason);
                 return (Self::default(), events);
             }
@@ -77,8 +78,13 @@ impl Trust {
                     if older {
                         let reason = "Another file holds a certificate of this service with the same or a higher serial";
                         refuse(&path, reason.into());
-                    } else if let Some((path, _)) = best.insert(certificate.service.clone(), (path, certificate)) {
-                        refuse(&path, "Another file holds a certificate of this service with a higher serial".into());
+                    } else if let Some((path, _)) =
+                        best.insert(certificate.service.clone(), (path, certificate))
+                    {
+                        refuse(
+                            &path,
+                            "Another file holds a certificate of this service with a higher serial".into(),
+                        );
                     }
                 }
                 Err(reason) => refuse(&path, reason),
@@ -115,8 +121,10 @@ impl Trust {
         let holds = |certificate: &Certificate| {
             certificate.validity.not_before <= now && now < certificate.validity.not_after
         };
-        let mut fitting =
-            self.certificates.iter().filter(|certificate| holds(certificate) && certificate.selector.selects(vm));
+        let mut fitting = self
+            .certificates
+            .iter()
+            .filter(|certificate| holds(certificate) && certificate.selector.selects(vm));
         match (fitting.next(), fitting.next()) {
             (None, _) => Match::None,
             (Some(one), None) => Match::One(Arc::clone(one)),

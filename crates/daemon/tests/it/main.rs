@@ -1,0 +1,18 @@
+//! Integration tests of `daemon`: configuration, the flow from a look to a quarantine, the control socket, and the real
+//! program through a kill.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod client;
+mod config;
+mod control;
+mod flow;
+mod program;
+mod trust;
+mod world;
