@@ -9,20 +9,22 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 
-/// The data extents of `file` inside `within` (byte offsets), ascending. Extents that touch are joined.
+/// Extents end on a multiple of this. The kernel looks for a hole page by page (0.2 us each on shmem: 50 ms for a GiB
+/// without one), but finds the next data behind any place at once; so each step of a full area is one question, and an
+/// extent may end with up to this much of a hole, which reads as zeros.
+const STEP: u64 = 256 << 10;
+
+/// Where `file` may hold anything but zeros inside `within` (byte offsets): ascending, each starting with data. Extents that
+/// touch are joined.
 pub(crate) fn data_extents(file: &File, within: Range<u64>) -> io::Result<Vec<Range<u64>>> {
     let mut extents: Vec<Range<u64>> = Vec::new();
     let mut at = within.start;
     while at < within.end {
-        let Some(start) = seek(file, at, Whence::SeekData)? else { break };
-        if start >= within.end {
+        let Some(start) = seek(file, at, Whence::SeekData)?.filter(|&start| start < within.end) else {
             break;
-        }
-        let end = seek(file, start, Whence::SeekHole)?.unwrap_or(within.end).min(within.end);
-        // A file that changes meanwhile must not keep us here.
-        if end <= start {
-            break;
-        }
+        };
+        let start = start.max(at);
+        let end = (start | (STEP - 1)).saturating_add(1).min(within.end);
         match extents.last_mut() {
             Some(last) if last.end == start => last.end = end,
             _ => extents.push(start..end),
@@ -30,6 +32,11 @@ pub(crate) fn data_extents(file: &File, within: Range<u64>) -> io::Result<Vec<Ra
         at = end;
     }
     Ok(extents)
+}
+
+/// The first hole inside `within`, if there is one.
+pub(crate) fn first_hole(file: &File, within: Range<u64>) -> io::Result<Option<u64>> {
+    Ok(seek(file, within.start, Whence::SeekHole)?.filter(|&hole| hole < within.end))
 }
 
 /// `None` when there is nothing of the kind behind `at`.

@@ -16,7 +16,7 @@
 use super::pagemap::{PRESENT, Pagemap};
 use super::presence::{CHUNK_BYTES, CHUNK_PAGES, ChunkBits, PAGE, Presence, set};
 use crate::copy::copy_volatile;
-use crate::sparse::data_extents;
+use crate::sparse::{data_extents, first_hole};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
@@ -210,7 +210,8 @@ impl SharedMem {
         Ok(())
     }
 
-    /// The parts of the block inside `within` that may hold anything but zeros, as offsets.
+    /// The parts of the block inside `within` that may hold anything but zeros, as offsets. Each may end with up to 256 KiB
+    /// of a hole.
     pub fn populated(&self, within: Range<u64>) -> io::Result<Vec<Range<u64>>> {
         let shift = |at: u64| at.saturating_add(self.offset);
         let extents = data_extents(&self.file, shift(within.start)..shift(within.end.min(self.len)))?;
@@ -248,18 +249,13 @@ impl SharedMem {
         if access(format!("/proc/self/fd/{}", self.file.as_raw_fd()).as_str(), AccessFlags::W_OK).is_ok() {
             return Ok(true);
         }
-        let mut hole = 0;
-        for extent in self.populated(0..self.len)? {
-            if extent.start > hole {
-                break;
-            }
-            hole = extent.end;
-        }
-        if hole >= self.len {
+        let end = self.offset.saturating_add(self.len);
+        let Some(hole) = first_hole(&self.file, self.offset..end)? else {
             // Nothing to test on, and holes may come later.
             return Ok(false);
-        }
-        let page = usize::try_from(hole / PAGE_SIZE).map_err(|_| io::ErrorKind::InvalidInput)?;
+        };
+        let page = usize::try_from(hole.saturating_sub(self.offset) / PAGE_SIZE);
+        let page = page.map_err(|_| io::ErrorKind::InvalidInput)?;
         // A "yes" is a lie, or the guest filled the hole just now. Taking it for a lie is the safe mistake.
         let bits = self.mapped.mincore(page, 1)?;
         Ok(bits.first().is_some_and(|word| word & 1 == 0))

@@ -82,7 +82,7 @@ fn a_block_that_starts_inside_a_file_is_read_at_its_offset() {
     file.write_all_at(b"here", 2 * MIB + 4096).unwrap();
     let memory = SharedMem::new(read_only(&file), 2 * MIB, 2 * MIB, None).unwrap();
     assert_eq!(read(&memory, 4096, 4), b"here");
-    assert_eq!(memory.populated(0..2 * MIB).unwrap().first(), Some(&(4096..8192)));
+    assert_eq!(memory.populated(0..2 * MIB).unwrap().first(), Some(&(4096..256 << 10)));
     assert_eq!(memory.populated(8192..u64::MAX).unwrap(), []);
     assert!(memory.read(2 * MIB - 2, &mut [0; 4]).is_err());
     assert!(memory.read(u64::MAX, &mut [0; 4]).is_err());
@@ -110,8 +110,10 @@ fn populated_parts_are_those_that_were_touched() {
         file.write_all_at(&[1], page * 4096).unwrap();
     }
     let memory = SharedMem::new(read_only(&file), 0, 1 << 30, None).unwrap();
-    let expected = [0..0x2000, 0x5000..0x6000, 1000 * 4096..1001 * 4096, (1 << 30) - 4096..1 << 30];
+    // Each starts with data and ends on the next multiple of 256 KiB.
+    let expected = [0..0x4_0000, 1000 * 4096..16 * 0x4_0000, (1 << 30) - 4096..1 << 30];
     assert_eq!(memory.populated(0..1 << 30).unwrap(), expected);
+    assert_eq!(memory.populated(0x2000..0x7000).unwrap().first(), Some(&(0x5000..0x7000)));
 }
 
 #[test]
