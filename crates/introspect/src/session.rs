@@ -129,28 +129,34 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Runs one table's walk. A used-up budget leaves that table empty with a problem; a failed backend ends the look.
+/// Runs one table's walk, which adds to the list it is given. A used-up budget ends the table early with a problem, and
+/// what was read stays; a failed backend ends the look.
 fn table<T>(
     session: &Session<'_>,
     name: &str,
     wanted: bool,
-    walk: impl FnOnce() -> Result<Vec<T>, ReadError>,
+    walk: impl FnOnce(&mut Vec<T>) -> Result<(), ReadError>,
 ) -> Result<Vec<T>, Error> {
+    let mut items = Vec::new();
     if !wanted {
-        return Ok(Vec::new());
+        return Ok(items);
     }
-    match walk() {
-        Ok(items) => Ok(items),
-        Err(ReadError::Memory(error)) => Err(Error::Memory(error)),
-        Err(error @ ReadError::Budget { .. }) => {
-            session.problem(ProblemKind::Budget, name, error);
-            Ok(Vec::new())
-        }
+    match walk(&mut items) {
+        Ok(()) => {}
+        Err(ReadError::Memory(error)) => return Err(Error::Memory(error)),
         Err(error) => {
-            session.problem(ProblemKind::Unmapped, name, error);
-            Ok(Vec::new())
+            let kind = match error {
+                ReadError::Budget { .. } => ProblemKind::Budget,
+                _ => ProblemKind::Unmapped,
+            };
+            session.problem(
+                kind,
+                name,
+                format_args!("{error}; {} entries were read before it.", items.len()),
+            );
         }
     }
+    Ok(items)
 }
 
 pub(crate) fn snapshot(
@@ -165,11 +171,18 @@ pub(crate) fn snapshot(
     let session = Session::new(&look, kernel);
     let tables = options.tables;
 
-    let processes = table(&session, "processes", tables.processes || tables.sockets, || {
-        linux::task::processes(&session)
+    // Sockets need processes for their owners.
+    let mut processes = table(&session, "processes", tables.processes || tables.sockets, |processes| {
+        linux::task::processes(&session, processes)
     })?;
-    let sockets = table(&session, "sockets", tables.sockets, || linux::net::sockets(&session, &processes))?;
-    let modules = table(&session, "modules", tables.modules, || linux::module::modules(&session))?;
+    processes.sort_by_key(|process| (process.facts.pid, process.facts.task));
+    let mut sockets = table(&session, "sockets", tables.sockets, |sockets| {
+        linux::net::sockets(&session, &processes, sockets)
+    })?;
+    sockets.sort_by(|a, b| linux::net::order(a).cmp(&linux::net::order(b)));
+    let mut modules =
+        table(&session, "modules", tables.modules, |modules| linux::module::modules(&session, modules))?;
+    modules.sort_by(|a, b| (&a.name, a.module).cmp(&(&b.name, b.module)));
     let facts = kernel.facts(&session);
 
     let (problems, mut consistency) = session.finish();

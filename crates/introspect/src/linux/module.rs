@@ -60,14 +60,13 @@ fn sizes(resolver: &mut Resolver<'_>) -> Vec<u64> {
         .collect()
 }
 
-/// All modules on the list, by name.
-pub(crate) fn modules(session: &Session<'_>) -> Result<Vec<Module>, ReadError> {
+/// Adds all modules on the list.
+pub(crate) fn modules(session: &Session<'_>, modules: &mut Vec<Module>) -> Result<(), ReadError> {
     let layout = &session.kernel.layouts().module;
     let Some(head) = session.kernel.symbol("modules") else {
         session.problem(ProblemKind::Profile, "modules", "The kernel has no such symbol.");
-        return Ok(Vec::new());
+        return Ok(());
     };
-    let mut modules = Vec::new();
     for node in list::list(session, "module list", head)? {
         let Some(module) = node.checked_sub(layout.list) else { continue };
         match read(session, module) {
@@ -76,8 +75,7 @@ pub(crate) fn modules(session: &Session<'_>) -> Result<Vec<Module>, ReadError> {
             Err(error) => session.unreadable("module", module, error)?,
         }
     }
-    modules.sort_by(|a, b| (&a.name, a.module).cmp(&(&b.name, b.module)));
-    Ok(modules)
+    Ok(())
 }
 
 fn read(session: &Session<'_>, module: Gva) -> Result<Option<Module>, ReadError> {

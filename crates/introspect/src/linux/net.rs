@@ -54,8 +54,12 @@ struct Entry {
     owners: BTreeSet<u32>,
 }
 
-/// All sockets, by namespace, family, protocol and address.
-pub(crate) fn sockets(session: &Session<'_>, processes: &[Seen]) -> Result<Vec<Socket>, ReadError> {
+/// Adds all sockets of the guest whose processes are `processes`.
+pub(crate) fn sockets(
+    session: &Session<'_>,
+    processes: &[Seen],
+    sockets: &mut Vec<Socket>,
+) -> Result<(), ReadError> {
     let mut entries: BTreeMap<Gva, Entry> = BTreeMap::new();
 
     let mut files = file::SocketFiles::default();
@@ -84,7 +88,6 @@ pub(crate) fn sockets(session: &Session<'_>, processes: &[Seen]) -> Result<Vec<S
         );
     }
 
-    let mut sockets = Vec::new();
     let mut inodes: HashMap<Gva, Option<u32>> = HashMap::new();
     for (sk, entry) in entries.into_iter().take(SOCKETS_MAX) {
         let read = match sock::read(session, sk) {
@@ -115,12 +118,11 @@ pub(crate) fn sockets(session: &Session<'_>, processes: &[Seen]) -> Result<Vec<S
             .collect();
         sockets.push(socket);
     }
-    sockets.sort_by(|a, b| order(a).cmp(&order(b)));
-    Ok(sockets)
+    Ok(())
 }
 
-/// The order of the table: stable for the same guest, and the one a person reads.
-fn order(socket: &Socket) -> impl Ord + '_ {
+/// The order of the table: by namespace, family, protocol and address; stable for the same guest.
+pub(crate) fn order(socket: &Socket) -> impl Ord + '_ {
     (
         socket.net_namespace,
         socket.protocol_family,

@@ -7,6 +7,7 @@ use super::layout::Resolver;
 use super::{cgroup, cred, list, mm, namespace};
 use crate::session::{Session, member};
 use facts::{Address, ExeState, ProblemKind, Process, ProcessState};
+use std::collections::HashSet;
 use vmi_core::{Gva, ReadError};
 
 /// Name of this view in [`Process::views`].
@@ -86,17 +87,18 @@ struct Stamp {
     start_time: u64,
 }
 
-/// All processes on the task list, by pid.
-pub(crate) fn processes(session: &Session<'_>) -> Result<Vec<Seen>, ReadError> {
+/// Adds all processes on the task list.
+pub(crate) fn processes(session: &Session<'_>, processes: &mut Vec<Seen>) -> Result<(), ReadError> {
     let layout = &session.kernel.layouts().task;
     let Some(head) = session.kernel.symbol("init_task").and_then(|task| task.checked_add(layout.tasks))
     else {
         session.problem(ProblemKind::Profile, "init_task", "The kernel has no such symbol.");
-        return Ok(Vec::new());
+        return Ok(());
     };
-    let mut processes = Vec::new();
+    // Memory of a task that ended may be a new task's, further down the same list, before the walk is over.
+    let mut seen = HashSet::new();
     for node in list::list(session, "task list", head)? {
-        let Some(task) = node.checked_sub(layout.tasks) else { continue };
+        let Some(task) = node.checked_sub(layout.tasks).filter(|task| seen.insert(*task)) else { continue };
         match process(session, task) {
             Ok(Some(process)) => processes.push(process),
             Ok(None) => session.torn(),
@@ -110,8 +112,7 @@ pub(crate) fn processes(session: &Session<'_>) -> Result<Vec<Seen>, ReadError> {
             "It has no process: a running Linux has at least one.",
         );
     }
-    processes.sort_by_key(|process| (process.facts.pid, process.facts.task));
-    Ok(processes)
+    Ok(())
 }
 
 /// One process. `Ok(None)`: the task went away, twice, while it was read.

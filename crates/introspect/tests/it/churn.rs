@@ -1,0 +1,51 @@
+//! A guest that changes as fast as it can while it is looked at.
+
+use crate::opened::Opened;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+use testkit::{Backing, GuestSpec, Kernel, Need, Spawn};
+
+/// At least so many looks, during which the guest started so many processes that live for a moment only.
+const LOOKS: u32 = 300;
+const STRANGERS: usize = 300;
+
+/// Everything that lives through the storm is in every look, once, and whole.
+fn storm(kernel: Kernel, backing: Backing) {
+    if !testkit::require(&[Need::Guest(kernel)]) {
+        return;
+    }
+    let opened = Opened::boot(GuestSpec::new(kernel).backing(backing)).unwrap();
+    let steady =
+        opened.guest.spawn_many(20, Spawn { exe: "/usr/bin/steady".into(), ..Spawn::default() }).unwrap();
+    let steady: BTreeSet<u32> = steady.iter().map(|process| process.pid).collect();
+    opened.guest.fork_storm(4, 60).unwrap();
+    let mut strangers = BTreeSet::new();
+    // Until the guest has demonstrably changed under many looks, however slow its emulation is today.
+    let started = Instant::now();
+    let mut look = 0;
+    while look < LOOKS || (strangers.len() < STRANGERS && started.elapsed() < Duration::from_secs(40)) {
+        look += 1;
+        let snapshot = opened.snapshot().unwrap();
+        let pids: Vec<u32> = snapshot.processes.iter().map(|process| process.pid).collect();
+        let unique: BTreeSet<u32> = pids.iter().copied().collect();
+        assert_eq!(unique.len(), pids.len(), "look {look}: a pid twice");
+        let missed: Vec<_> = steady.difference(&unique).collect();
+        assert!(missed.is_empty(), "look {look} missed {missed:?}: {:?}", snapshot.problems);
+        for process in snapshot.processes.iter().filter(|process| steady.contains(&process.pid)) {
+            assert_eq!(process.exe.as_deref(), Some("/usr/bin/steady"), "look {look}");
+            assert!(process.args.is_some(), "look {look}");
+        }
+        strangers.extend(unique.difference(&steady).copied());
+    }
+    assert!(strangers.len() >= STRANGERS, "the guest did not fork: {} pids in all", strangers.len());
+}
+
+#[test]
+fn a_fork_storm_hides_nothing_in_a_mapped_guest() {
+    storm(Kernel::V6_12, Backing::Memfd);
+}
+
+#[test]
+fn a_fork_storm_hides_nothing_in_a_guest_that_is_read_by_calls() {
+    storm(Kernel::V6_1, Backing::Anonymous);
+}

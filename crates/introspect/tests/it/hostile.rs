@@ -1,0 +1,235 @@
+//! A guest that lies: what it claims becomes a problem, and never a crash, a hang, or a clean table.
+//!
+//! The guest is stopped and its memory is changed from outside, so that every lie is exact and every kernel the same.
+
+use crate::opened::Opened;
+use facts::{ProblemKind, Snapshot};
+use introspect::{Error, Options};
+use std::time::Duration;
+use testkit::{GuestSpec, Kernel, Need, SocketSpec, Spawn};
+use vmi_core::{AddressSpace, Budget, Gpa, Gva, Look};
+
+struct Liar {
+    opened: Opened,
+}
+
+impl Liar {
+    /// A stopped guest with a process `victim`, pid as given back.
+    fn boot(kernel: Kernel) -> (Self, u32) {
+        let opened = Opened::boot(GuestSpec::new(kernel).memory_mib(256)).unwrap();
+        let address = "127.0.0.1:7777".parse().unwrap();
+        let sockets = vec![SocketSpec::TcpListen { address }];
+        let victim =
+            opened.guest.spawn(Spawn { exe: "/usr/bin/victim".into(), sockets, ..Spawn::default() }).unwrap();
+        opened.guest.spawn_many(5, Spawn::default()).unwrap();
+        opened.guest.qmp(&serde_json::json!({"execute": "stop"})).unwrap();
+        (Self { opened }, victim.pid)
+    }
+
+    fn member(&self, object: u64, record: &str, path: &str) -> u64 {
+        object + self.opened.kernel.profile().field(record, path).unwrap().offset
+    }
+
+    fn physical(&self, at: u64) -> u64 {
+        let memory = &*self.opened.vm.memory;
+        let look = Look::begin(memory, Budget::default()).unwrap();
+        let space = AddressSpace::new(&look, self.opened.kernel.root(), self.opened.kernel.levels());
+        space.translate(Gva(at)).unwrap().at.0
+    }
+
+    fn peek(&self, at: u64) -> u64 {
+        let bytes = self.opened.guest.peek_physical(self.physical(at), 8).unwrap();
+        u64::from_le_bytes(bytes.try_into().unwrap())
+    }
+
+    /// Looks while `at` holds `value`, then puts back what was there.
+    fn look_with(&self, at: u64, value: u64) -> Snapshot {
+        let physical = self.physical(at);
+        let before = self.peek(at);
+        self.opened.guest.poke_physical(physical, &value.to_le_bytes()).unwrap();
+        let started = std::time::Instant::now();
+        let snapshot = self.opened.snapshot().unwrap();
+        assert!(started.elapsed() < Duration::from_secs(5), "a look must end by itself");
+        self.opened.guest.poke_physical(physical, &before.to_le_bytes()).unwrap();
+        snapshot
+    }
+
+    fn task(&self, pid: u32) -> u64 {
+        let snapshot = self.opened.snapshot().unwrap();
+        snapshot.processes.iter().find(|process| process.pid == pid).unwrap().task.0
+    }
+}
+
+fn has(snapshot: &Snapshot, kind: ProblemKind, location: &str) -> bool {
+    snapshot.problems.iter().any(|problem| problem.kind == kind && problem.location.starts_with(location))
+}
+
+#[test]
+fn lies_in_lists_tables_and_pointers_become_problems() {
+    for kernel in Kernel::ALL {
+        if !testkit::require(&[Need::Guest(kernel)]) {
+            return;
+        }
+        let (liar, pid) = Liar::boot(kernel);
+        let clean = liar.opened.snapshot().unwrap();
+        assert_eq!(clean.problems, [], "an honest guest has no problems");
+        let task = liar.task(pid);
+        let next = liar.member(task, "task_struct", "tasks");
+        let first = liar.member(liar.task(2), "task_struct", "tasks");
+
+        // A task that is its own successor; a list that comes back to its second element; a wild pointer.
+        for (value, kind) in [
+            (next, ProblemKind::Inconsistent),
+            (first, ProblemKind::Inconsistent),
+            (0x4141_4141_4141_4141, ProblemKind::Unmapped),
+            (0, ProblemKind::Unmapped),
+        ] {
+            let snapshot = liar.look_with(next, value);
+            assert!(has(&snapshot, kind, "task list"), "{value:#x}: {:?}", snapshot.problems);
+            assert!(snapshot.processes.len() > 10, "what was read before the break is kept");
+            assert!(snapshot.consistency.retries > 0);
+            assert!(!snapshot.modules.is_empty() || clean.modules.is_empty(), "other tables do not suffer");
+        }
+
+        // A task list that is empty is not a guest without processes.
+        let init = liar.opened.kernel.symbol("init_task").unwrap().0;
+        let head = liar.member(init, "task_struct", "tasks");
+        let snapshot = liar.look_with(head, head);
+        assert!(has(&snapshot, ProblemKind::Inconsistent, "task list"), "{:?}", snapshot.problems);
+
+        // A descriptor table that claims four thousand million entries.
+        let files = liar.peek(liar.member(task, "task_struct", "files"));
+        let fdt = liar.peek(liar.member(files, "files_struct", "fdt"));
+        let max_fds = liar.member(fdt, "fdtable", "max_fds");
+        let snapshot = liar.look_with(max_fds, u64::MAX);
+        assert!(has(&snapshot, ProblemKind::Implausible, "fdtable"), "{:?}", snapshot.problems);
+
+        // Arguments that lie in no memory are unknown, not empty.
+        let mm = liar.peek(liar.member(task, "task_struct", "mm"));
+        let arg_start = liar.member(mm, "mm_struct", "arg_start");
+        let snapshot = liar.look_with(arg_start, 0x10_0000);
+        let victim = snapshot.processes.iter().find(|process| process.pid == pid).unwrap();
+        assert_eq!(victim.args, None);
+        assert!(has(&snapshot, ProblemKind::Partial, "arguments"), "{:?}", snapshot.problems);
+
+        // An executable that leads nowhere is unknown, not none.
+        let exe = liar.member(mm, "mm_struct", "exe_file");
+        let snapshot = liar.look_with(exe, 0xffff_ffff_ffff_f000);
+        let victim = snapshot.processes.iter().find(|process| process.pid == pid).unwrap();
+        assert_eq!((victim.exe.as_deref(), victim.exe_state), (None, None));
+        assert!(has(&snapshot, ProblemKind::Unmapped, "file"), "{:?}", snapshot.problems);
+
+        // A directory that is its own parent's child for ever.
+        let file = liar.peek(exe);
+        let dentry = liar.peek(liar.member(file, "file", "f_path") + liar.member(0, "path", "dentry"));
+        let name_len = liar.member(dentry, "dentry", "d_name.len");
+        let snapshot = liar.look_with(name_len, u64::MAX);
+        assert!(has(&snapshot, ProblemKind::Implausible, "dentry"), "{:?}", snapshot.problems);
+
+        // A hash chain whose socket is its own successor.
+        let listener = clean.sockets.iter().find(|socket| socket.local_port == Some(7777)).unwrap();
+        let node = liar.member(listener.sock.0, "sock_common", "skc_nulls_node");
+        let snapshot = liar.look_with(node, node);
+        assert!(has(&snapshot, ProblemKind::Inconsistent, "TCP hash table"), "{:?}", snapshot.problems);
+    }
+}
+
+#[test]
+fn a_copy_of_the_kernels_own_description_is_not_believed() {
+    if !testkit::require(&[Need::Guest(Kernel::V6_12)]) {
+        return;
+    }
+    let (liar, _) = Liar::boot(Kernel::V6_12);
+    let memory = &*liar.opened.vm.memory;
+    let data = liar.opened.kernel.symbol("vmcoreinfo_data").unwrap().0;
+    let real = liar.physical(liar.peek(data));
+    let page = liar.opened.guest.peek_physical(real, 4096).unwrap();
+
+    // Anybody in the guest can fill a page with these bytes: put copies on both sides of the real one.
+    let region = memory.regions().iter().find(|region| region.len > 0x100_0000).unwrap();
+    let used = memory.populated(*region).unwrap();
+    let free: Vec<u64> = (region.start.0..region.end().0)
+        .step_by(4096)
+        .filter(|at| *at > 0x10_0000 && !used.iter().any(|extent| extent.contains(Gpa(*at), 1)))
+        .collect();
+    let free = [free[0], free[free.len() / 2], free[free.len() - 1]];
+    assert!(free[0] < real || free[2] > real);
+    for at in &free {
+        liar.opened.guest.poke_physical(*at, &page).unwrap();
+    }
+    let kernel = introspect::locate(memory, Budget::default()).unwrap();
+    assert_eq!(kernel.root(), liar.opened.kernel.root());
+    assert!(kernel.is_current(memory).unwrap());
+
+    // Without the real one nothing is believed, and the error says why.
+    liar.opened.guest.poke_physical(real, &[0; 16]).unwrap();
+    match introspect::locate(memory, Budget::default()) {
+        Err(Error::Contradicted { release, reason, .. }) => {
+            assert_eq!(release, liar.opened.kernel.release());
+            assert!(reason.contains("VMCOREINFO"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_thousand_random_changes_of_kernel_memory_never_stop_the_reader() {
+    if !testkit::require(&[Need::Guest(Kernel::V6_1)]) {
+        return;
+    }
+    let (liar, _) = Liar::boot(Kernel::V6_1);
+    let clean = liar.opened.snapshot().unwrap();
+    let objects: Vec<u64> = clean
+        .processes
+        .iter()
+        .map(|process| process.task.0)
+        .chain(clean.sockets.iter().map(|socket| socket.sock.0))
+        .chain(clean.modules.iter().map(|module| module.module.0))
+        .collect();
+    // A small generator with a fixed seed (xorshift): the same changes at every run.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let options = Options {
+        budget: Budget { time: Duration::from_secs(2), ..Budget::default() },
+        ..Options::default()
+    };
+    for round in 0..100 {
+        for _ in 0..10 {
+            let object = objects[usize::try_from(random()).unwrap() % objects.len()];
+            let at = object + (random() % 2600) / 8 * 8;
+            let value = match random() % 4 {
+                0 => random(),
+                1 => objects[usize::try_from(random()).unwrap() % objects.len()],
+                2 => 0,
+                _ => at,
+            };
+            liar.opened.guest.poke_physical(liar.physical(at), &value.to_le_bytes()).unwrap();
+        }
+        let started = std::time::Instant::now();
+        let snapshot =
+            introspect::snapshot(&*liar.opened.vm.memory, &liar.opened.kernel, liar.opened.facts(), &options)
+                .unwrap();
+        assert!(started.elapsed() < Duration::from_secs(10), "round {round} took {:?}", started.elapsed());
+        assert!(snapshot.problems.len() <= 257, "the list of problems is bounded");
+    }
+}
+
+#[test]
+fn a_look_that_may_read_next_to_nothing_says_so() {
+    if !testkit::require(&[Need::Guest(Kernel::V6_1)]) {
+        return;
+    }
+    let (liar, _) = Liar::boot(Kernel::V6_1);
+    let options = Options { budget: Budget { bytes: 10_000, ..Budget::default() }, ..Options::default() };
+    let snapshot =
+        introspect::snapshot(&*liar.opened.vm.memory, &liar.opened.kernel, liar.opened.facts(), &options)
+            .unwrap();
+    for table in ["processes", "sockets", "modules"] {
+        assert!(has(&snapshot, ProblemKind::Budget, table), "{table}: {:?}", snapshot.problems);
+    }
+}
