@@ -13,7 +13,7 @@ const RETRIES: u32 = 8;
 /// Elements of any one list. A kernel has at most 4,194,304 pids (`PID_MAX_LIMIT`, include/linux/threads.h, 6.12).
 const ELEMENTS_MAX: usize = 4 << 20;
 /// Where ``pprev``/``prev`` stands behind ``next`` in all three node types.
-const BACK: u64 = 8;
+pub(crate) const BACK: u64 = 8;
 
 /// Why a walk did not reach the end of its list.
 #[derive(Debug)]

@@ -115,17 +115,32 @@ pub(crate) fn processes(session: &Session<'_>, processes: &mut Vec<Seen>) -> Res
     Ok(())
 }
 
-/// One process. `Ok(None)`: the task went away, twice, while it was read.
+/// One process. `Ok(None)`: the task went away, or kept changing, while it was read.
 fn process(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, ReadError> {
     for _ in 0..2 {
         let before = stamp(session, task)?;
         let seen = read(session, task, &before)?;
+        if !is_listed(session, task)? {
+            return Ok(None);
+        }
         if stamp(session, task)? == before {
             return Ok(Some(seen));
         }
         session.space.look().forget_pages();
     }
     Ok(None)
+}
+
+/// Whether the predecessor on the task list still points at this task.
+///
+/// Memory of a task that ended is used again for the next fork, and starts there as a copy of the *parent's* whole
+/// ``struct task_struct`` (dup_task_struct(), kernel/fork.c): a half-born task looks like its parent, pid and all, until it
+/// is told otherwise. What it cannot look like is an element of the list.
+fn is_listed(session: &Session<'_>, task: Gva) -> Result<bool, ReadError> {
+    let node = member(task, session.kernel.layouts().task.tasks)?;
+    let predecessor = session.space.pointer(member(node, list::BACK)?)?;
+    // A poisoned link (LIST_POISON2) of a task that just left the list is not mapped.
+    Ok(session.space.pointer(predecessor).is_ok_and(|next| next == node))
 }
 
 fn stamp(session: &Session<'_>, task: Gva) -> Result<Stamp, ReadError> {
