@@ -8,6 +8,7 @@
 use crate::capabilities::Capabilities;
 use crate::pattern::Pattern;
 use crate::policy::{LEAST_CONFIRMATIONS, Policy};
+use crate::text::shown;
 use crate::{Error, Refusal, dsse, keys::PrivateKey};
 use facts::{ExeState, Family, Vm};
 use jiff::Timestamp;
@@ -466,8 +467,8 @@ impl Statement {
             let named = |subject: &Subject| subject.digest.get("sha256").map(String::as_str) == hex;
             if hex.is_none() || !self.subject.iter().any(named) {
                 return Err(Refusal::KernelNotSubject {
-                    release: kernel.release.clone(),
-                    digest: kernel.btf_digest.clone(),
+                    release: shown(&kernel.release),
+                    digest: shown(&kernel.btf_digest),
                 });
             }
         }
@@ -482,7 +483,7 @@ impl Statement {
             certificate.policy.rules.iter().map(|(rule, policy)| (rule.as_str(), policy.confirmations));
         for (rule, confirmations) in std::iter::once(defaults).chain(rules) {
             if let Some(confirmations) = confirmations.filter(|wanted| *wanted < LEAST_CONFIRMATIONS) {
-                let rule = rule.to_owned();
+                let rule = shown(rule);
                 return Err(Refusal::TooFewConfirmations { rule, confirmations, least: LEAST_CONFIRMATIONS });
             }
         }

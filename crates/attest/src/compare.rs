@@ -15,12 +15,12 @@ mod kernel;
 mod process;
 mod socket;
 
-use crate::blind::blind_tables;
+use crate::blind::{Blind, blind_tables};
 use crate::certificate::Certificate;
 use crate::reading::Owners;
 use crate::text::{list, shown};
-use draft::Draft;
-use facts::{Finding, Snapshot, rule};
+use draft::{Draft, Drafts};
+use facts::{Finding, Problem, Snapshot, rule};
 
 /// What in the snapshot breaks the certificate: the worst first, then by id. Every finding has one confirmation, this
 /// look; [`crate::Tracker`] counts further ones. At most 256 causes per rule are listed, the rest is one finding.
@@ -28,43 +28,38 @@ use facts::{Finding, Snapshot, rule};
 pub fn compare(certificate: &Certificate, snapshot: &Snapshot) -> Vec<Finding> {
     let blind = blind_tables(snapshot);
     let owners = Owners::new(snapshot);
-    let mut drafts = kernel::compare(certificate, snapshot);
+    let mut drafts = Drafts::new(certificate);
+    kernel::compare(certificate, snapshot, &mut drafts);
     process::compare(certificate, snapshot, &blind, &mut drafts);
     socket::compare(certificate, snapshot, &owners, &mut drafts);
     for blind in &blind {
-        let draft = Draft::new(
-            rule::GUEST_BLIND,
-            draft::cause("table", [blind.table.to_string().as_str()]),
-            format!("{} of the guest", blind.table),
-            format!(
-                "The guest's {} are not fully known: {}",
-                blind.table,
-                blind.problems.first().map_or_else(
-                    || "the table is empty, which no running guest's is".to_owned(),
-                    |problem| format!("{}: {}", shown(&problem.location), shown(&problem.detail))
-                )
-            ),
-        )
-        .expected("a table read to its end")
-        .seen(format!("{} problems", blind.problems.len()))
-        .with(
-            "problems",
-            list(blind.problems.iter().map(|p| format!("{}: {}", shown(&p.location), shown(&p.detail)))),
-        );
-        drafts.push(draft);
+        let cause = draft::cause("table", [blind.table.to_string().as_str()]);
+        drafts.add(rule::GUEST_BLIND, &cause, || blind_draft(blind));
     }
     if snapshot.consistency.torn > 0 {
-        let torn = snapshot.consistency.torn;
-        drafts.push(
-            Draft::new(
-                rule::GUEST_BLIND,
-                draft::cause("torn", []),
-                "objects that did not hold still".to_owned(),
-                format!("{torn} objects of the guest changed each time they were read, so nothing is known of them"),
-            )
-            .expected("every object read consistently")
-            .seen(format!("{torn} objects dropped")),
-        );
+        drafts.add(rule::GUEST_BLIND, &draft::cause("torn", []), || torn_draft(snapshot.consistency.torn));
     }
-    draft::finish(drafts, certificate)
+    drafts.finish()
+}
+
+fn blind_draft(blind: &Blind<'_>) -> Draft {
+    let table = blind.table;
+    let problem = |problem: &Problem| format!("{}: {}", shown(&problem.location), shown(&problem.detail));
+    let first = blind
+        .problems
+        .first()
+        .map_or_else(|| "the table is empty, which no running guest's is".to_owned(), |first| problem(first));
+    Draft::new(format!("{table} of the guest"), format!("The guest's {table} are not fully known: {first}"))
+        .expected("a table read to its end")
+        .seen(format!("{} problems", blind.problems.len()))
+        .with("problems", list(blind.problems.iter().map(|one| problem(one))))
+}
+
+fn torn_draft(torn: u32) -> Draft {
+    Draft::new(
+        "objects that did not hold still".to_owned(),
+        format!("{torn} objects of the guest changed each time they were read, so nothing is known of them"),
+    )
+    .expected("every object read consistently")
+    .seen(format!("{torn} objects dropped"))
 }

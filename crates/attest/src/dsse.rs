@@ -6,6 +6,7 @@
 //! protocol asks. Must never hand out bytes that no trusted key has signed.
 
 use crate::keys::{PrivateKey, PublicKey};
+use crate::text::shown;
 use crate::{Error, Refusal, json};
 use base64::Engine;
 use base64::alphabet;
@@ -103,7 +104,7 @@ pub fn open(envelope: &[u8], payload_type: &'static str, trusted: &[PublicKey]) 
     };
     let found = envelope.payload_type.ok_or(Refusal::EnvelopeField { field: "payloadType" })?;
     if found != payload_type {
-        return Err(Refusal::PayloadType { found, expected: payload_type });
+        return Err(Refusal::PayloadType { found: shown(&found), expected: payload_type });
     }
     let signatures = envelope.signatures.unwrap_or_default();
     if signatures.is_empty() {
@@ -141,8 +142,8 @@ fn signers(
             Some(key) if signers.iter().any(|id| id == key.id()) => {}
             Some(key) => signers.push(key.id().to_owned()),
             None => match hint {
-                Some(id) if named.is_empty() => untrusted.push(id.to_owned()),
-                _ => mismatch = mismatch.or(Some(signature.keyid.clone())),
+                Some(id) if named.is_empty() => untrusted.push(shown(id)),
+                _ => mismatch = mismatch.or(Some(hint.map(str::to_owned))),
             },
         }
     }

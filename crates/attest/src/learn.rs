@@ -105,8 +105,8 @@ impl Learner {
                 vm: snapshot.vm.name.clone(),
                 table: blind.table,
                 count: blind.problems.len(),
-                location: blind.problems.first().map_or("the table", |p| p.location.as_str()).to_owned(),
-                detail: blind.problems.first().map_or("it is empty", |p| p.detail.as_str()).to_owned(),
+                location: shown(blind.problems.first().map_or("the table", |p| &p.location)),
+                detail: shown(blind.problems.first().map_or("it is empty", |p| &p.detail)),
             });
         }
         let kernel = &snapshot.kernel;

@@ -7,6 +7,7 @@ use crate::certificate::{
     Certificate, PREDICATE_TYPE, SCHEMA_MAJOR, STATEMENT_TYPE, SchemaVersion, Statement,
 };
 use crate::keys::PublicKey;
+use crate::text::shown;
 use crate::{Refusal, dsse, json};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -85,15 +86,15 @@ pub fn parse(body: &[u8]) -> Result<Statement, Refusal> {
     }
     let kind: Kind = json::from_slice(body).map_err(Refusal::Statement)?;
     if kind.statement_type != STATEMENT_TYPE {
-        return Err(Refusal::StatementType { found: kind.statement_type, expected: STATEMENT_TYPE });
+        return Err(Refusal::StatementType { found: shown(&kind.statement_type), expected: STATEMENT_TYPE });
     }
     if kind.predicate_type != PREDICATE_TYPE {
-        return Err(Refusal::PredicateType { found: kind.predicate_type, expected: PREDICATE_TYPE });
+        return Err(Refusal::PredicateType { found: shown(&kind.predicate_type), expected: PREDICATE_TYPE });
     }
     let schema = kind.predicate.schema;
     let version = schema.as_str().and_then(SchemaVersion::parse);
     match version {
-        None => return Err(Refusal::SchemaFormat { found: schema.to_string() }),
+        None => return Err(Refusal::SchemaFormat { found: shown(&schema.to_string()) }),
         Some(version) if version.major != SCHEMA_MAJOR => {
             return Err(Refusal::SchemaMajor { found: version.to_string(), supported: SCHEMA_MAJOR });
         }

@@ -3,7 +3,7 @@
 use crate::certificate::Certificate;
 use crate::keys::hex;
 use crate::text::json as json_text;
-use facts::{Evidence, Finding, rule};
+use facts::{Evidence, Finding};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -20,9 +20,8 @@ pub(super) fn cause<'p>(kind: &'p str, parts: impl IntoIterator<Item = &'p str>)
     std::iter::once(kind).chain(parts).map(str::to_owned).collect()
 }
 
+/// What one finding says.
 pub(super) struct Draft {
-    rule: &'static str,
-    cause: Cause,
     subject: String,
     message: String,
     evidence: Evidence,
@@ -30,9 +29,8 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub(super) fn new(rule: &'static str, cause: Cause, subject: String, message: String) -> Self {
-        let evidence = Evidence::new();
-        Self { rule, cause, subject, message, evidence, views: BTreeSet::new() }
+    pub(super) fn new(subject: String, message: String) -> Self {
+        Self { subject, message, evidence: Evidence::new(), views: BTreeSet::new() }
     }
 
     pub(super) fn expected(self, value: impl Into<String>) -> Self {
@@ -74,42 +72,69 @@ impl Patch {
     }
 }
 
-/// Ids, severities, order, limit.
-pub(super) fn finish(drafts: Vec<Draft>, certificate: &Certificate) -> Vec<Finding> {
-    let mut by_rule: BTreeMap<&'static str, Vec<(String, Draft)>> = BTreeMap::new();
-    for draft in drafts {
-        let id = id(draft.rule, &certificate.service, &draft.cause);
-        by_rule.entry(draft.rule).or_default().push((id, draft));
+/// Collects the findings of one look.
+pub(super) struct Drafts<'c> {
+    certificate: &'c Certificate,
+    by_rule: BTreeMap<&'static str, OfRule>,
+}
+
+/// The findings of one rule by their ids, and how many more there are.
+#[derive(Default)]
+struct OfRule {
+    drafts: BTreeMap<String, Draft>,
+    more: usize,
+}
+
+impl<'c> Drafts<'c> {
+    pub(super) fn new(certificate: &'c Certificate) -> Self {
+        Self { certificate, by_rule: BTreeMap::new() }
     }
-    let mut findings = Vec::new();
-    for (rule, mut drafts) in by_rule {
-        drafts.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let more = drafts.len().saturating_sub(LIMIT);
-        drafts.truncate(LIMIT);
-        if more > 0 {
-            let draft = Draft::new(
-                rule,
-                cause("more", []),
-                format!("{more} further causes"),
-                format!("{more} further causes break the rule {rule}; {LIMIT} are listed one by one"),
-            );
-            drafts.push((id(rule, &certificate.service, &draft.cause), draft));
+
+    /// Adds a finding. Of too many the ones with the lowest ids are kept (they are the same in each look), and only what
+    /// may be kept is built.
+    pub(super) fn add(&mut self, rule: &'static str, cause: &Cause, build: impl FnOnce() -> Draft) {
+        let id = id(rule, &self.certificate.service, cause);
+        let of_rule = self.by_rule.entry(rule).or_default();
+        if of_rule.drafts.contains_key(&id) {
+            return;
         }
-        let severity = certificate.policy.decide(rule).severity;
-        findings.extend(drafts.into_iter().map(|(id, draft)| Finding {
-            id,
-            rule: rule.to_owned(),
-            severity,
-            subject: draft.subject,
-            message: draft.message,
-            evidence: draft.evidence,
-            views_seen: draft.views.into_iter().collect(),
-            views_missing: Vec::new(),
-            confirmations: 1,
-        }));
+        if of_rule.drafts.len() >= LIMIT {
+            of_rule.more = of_rule.more.saturating_add(1);
+            if of_rule.drafts.last_key_value().is_none_or(|(last, _)| id > *last) {
+                return;
+            }
+            of_rule.drafts.pop_last();
+        }
+        of_rule.drafts.insert(id, build());
     }
-    findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.id.cmp(&b.id)));
-    findings
+
+    /// The findings: the worst first, then by id.
+    pub(super) fn finish(self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (rule, OfRule { mut drafts, more }) in self.by_rule {
+            if more > 0 {
+                let draft = Draft::new(
+                    format!("{more} further causes"),
+                    format!("{more} further causes break the rule {rule}; {LIMIT} are listed one by one"),
+                );
+                drafts.insert(id(rule, &self.certificate.service, &cause("more", [])), draft);
+            }
+            let severity = self.certificate.policy.decide(rule).severity;
+            findings.extend(drafts.into_iter().map(|(id, draft)| Finding {
+                id,
+                rule: rule.to_owned(),
+                severity,
+                subject: draft.subject,
+                message: draft.message,
+                evidence: draft.evidence,
+                views_seen: draft.views.into_iter().collect(),
+                views_missing: Vec::new(),
+                confirmations: 1,
+            }));
+        }
+        findings.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.id.cmp(&b.id)));
+        findings
+    }
 }
 
 /// 16 hex digits of SHA-256 over the parts, each with its length in front so that no two lists of parts look alike.
@@ -123,11 +148,9 @@ fn id(rule: &str, service: &str, cause: &Cause) -> String {
     hex(hash.finalize().get(..8).unwrap_or_default())
 }
 
-/// A guest.blind finding about one fact of `count` objects.
-pub(super) fn unknown_fact(cause: Cause, object: &str, fact: &str, count: usize) -> Draft {
+/// A `guest.blind` finding about one fact of `count` objects.
+pub(super) fn unknown_fact(object: &str, fact: &str, count: usize) -> Draft {
     Draft::new(
-        rule::GUEST_BLIND,
-        cause,
         object.to_owned(),
         format!("{object}: `{fact}` could not be read ({count} seen), so nothing can be said of it"),
     )

@@ -1,20 +1,18 @@
 //! The kernel and its modules.
 
-use super::draft::{Draft, Patch, cause, unknown_fact};
+use super::draft::{Draft, Drafts, Patch, cause, unknown_fact};
 use crate::certificate::{Certificate, KernelIdentity, ModuleEntry};
 use crate::pattern::Pattern;
 use crate::text::{list, shown};
 use facts::{Module, Snapshot, rule};
 use std::collections::{BTreeMap, HashSet};
 
-pub(super) fn compare(certificate: &Certificate, snapshot: &Snapshot) -> Vec<Draft> {
-    let mut drafts = Vec::new();
-    drafts.extend(identity(certificate, snapshot));
-    modules(certificate, snapshot, &mut drafts);
-    drafts
+pub(super) fn compare(certificate: &Certificate, snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
+    identity(certificate, snapshot, drafts);
+    modules(certificate, snapshot, drafts);
 }
 
-fn identity(certificate: &Certificate, snapshot: &Snapshot) -> Option<Draft> {
+fn identity(certificate: &Certificate, snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
     let seen = &snapshot.kernel;
     let guest = &certificate.guest;
     let show = |release: &str, build_id: Option<&str>, btf: &str, arch: &str| {
@@ -41,8 +39,6 @@ fn identity(certificate: &Certificate, snapshot: &Snapshot) -> Option<Draft> {
             guest.kernels.iter().map(|k| show(&k.release, k.build_id.as_deref(), &k.btf_digest, &guest.arch)),
         );
         let mut draft = Draft::new(
-            rule::KERNEL_CHANGED,
-            cause("kernel", []),
             "kernel".to_owned(),
             format!("The guest runs kernel {description}; certified is {expected}"),
         )
@@ -54,17 +50,20 @@ fn identity(certificate: &Certificate, snapshot: &Snapshot) -> Option<Draft> {
                 KernelIdentity { release: seen.release.clone(), build_id: seen.build_id.clone(), btf_digest };
             draft = draft.allow_with(Patch::default().add("/guest/kernels/-", &identity));
         }
-        return Some(draft);
+        drafts.add(rule::KERNEL_CHANGED, &cause("kernel", []), || draft);
+        return;
     };
     let unread = match (&seen.btf_digest, &seen.build_id, &kernel.build_id) {
         (None, ..) => "btf_digest",
         (_, None, Some(_)) => "build_id",
-        _ => return None,
+        _ => return,
     };
-    Some(unknown_fact(cause("kernel", [unread]), "kernel", unread, 1).with("kernel", description))
+    drafts.add(rule::GUEST_BLIND, &cause("kernel", [unread]), || {
+        unknown_fact("kernel", unread, 1).with("kernel", description)
+    });
 }
 
-fn modules(certificate: &Certificate, snapshot: &Snapshot, drafts: &mut Vec<Draft>) {
+fn modules(certificate: &Certificate, snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
     let literal: HashSet<&str> =
         certificate.modules.iter().filter_map(|entry| entry.name.as_literal()).collect();
     let templates: Vec<&Pattern> = certificate
@@ -81,17 +80,16 @@ fn modules(certificate: &Certificate, snapshot: &Snapshot, drafts: &mut Vec<Draf
         }
     }
     for (name, modules) in unknown {
-        let draft = Draft::new(
-            rule::MODULE_UNKNOWN,
-            cause("module", [name]),
-            format!("module {}", shown(name)),
-            format!("The kernel module {} is loaded, and the certificate does not allow it", shown(name)),
-        )
-        .expected("only certified modules")
-        .seen(shown(name))
-        .with("modules", list(modules.iter().map(|module| module.module)))
-        .views(modules.iter().flat_map(|module| &module.views))
-        .allow_with(Patch::default().add("/modules/-", &ModuleEntry { name: Pattern::literal(name) }));
-        drafts.push(draft);
+        drafts.add(rule::MODULE_UNKNOWN, &cause("module", [name]), || {
+            Draft::new(
+                format!("module {}", shown(name)),
+                format!("The kernel module {} is loaded, and the certificate does not allow it", shown(name)),
+            )
+            .expected("only certified modules")
+            .seen(shown(name))
+            .with("modules", list(modules.iter().map(|module| module.module)))
+            .views(modules.iter().flat_map(|module| &module.views))
+            .allow_with(Patch::default().add("/modules/-", &ModuleEntry { name: Pattern::literal(name) }))
+        });
     }
 }

@@ -1,6 +1,6 @@
 //! Processes: unknown, changed, missing, as somebody else, with other arguments.
 
-use super::draft::{Cause, Draft, Patch, cause, unknown_fact};
+use super::draft::{Cause, Draft, Drafts, Patch, cause, unknown_fact};
 use crate::blind::{Blind, Table};
 use crate::certificate::{Certificate, Count, Identity, Presence, ProcessEntry};
 use crate::learn::Programs;
@@ -18,18 +18,15 @@ pub(super) fn compare(
     certificate: &Certificate,
     snapshot: &Snapshot,
     blind: &[Blind<'_>],
-    drafts: &mut Vec<Draft>,
+    drafts: &mut Drafts<'_>,
 ) {
     let mut comparison = Comparison::new(&certificate.processes);
     for process in &snapshot.processes {
         comparison.take(process);
     }
-    drafts.extend(
-        comparison
-            .groups
-            .iter()
-            .map(|((rule, cause), group)| group.draft(rule, cause, &certificate.processes)),
-    );
+    for ((rule, cause), group) in &comparison.groups {
+        drafts.add(rule, cause, || group.draft(&certificate.processes));
+    }
     comparison.counts(blind.iter().any(|blind| blind.table == Table::Processes), drafts);
 }
 
@@ -299,43 +296,52 @@ impl<'c, 's> Comparison<'c, 's> {
     }
 
     /// Too few and too many.
-    fn counts(&self, blind: bool, drafts: &mut Vec<Draft>) {
+    fn counts(&self, blind: bool, drafts: &mut Drafts<'_>) {
         for (index, entry) in self.entries.iter().enumerate() {
             let seen = self.matched.get(index).copied().unwrap_or(0);
             let accounted = self.accounted.get(index).copied().unwrap_or(false);
-            let what = entry_text(entry);
             let explained = || accounted || self.unreadable.iter().any(|name| fits_name(entry, name));
             if seen < entry.least() && !blind && !explained() {
-                let mut patch =
-                    Patch::default().add(&format!("/processes/{index}/presence"), &Presence::Allowed);
-                if entry.count.min > 0 {
-                    patch = patch.add(&format!("/processes/{index}/count/min"), &0);
-                }
-                let draft = Draft::new(
-                    rule::PROCESS_MISSING,
-                    cause("missing", [what.as_str()]),
-                    format!("process {}", shown(&what)),
-                    format!("{} must run at least {} times, and {seen} run", shown(&what), entry.least()),
-                )
-                .expected(format!("at least {}", entry.least()))
-                .seen(seen.to_string())
-                .allow_with(patch);
-                drafts.push(draft);
+                drafts.add(rule::PROCESS_MISSING, &entry_cause("missing", entry), || {
+                    missing(index, entry, seen)
+                });
             }
             if let Some(max) = entry.count.max.filter(|max| seen > *max) {
-                let draft = Draft::new(
-                    rule::PROCESS_UNKNOWN,
-                    cause("too many", [what.as_str()]),
-                    format!("process {}", shown(&what)),
-                    format!("{} may run at most {max} times, and {seen} run", shown(&what)),
-                )
-                .expected(format!("at most {max}"))
-                .seen(seen.to_string())
-                .allow_with(Patch::default().add(&format!("/processes/{index}/count/max"), &seen));
-                drafts.push(draft);
+                drafts.add(rule::PROCESS_UNKNOWN, &entry_cause("too many", entry), || {
+                    too_many(index, entry, max, seen)
+                });
             }
         }
     }
+}
+
+fn entry_cause(kind: &'static str, entry: &ProcessEntry) -> Cause {
+    let container = entry.container.as_ref().map(Pattern::as_str).unwrap_or_default();
+    let args = entry.args.iter().flatten().map(Pattern::as_str);
+    cause(kind, [entry_text(entry).as_str(), container].into_iter().chain(args))
+}
+
+fn missing(index: usize, entry: &ProcessEntry, seen: u32) -> Draft {
+    let what = shown(&entry_text(entry));
+    let mut patch = Patch::default().add(&format!("/processes/{index}/presence"), &Presence::Allowed);
+    if entry.count.min > 0 {
+        patch = patch.add(&format!("/processes/{index}/count/min"), &0);
+    }
+    Draft::new(
+        format!("process {what}"),
+        format!("{what} must run at least {} times, and {seen} run", entry.least()),
+    )
+    .expected(format!("at least {}", entry.least()))
+    .seen(seen.to_string())
+    .allow_with(patch)
+}
+
+fn too_many(index: usize, entry: &ProcessEntry, max: u32, seen: u32) -> Draft {
+    let what = shown(&entry_text(entry));
+    Draft::new(format!("process {what}"), format!("{what} may run at most {max} times, and {seen} run"))
+        .expected(format!("at most {max}"))
+        .seen(seen.to_string())
+        .allow_with(Patch::default().add(&format!("/processes/{index}/count/max"), &seen))
 }
 
 fn fit(entry: &ProcessEntry, process: &Process, state: ExeState) -> Fit {
@@ -389,9 +395,9 @@ fn fit_identity(entry: &ProcessEntry, process: &Process) -> Fit {
 }
 
 impl Group<'_> {
-    fn draft(&self, rule: &'static str, cause: &Cause, entries: &[ProcessEntry]) -> Draft {
+    fn draft(&self, entries: &[ProcessEntry]) -> Draft {
         let Some(first) = self.processes.first() else {
-            return unknown_fact(cause.clone(), "processes", "pid", 0);
+            return unknown_fact("processes", "pid", 0);
         };
         let name = shown(&first.name);
         let state = first.exe_state.unwrap_or(ExeState::None);
@@ -436,7 +442,7 @@ impl Group<'_> {
                     Some(_) => format!("process {file}"),
                     None => format!("process {name}"),
                 };
-                return self.evidence(unknown_fact(cause.clone(), &object, fact, self.processes.len()));
+                return self.evidence(unknown_fact(&object, fact, self.processes.len()));
             }
         };
         let pids = match self.processes.as_slice() {
@@ -453,9 +459,7 @@ impl Group<'_> {
             }
             _ => format!("{seen} runs ({pids}); certified is {expected}"),
         };
-        let draft = Draft::new(rule, cause.clone(), format!("process {what} ({pids})"), message)
-            .expected(expected)
-            .seen(seen);
+        let draft = Draft::new(format!("process {what} ({pids})"), message).expected(expected).seen(seen);
         self.evidence(draft).allow_with(self.proposal(entries))
     }
 

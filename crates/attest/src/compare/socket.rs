@@ -1,6 +1,6 @@
 //! Listeners and raw sockets.
 
-use super::draft::{Draft, Patch, cause, unknown_fact};
+use super::draft::{Draft, Drafts, Patch, cause, unknown_fact};
 use crate::certificate::{Certificate, ListenerEntry, PortRule, RawSocketEntry};
 use crate::learn::listener_entry;
 use crate::pattern::Pattern;
@@ -13,7 +13,7 @@ pub(super) fn compare(
     certificate: &Certificate,
     snapshot: &Snapshot,
     owners: &Owners<'_>,
-    drafts: &mut Vec<Draft>,
+    drafts: &mut Drafts<'_>,
 ) {
     let listeners = ListenerIndex::new(&certificate.listeners);
     let mut groups = Groups::default();
@@ -175,22 +175,26 @@ impl<'s> Groups<'s> {
         self.raw.entry((socket.family, socket.protocol.as_deref(), owners)).or_default().push(socket);
     }
 
-    fn drafts(self, certificate: &Certificate, drafts: &mut Vec<Draft>) {
+    fn drafts(self, certificate: &Certificate, drafts: &mut Drafts<'_>) {
         for (door, sockets) in self.listeners {
-            drafts.push(listener_draft(&door, &sockets, certificate));
+            let parts = [door.protocol, &door.place].into_iter().chain(door.owners.iter().copied());
+            drafts.add(rule::LISTENER_UNKNOWN, &cause("listener", parts), || {
+                listener_draft(&door, &sockets, certificate)
+            });
         }
         for ((family, protocol, owners), sockets) in self.raw {
-            drafts.push(raw_draft(family, protocol, &owners, &sockets));
+            let name = family_text(family);
+            let parts = [&name, protocol.unwrap_or("any")].into_iter().chain(owners.iter().copied());
+            drafts.add(rule::SOCKET_RAW, &cause("raw", parts), || {
+                raw_draft(family, protocol, &owners, &sockets)
+            });
         }
         for ((fact, family), sockets) in self.unknown {
             let name = family_text(family);
-            let draft = unknown_fact(
-                cause("sockets", [&name, fact]),
-                &format!("{name} sockets"),
-                fact,
-                sockets.len(),
-            );
-            drafts.push(evidence(draft, sockets.iter().copied()));
+            drafts.add(rule::GUEST_BLIND, &cause("sockets", [&name, fact]), || {
+                let draft = unknown_fact(&format!("{name} sockets"), fact, sockets.len());
+                evidence(draft, sockets.iter().copied())
+            });
         }
     }
 }
@@ -221,10 +225,8 @@ fn listener_draft(
     } else {
         format!("{owners} listens on {place}, which the certificate allows only when {expected}")
     };
-    let cause =
-        cause("listener", [door.protocol, &door.place].into_iter().chain(door.owners.iter().copied()));
     let endpoints: BTreeSet<String> = sockets.iter().map(|(endpoint, ..)| endpoint_text(endpoint)).collect();
-    let draft = Draft::new(rule::LISTENER_UNKNOWN, cause, format!("listener {place} of {owners}"), message)
+    let draft = Draft::new(format!("listener {place} of {owners}"), message)
         .expected(expected)
         .seen(format!("held by {owners}"))
         .with("endpoints", list(&endpoints))
@@ -274,16 +276,12 @@ fn has_owners(certificate: &Certificate, index: usize) -> bool {
 fn raw_draft(family: Family, protocol: Option<&str>, owners: &BTreeSet<&str>, sockets: &[&Socket]) -> Draft {
     let kind = format!("{} {}", family_text(family), shown(protocol.unwrap_or("of unknown protocol")));
     let holders = owners_text(owners);
-    let name = family_text(family);
-    let cause = cause("raw", [&name, protocol.unwrap_or("any")].into_iter().chain(owners.iter().copied()));
     let entry = RawSocketEntry {
         family,
         protocol: protocol.map(str::to_owned),
         processes: owners.iter().map(|owner| Pattern::literal(owner)).collect(),
     };
     let draft = Draft::new(
-        rule::SOCKET_RAW,
-        cause,
         format!("raw socket {kind} of {holders}"),
         format!("{holders} holds a raw socket ({kind}), and the certificate does not allow it"),
     )

@@ -205,3 +205,17 @@ fn no_changed_byte_of_payload_type_or_signature_is_accepted() {
     assert!(flipped > 1500, "{flipped}");
     assert!(dsse::open(&envelope, TYPE, &trusted).is_ok());
 }
+
+#[test]
+fn a_refusal_is_short_and_safe_to_print_whatever_the_document_says() {
+    let (key, trusted) = keys();
+    let hostile = format!("\u{1b}[2J{}", "x".repeat(100_000));
+    let mut foreign = sealed(&PrivateKey::generate().unwrap());
+    foreign["signatures"][0]["keyid"] = hostile.clone().into();
+    let mut other_type = sealed(&key);
+    other_type["payloadType"] = hostile.into();
+    for envelope in [foreign, other_type] {
+        let message = open(&envelope, &trusted).unwrap_err().to_string();
+        assert!(message.len() < 500 && !message.contains('\u{1b}'), "{message:?}");
+    }
+}
