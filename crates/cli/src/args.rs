@@ -1,0 +1,257 @@
+//! The command line (DESIGN 4.1), as data. The help texts are the reference that operators read first.
+
+use crate::duration::Duration;
+use attest::{Pattern, Selector};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use hypervisor::Target;
+use std::path::PathBuf;
+
+const EXIT_STATUS: &str = "\
+Exit status: 0 conforms or done, 1 findings or drift, 2 error (one line on standard error).
+A TARGET is a VM's name, pid:N (its VMM's process), uuid:U, xen:DOMID, or the path of a memory image (ELF core, LiME, raw).";
+
+/// Looks into the VMs of this host from outside, and compares them with their signed birth certificates.
+#[derive(Debug, Parser)]
+#[command(name = "birthmark", version, after_help = EXIT_STATUS, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// Print JSON instead of a table.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show the VMs of this host.
+    List,
+    /// Show everything that can be seen in a VM.
+    Snapshot(TargetArg),
+    /// Show the processes of a VM.
+    Ps(PsArgs),
+    /// Show the sockets of a VM and who holds them.
+    Sockets(TargetArg),
+    /// Show the kernel modules of a VM.
+    Modules(TargetArg),
+    /// Compare a VM with its birth certificate.
+    Audit(AuditArgs),
+    /// Make a birth certificate of a VM that is known to be good.
+    Certify(CertifyArgs),
+    /// Make a pair of keys: one that signs certificates, one that verifies them.
+    Keygen(KeygenArgs),
+    /// Check whether a certificate can be trusted.
+    Verify(VerifyArgs),
+    /// Show what a certificate allows.
+    Show(VerifyArgs),
+    /// Show how birthmarkd and the VMs that it watches stand.
+    Status(DaemonArgs),
+    /// Show the findings that birthmarkd has now.
+    Findings(DaemonArgs),
+    /// Have birthmarkd cut a VM off the network.
+    Quarantine(VmArgs),
+    /// Have birthmarkd end a VM's quarantine. Its open findings count as accepted until they are gone.
+    Release(VmArgs),
+    /// Check what this host can and cannot do, and say why.
+    Doctor(DoctorArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TargetArg {
+    /// VM name, pid:N, uuid:U, xen:DOMID, or path of a memory image.
+    pub(crate) target: Target,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArg,
+    /// Leave out kernel threads.
+    #[arg(long)]
+    pub(crate) no_kernel: bool,
+}
+
+/// Whom to trust, and where certificates are.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TrustArgs {
+    /// Public key (PEM) that a certificate must be signed with; may be given more than once.
+    /// Default: every .pub and .pem file of CONFIG_DIR/trusted-keys.
+    #[arg(long = "trusted-key", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) trusted_keys: Vec<PathBuf>,
+    /// Directory with certificates/ and trusted-keys/.
+    #[arg(long, value_name = "DIR", env = "BIRTHMARK_CONFIG_DIR", default_value = "/etc/birthmark")]
+    pub(crate) config_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArg,
+    /// Certificate to compare with, whichever VM it selects.
+    /// Default: the one of CONFIG_DIR/certificates/*.json that selects the VM.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) certificate: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CertifyArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArg,
+    /// Name of the service that VMs like this one provide.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: String,
+    /// Private key (PEM) that signs; see `birthmark keygen`.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) key: PathBuf,
+    /// File for the certificate.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+    /// Serial: 1 for the first certificate of a service, one more for each later one.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) serial: u64,
+    /// How long it holds, from now: 365d, 12h, 1y.
+    #[arg(long, value_name = "DURATION", default_value = "365d")]
+    pub(crate) valid_for: Duration,
+    /// Which VMs it is for: name=TEMPLATE or uuid=TEMPLATE, where * stands for anything; may be given more than once.
+    /// Default: VMs of the same name.
+    #[arg(long = "selector", value_name = "KEY=TEMPLATE")]
+    pub(crate) selectors: Vec<SelectorArg>,
+    /// Observe for this long (10m, 1h) and certify what was seen in it. Default: one look.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) learn: Option<Duration>,
+    /// What birthmarkd does about drift that shows that something foreign runs.
+    #[arg(long, value_enum, default_value_t = ActionArg::Quarantine)]
+    pub(crate) action: ActionArg,
+    /// SHA-256 (hex) of the disk image that such VMs start from.
+    #[arg(long, value_name = "HEX", value_parser = sha256)]
+    pub(crate) image_sha256: Option<String>,
+    /// Certify although something could not be read; what is unknown is left out.
+    #[arg(long)]
+    pub(crate) accept_unknown: bool,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// What is done about drift.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ActionArg {
+    /// Cut the VM off.
+    Quarantine,
+    /// Only tell.
+    Alert,
+}
+
+/// One `--selector`.
+#[derive(Clone, Debug)]
+pub(crate) enum SelectorArg {
+    Name(Pattern),
+    Uuid(Pattern),
+}
+
+impl std::str::FromStr for SelectorArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, template) =
+            text.split_once('=').ok_or_else(|| "a selector is name=TEMPLATE or uuid=TEMPLATE".to_owned())?;
+        let pattern = |template: &str| Pattern::parse(template).map_err(|error| error.to_string());
+        match key {
+            _ if template.is_empty() => Err("its template is empty".to_owned()),
+            "name" => pattern(template).map(Self::Name),
+            // A VM's id is `uuid:U`.
+            "uuid" => pattern(&format!("uuid:{}", template.to_lowercase())).map(Self::Uuid),
+            _ => Err(format!("VMs are selected by name or uuid, not by `{key}`")),
+        }
+    }
+}
+
+impl CertifyArgs {
+    /// The selectors as a certificate states them; `None` when there are none.
+    pub(crate) fn selector(&self) -> Option<Selector> {
+        let mut selector = Selector::default();
+        for one in &self.selectors {
+            match one {
+                SelectorArg::Name(pattern) => selector.names.push(pattern.clone()),
+                SelectorArg::Uuid(pattern) => selector.uuids.push(pattern.clone()),
+            }
+        }
+        (!self.selectors.is_empty()).then_some(selector)
+    }
+}
+
+/// 64 hex digits, given back in lower case.
+fn sha256(text: &str) -> Result<String, String> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    if digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(digits.to_lowercase());
+    }
+    Err("a SHA-256 has 64 hexadecimal digits".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeygenArgs {
+    /// File for the private key; the public one goes to the same name with .pub at its end.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Certificate.
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DaemonArgs {
+    /// Control socket of birthmarkd.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "BIRTHMARK_SOCKET",
+        default_value = "/run/birthmark/birthmarkd.sock",
+        value_hint = ValueHint::FilePath
+    )]
+    pub(crate) socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VmArgs {
+    /// Name or id of the VM, as `birthmark status` shows it.
+    pub(crate) vm: String,
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArgs,
+    /// Directory with certificates/ and trusted-keys/.
+    #[arg(long, value_name = "DIR", env = "BIRTHMARK_CONFIG_DIR", default_value = "/etc/birthmark")]
+    pub(crate) config_dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_selector_is_a_name_or_a_uuid() {
+        assert!(matches!("name=web-*".parse(), Ok(SelectorArg::Name(pattern)) if pattern.matches("web-17")));
+        assert!(matches!("uuid=AB*".parse(), Ok(SelectorArg::Uuid(pattern)) if pattern.matches("uuid:abcd")));
+        for bad in ["web-*", "name=", "pid=7", "name=a\\"] {
+            assert!(bad.parse::<SelectorArg>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! `birthmark audit`: the verdict on a VM, and what it stands on.
+//!
+//! A finding about a running guest counts only when looks in a row agree (invariant 8): as long as something is seen that
+//! is not confirmed yet, the guest is looked at again a moment later. A verdict that nothing is known stands behind
+//! (`unreadable`) ends as an error, never as a good or a bad result.
+
+use super::words;
+use crate::Outcome;
+use crate::args::AuditArgs;
+use crate::guest::Guest;
+use crate::output::{self, Cell, Output, Paint};
+use crate::trust::{self, Trusted};
+use anyhow::bail;
+use attest::{Certificate, LEAST_CONFIRMATIONS, Progress, Tracker};
+use facts::{Finding, Report, Snapshot, Verdict};
+use introspect::Tables;
+use std::thread::sleep;
+use std::time::Duration;
+
+/// Time between two looks: longer than any race of the guest's kernel, short for a person.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Looks beyond those that the policy asks for, for a guest that shows something new each time.
+const MORE_LOOKS: u32 = 4;
+/// Most looks, whatever a policy asks for.
+const LOOKS_MAX: u32 = 200;
+
+/// What the looks together say.
+struct Seen {
+    snapshot: Snapshot,
+    /// Confirmed, worst first.
+    findings: Vec<Finding>,
+    /// Seen in the last look and not confirmed.
+    pending: usize,
+    looks: u32,
+}
+
+pub(crate) fn audit(args: &AuditArgs, out: &mut Output) -> anyhow::Result<Outcome> {
+    let keys = trust::keys(&args.trust)?;
+    // Before the guest is opened: a certificate that is refused needs no guest to be refused.
+    let named = args.certificate.as_ref().map(|path| trust::verify(path, &keys)).transpose()?;
+    let mut guest = Guest::open(&args.target.target)?;
+    let trusted = match named {
+        Some(trusted) => Some(trusted),
+        None => trust::find(&args.trust, &keys, guest.vm())?,
+    };
+    let certificate = trusted.as_ref().map(|trusted| trusted.verified.certificate());
+    let seen = match observe(&mut guest, certificate) {
+        Ok(seen) => seen,
+        Err(error) => {
+            if out.json {
+                out.json(&attest::report(guest.vm().clone(), Verdict::Unreadable, Vec::new(), None))?;
+            }
+            return Err(error);
+        }
+    };
+    let Seen { snapshot, findings, pending, looks } = seen;
+    let verdict = attest::judge(certificate, &findings, Some(&snapshot));
+    let report = attest::report(snapshot.vm.clone(), verdict, findings, Some(snapshot));
+    if out.json {
+        out.json(&report)?;
+    } else {
+        print(&report, trusted.as_ref(), pending, looks, out)?;
+    }
+    match verdict {
+        Verdict::Conforms => Ok(Outcome::Done),
+        Verdict::Drifted | Verdict::Uncertified => Ok(Outcome::Findings),
+        Verdict::Unreadable => {
+            bail!(
+                "Too much of {} could not be read to tell whether it conforms: {}",
+                args.target.target,
+                reason(&report)
+            )
+        }
+    }
+}
+
+/// Looks until nothing is pending, or until more looks are of no use.
+fn observe(guest: &mut Guest, certificate: Option<&Certificate>) -> anyhow::Result<Seen> {
+    let mut tracker = Tracker::default();
+    let mut looks = 0_u32;
+    let mut most = LOOKS_MAX;
+    loop {
+        let snapshot = guest.look(Tables::ALL)?;
+        looks = looks.saturating_add(1);
+        let Some(certificate) = certificate else {
+            return Ok(Seen { snapshot, findings: Vec::new(), pending: 0, looks });
+        };
+        let policy = &certificate.policy;
+        let found = attest::compare(certificate, &snapshot);
+        let progress = tracker.feed(found, policy, snapshot.consistency.mode);
+        if looks == 1 {
+            let wanted = |finding: &Finding| policy.decide(&finding.rule).confirmations;
+            let wanted = progress.pending.iter().map(wanted).max().unwrap_or(LEAST_CONFIRMATIONS);
+            most = wanted.saturating_add(MORE_LOOKS).min(LOOKS_MAX);
+        }
+        let settled = settled(&progress);
+        if settled || looks >= most {
+            return Ok(Seen {
+                snapshot,
+                findings: progress.confirmed(),
+                pending: progress.pending.len(),
+                looks,
+            });
+        }
+        sleep(PAUSE);
+    }
+}
+
+fn settled(progress: &Progress) -> bool {
+    progress.pending.is_empty()
+}
+
+/// What makes the guest unreadable, in a few words.
+fn reason(report: &Report) -> String {
+    if let Some(finding) = report.findings.first() {
+        return finding.message.clone();
+    }
+    let problems = report.snapshot.as_ref().map(|snapshot| snapshot.problems.as_slice()).unwrap_or_default();
+    problems.first().map_or_else(
+        || "its process table is empty".to_owned(),
+        |first| format!("{}: {}", first.location, first.detail),
+    )
+}
+
+fn print(
+    report: &Report,
+    trusted: Option<&Trusted>,
+    pending: usize,
+    looks: u32,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    out.field("VM", Cell::new(words::vm(&report.vm)).paint(Paint::Bold))?;
+    if let Some(snapshot) = &report.snapshot {
+        out.field("Kernel", &snapshot.kernel.release)?;
+        let looks = words::count(usize::try_from(looks).unwrap_or(usize::MAX), "look");
+        out.field(
+            "Seen",
+            format!(
+                "{} processes, {} sockets, {} modules in {looks}, the last of {} µs",
+                snapshot.processes.len(),
+                snapshot.sockets.len(),
+                snapshot.modules.len(),
+                snapshot.elapsed_us
+            ),
+        )?;
+    }
+    match trusted {
+        None => out.field("Certificate", "none is for this VM (`birthmark certify` makes one)")?,
+        Some(trusted) => {
+            let certificate = trusted.verified.certificate();
+            out.field(
+                "Certificate",
+                format!(
+                    "{} serial {}, valid until {}, {}",
+                    certificate.service,
+                    certificate.serial,
+                    certificate.validity.not_after,
+                    trusted.path.display()
+                ),
+            )?;
+        }
+    }
+    let findings = report.findings.as_slice();
+    let mut verdict = vec![words::verdict(report.verdict)];
+    if !findings.is_empty() {
+        verdict.push(Cell::new(format!(", {}", words::count(findings.len(), "finding"))));
+    }
+    out.line(&[&[Cell::new("Verdict       ").paint(Paint::Dim)], verdict.as_slice()].concat())?;
+    for finding in findings {
+        print_finding(finding, out)?;
+    }
+    if pending > 0 {
+        output::note(&format!(
+            "{}: {} seen in passing and not confirmed (the guest changed meanwhile)",
+            report.vm.name,
+            words::count(pending, "more deviation")
+        ));
+    }
+    Ok(())
+}
+
+/// A finding as a paragraph: rule and subject, what it means, then its evidence, expected and seen first.
+fn print_finding(finding: &Finding, out: &mut Output) -> anyhow::Result<()> {
+    out.line(&[])?;
+    out.line(&[
+        words::severity(finding.severity),
+        Cell::new("  "),
+        Cell::new(&finding.rule).paint(Paint::Bold),
+        Cell::new("  "),
+        Cell::new(&finding.subject),
+    ])?;
+    out.line(&[Cell::new("  "), Cell::new(&finding.message)])?;
+    let first = ["expected", "seen"];
+    let leading = first.iter().filter_map(|name| finding.evidence.get_key_value(*name));
+    let rest = finding.evidence.iter().filter(|(name, _)| !first.contains(&name.as_str()));
+    for (name, value) in leading.chain(rest) {
+        evidence(name, value, out)?;
+    }
+    if !finding.views_seen.is_empty() {
+        evidence("seen in", &finding.views_seen.join(", "), out)?;
+    }
+    if !finding.views_missing.is_empty() {
+        evidence("missing in", &finding.views_missing.join(", "), out)?;
+    }
+    evidence("id", &format!("{}, seen in {} looks in a row", finding.id, finding.confirmations), out)
+}
+
+fn evidence(name: &str, value: &str, out: &mut Output) -> anyhow::Result<()> {
+    out.line(&[Cell::new(format!("    {name:<16}")).paint(Paint::Dim), Cell::new(value)])
+}

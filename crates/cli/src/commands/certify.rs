@@ -1,0 +1,172 @@
+//! `birthmark certify`: a signed birth certificate of a VM that is known to be good.
+//!
+//! Everything that can be wrong without the guest (key, output file, validity) is checked before it is looked at: nobody
+//! waits ten minutes to read that the key is missing. A look that is not fit to learn from, because the guest changed
+//! meanwhile, is done again.
+
+use super::words;
+use crate::Outcome;
+use crate::args::{ActionArg, CertifyArgs};
+use crate::files;
+use crate::guest::Guest;
+use crate::output::{Output, Progress};
+use crate::trust::KEY_LIMIT;
+use anyhow::Context;
+use attest::{Action, LearnOptions, PrivateKey, Statement, Validity};
+use facts::{ConsistencyMode, Snapshot};
+use introspect::Tables;
+use jiff::Timestamp;
+use serde_json::json;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Time between two looks of a longer observation.
+const BETWEEN: Duration = Duration::from_secs(1);
+/// Most looks of one observation. A longer one looks less often: snapshots are kept until its end.
+const LOOKS_MAX: u32 = 300;
+/// Most attempts at a look that is fit to learn from, and the time between them.
+const ATTEMPTS: u32 = 10;
+const AGAIN: Duration = Duration::from_millis(20);
+
+pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Outcome> {
+    let key = private_key(args)?;
+    if !args.force {
+        files::must_not_exist(&args.output).context("Use --force to replace it")?;
+    }
+    let learn = args.learn.as_ref().map(|learn| learn.length(Timestamp::now())).transpose()?;
+    args.valid_for.after(Timestamp::now())?;
+    let mut options = LearnOptions {
+        service: args.service.clone(),
+        serial: args.serial,
+        validity: validity(args)?,
+        selector: args.selector(),
+        image_sha256: args.image_sha256.clone(),
+        accept_unknown: args.accept_unknown,
+    };
+    let mut guest = Guest::open(&args.target.target)?;
+    let (snapshots, looks) = observe(&mut guest, learn, &options)?;
+    // From the end of the observation.
+    options.validity = validity(args)?;
+    let mut statement = attest::certify(&snapshots, &options)
+        .with_context(|| format!("Cannot certify {}", args.target.target))?;
+    if args.action == ActionArg::Alert {
+        only_alert(&mut statement);
+    }
+    let envelope = statement.sign(&key).with_context(|| format!("Cannot certify {}", args.target.target))?;
+    files::write(&args.output, &envelope, 0o644, args.force)?;
+    report(args, &statement, &key, looks, out)?;
+    Ok(Outcome::Done)
+}
+
+fn private_key(args: &CertifyArgs) -> anyhow::Result<PrivateKey> {
+    let bytes = files::read(&args.key, "private key", KEY_LIMIT)
+        .context("No certificate can be signed (`birthmark keygen -o FILE` makes a key)")?;
+    PrivateKey::from_pem(&String::from_utf8_lossy(&bytes))
+        .with_context(|| format!("Cannot sign with the key {}", args.key.display()))
+}
+
+/// From now on, in whole seconds, so that a host whose clock is a moment behind accepts it at once.
+fn validity(args: &CertifyArgs) -> anyhow::Result<Validity> {
+    let not_before = Timestamp::from_second(Timestamp::now().as_second())?;
+    Ok(Validity { not_before, not_after: args.valid_for.after(not_before)? })
+}
+
+/// One look, or as many as fit into `learn`. Gives those that differ from the one before, and how many there were: the
+/// same seen again teaches nothing.
+fn observe(
+    guest: &mut Guest,
+    learn: Option<Duration>,
+    options: &LearnOptions,
+) -> anyhow::Result<(Vec<Snapshot>, usize)> {
+    let mut snapshots = vec![fit(guest, options)?];
+    let mut looks = 1_usize;
+    let still = snapshots.iter().any(|snapshot| snapshot.consistency.mode == ConsistencyMode::Still);
+    let Some(learn) = learn.filter(|_| !still) else { return Ok((snapshots, looks)) };
+    let pause = BETWEEN.max(learn.checked_div(LOOKS_MAX).unwrap_or(BETWEEN)).min(learn);
+    let steps = learn.as_millis().checked_div(pause.as_millis().max(1)).unwrap_or(0);
+    let what = format!("Observing {}", guest.vm().name);
+    let progress = Progress::steps(&what, u64::try_from(steps).unwrap_or(u64::MAX));
+    let started = Instant::now();
+    while started.elapsed() < learn {
+        sleep(pause.min(learn.saturating_sub(started.elapsed())));
+        let snapshot = fit(guest, options)?;
+        looks = looks.saturating_add(1);
+        if !snapshots.iter().any(|other| same_facts(other, &snapshot)) {
+            snapshots.push(snapshot);
+        }
+        progress.step();
+    }
+    Ok((snapshots, looks))
+}
+
+/// A snapshot that can be learned from, if one of a few looks gives one; else the reason why the last is none.
+fn fit(guest: &mut Guest, options: &LearnOptions) -> anyhow::Result<Snapshot> {
+    let mut attempt = 1;
+    loop {
+        let snapshot = guest.look(Tables::ALL)?;
+        match attest::certify(std::slice::from_ref(&snapshot), options) {
+            Ok(_) => return Ok(snapshot),
+            Err(error) if attempt == ATTEMPTS || snapshot.consistency.mode == ConsistencyMode::Still => {
+                return Err(error).with_context(|| format!("Cannot certify {}", snapshot.vm.name));
+            }
+            Err(_) => sleep(AGAIN),
+        }
+        attempt += 1;
+    }
+}
+
+fn same_facts(one: &Snapshot, other: &Snapshot) -> bool {
+    one.processes == other.processes
+        && one.sockets == other.sockets
+        && one.modules == other.modules
+        && one.kernel == other.kernel
+}
+
+/// Every rule tells and does no more.
+fn only_alert(statement: &mut Statement) {
+    let policy = &mut statement.predicate.policy;
+    policy.action = Action::Alert;
+    for rule in policy.rules.values_mut() {
+        rule.action = Some(Action::Alert);
+    }
+}
+
+fn report(
+    args: &CertifyArgs,
+    statement: &Statement,
+    key: &PrivateKey,
+    looks: usize,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    let certificate = &statement.predicate;
+    if out.json {
+        return out.json(&json!({
+            "file": args.output.display().to_string(),
+            "service": certificate.service,
+            "serial": certificate.serial,
+            "not_before": certificate.validity.not_before,
+            "not_after": certificate.validity.not_after,
+            "key_id": key.public().id(),
+            "looks": looks,
+            "processes": certificate.processes.len(),
+            "listeners": certificate.listeners.len(),
+            "raw_sockets": certificate.raw_sockets.len(),
+            "modules": certificate.modules.len(),
+        }));
+    }
+    out.field("Certificate", args.output.display().to_string())?;
+    out.field("Service", format!("{}, serial {}", certificate.service, certificate.serial))?;
+    out.field("Valid", format!("{} to {}", certificate.validity.not_before, certificate.validity.not_after))?;
+    out.field("Signed by", key.public().id())?;
+    out.field(
+        "Learned",
+        format!(
+            "{}, {}, {} and {} in {} (`birthmark show` lists them)",
+            words::count(certificate.processes.len(), "program"),
+            words::count(certificate.listeners.len(), "listener"),
+            words::count(certificate.raw_sockets.len(), "raw socket"),
+            words::count(certificate.modules.len(), "module"),
+            words::count(looks, "look"),
+        ),
+    )
+}

@@ -1,0 +1,11 @@
+//! The commands, one file per family. Each gets its arguments and the output, and gives an outcome or an error.
+
+pub(crate) mod audit;
+pub(crate) mod certificate;
+pub(crate) mod certify;
+pub(crate) mod daemon;
+pub(crate) mod doctor;
+pub(crate) mod keys;
+pub(crate) mod list;
+pub(crate) mod tables;
+mod words;

@@ -1,0 +1,257 @@
+//! `snapshot`, `ps`, `sockets`, `modules`: what can be seen in a guest.
+//!
+//! Only the tables asked for are read. A table that is not fully known is printed with a note that says so on standard
+//! error; one that is empty because it could not be read is an error with its reason (invariant 3).
+
+use super::words;
+use crate::Outcome;
+use crate::args::{PsArgs, TargetArg};
+use crate::guest::Guest;
+use crate::output::{self, Cell, Output, Paint, Table};
+use anyhow::bail;
+use facts::{Family, Module, Problem, Process, Snapshot, Socket};
+use hypervisor::Target;
+use introspect::Tables;
+use std::collections::BTreeMap;
+
+/// Most problems that are told one by one.
+const PROBLEMS_TOLD: usize = 10;
+
+const NOTHING: Tables = Tables { processes: false, sockets: false, modules: false };
+
+pub(crate) fn processes(args: &PsArgs, out: &mut Output) -> anyhow::Result<Outcome> {
+    let mut snapshot = look(&args.target, Tables { processes: true, ..NOTHING })?;
+    let read = snapshot.processes.len();
+    if args.no_kernel {
+        snapshot.processes.retain(|process| !process.kernel_thread);
+    }
+    if out.json {
+        out.json(&snapshot.processes)?;
+    } else {
+        out.table(&process_table(&snapshot.processes))?;
+    }
+    tell(&args.target.target, &snapshot, attest::Table::Processes, read)
+}
+
+pub(crate) fn sockets(args: &TargetArg, out: &mut Output) -> anyhow::Result<Outcome> {
+    let snapshot = look(args, Tables { sockets: true, ..NOTHING })?;
+    if out.json {
+        out.json(&snapshot.sockets)?;
+    } else {
+        out.table(&socket_table(&snapshot.sockets, &snapshot.processes))?;
+    }
+    tell(&args.target, &snapshot, attest::Table::Sockets, snapshot.sockets.len())
+}
+
+pub(crate) fn modules(args: &TargetArg, out: &mut Output) -> anyhow::Result<Outcome> {
+    let snapshot = look(args, Tables { modules: true, ..NOTHING })?;
+    if out.json {
+        out.json(&snapshot.modules)?;
+    } else {
+        out.table(&module_table(&snapshot.modules))?;
+    }
+    tell(&args.target, &snapshot, attest::Table::Modules, snapshot.modules.len())
+}
+
+pub(crate) fn snapshot(args: &TargetArg, out: &mut Output) -> anyhow::Result<Outcome> {
+    let snapshot = look(args, Tables::ALL)?;
+    if out.json {
+        out.json(&snapshot)?;
+    } else {
+        summary(&snapshot, out)?;
+        let tables = [
+            process_table(&snapshot.processes),
+            socket_table(&snapshot.sockets, &snapshot.processes),
+            module_table(&snapshot.modules),
+            problem_table(&snapshot.problems),
+        ];
+        for table in tables.iter().filter(|table| !table.is_empty()) {
+            out.line(&[])?;
+            out.table(table)?;
+        }
+    }
+    let sizes = [
+        (attest::Table::Processes, snapshot.processes.len()),
+        (attest::Table::Sockets, snapshot.sockets.len()),
+        (attest::Table::Modules, snapshot.modules.len()),
+    ];
+    for (table, size) in sizes.into_iter().filter(|(_, size)| *size == 0) {
+        tell(&args.target, &snapshot, table, size)?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn look(args: &TargetArg, tables: Tables) -> anyhow::Result<Snapshot> {
+    Guest::open(&args.target)?.look(tables)
+}
+
+/// Says on standard error what makes a table of `size` rows unknown; an error when nothing at all was read.
+fn tell(target: &Target, snapshot: &Snapshot, table: attest::Table, size: usize) -> anyhow::Result<Outcome> {
+    let blind = attest::blind_tables(snapshot);
+    let problems = blind.iter().find(|blind| blind.table == table).map(|blind| blind.problems.as_slice());
+    match problems {
+        None => {}
+        Some([]) => bail!("The {table} of {target} are not known: the table is empty, which it cannot be"),
+        Some([first, more @ ..]) if size == 0 => {
+            let more =
+                if more.is_empty() { String::new() } else { format!(" (and {} more problems)", more.len()) };
+            bail!("The {table} of {target} are not known: {}{more}", problem(first));
+        }
+        Some(problems) => {
+            output::note(&format!("{target}: not all {table} could be read, some may be missing above"));
+            for one in problems.iter().take(PROBLEMS_TOLD) {
+                output::note(&format!("{target}: {}", problem(one)));
+            }
+            if let Some(more) = problems.len().checked_sub(PROBLEMS_TOLD).filter(|more| *more > 0) {
+                output::note(&format!(
+                    "{target}: {more} more problems (`birthmark snapshot` lists them all)"
+                ));
+            }
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn problem(problem: &Problem) -> String {
+    format!("{}: {}", problem.location, problem.detail)
+}
+
+fn summary(snapshot: &Snapshot, out: &mut Output) -> anyhow::Result<()> {
+    let kernel = &snapshot.kernel;
+    out.field("VM", Cell::new(words::vm(&snapshot.vm)).paint(Paint::Bold))?;
+    out.field("Id", &snapshot.vm.id)?;
+    out.field("Kernel", format!("{} {}", kernel.release, kernel.arch))?;
+    out.field("Version", Cell::known(kernel.version.as_ref()))?;
+    out.field("Build id", Cell::some(kernel.build_id.as_ref()))?;
+    out.field("Boot id", Cell::known(kernel.boot_id.as_ref()))?;
+    out.field(
+        "Paging",
+        format!(
+            "{} levels, root {}, KASLR offset {}",
+            kernel.page_table_levels, kernel.page_table_root, kernel.kaslr_offset
+        ),
+    )?;
+    let source = words::serde_name(&kernel.profile.source);
+    out.field("Profile", format!("{source}, {}", kernel.profile.digest))?;
+    let consistency = &snapshot.consistency;
+    let (mode, torn) = (words::serde_name(&consistency.mode), consistency.torn);
+    let retries = match consistency.retries {
+        1 => "1 retry".to_owned(),
+        retries => format!("{retries} retries"),
+    };
+    out.field(
+        "Look",
+        format!("{}, {} µs, {mode}, {retries}, {torn} torn", snapshot.taken_at, snapshot.elapsed_us),
+    )?;
+    out.field(
+        "Seen",
+        format!(
+            "{} processes, {} sockets, {} modules, {} problems",
+            snapshot.processes.len(),
+            snapshot.sockets.len(),
+            snapshot.modules.len(),
+            snapshot.problems.len()
+        ),
+    )
+}
+
+fn process_table(processes: &[Process]) -> Table {
+    let mut table = Table::new(&[">PID", ">PPID", ">UID", ">THREADS", "STATE", "NAME", "EXE", "ARGS"]);
+    for process in processes {
+        let name = if process.kernel_thread {
+            Cell::new(format!("[{}]", process.name)).paint(Paint::Dim)
+        } else {
+            Cell::new(&process.name)
+        };
+        let args = match &process.args {
+            Some(args) if args.is_empty() => Cell::new("-"),
+            args => Cell::known(args.as_ref().map(|args| args.join(" "))),
+        };
+        table.row([
+            Cell::new(process.pid.to_string()),
+            Cell::known(process.ppid),
+            Cell::known(process.uid),
+            Cell::known(process.threads),
+            Cell::known(process.state.map(words::process_state)),
+            name,
+            words::executable(process),
+            args,
+        ]);
+    }
+    table
+}
+
+fn socket_table(sockets: &[Socket], processes: &[Process]) -> Table {
+    let names: BTreeMap<u32, &str> =
+        processes.iter().map(|process| (process.pid, process.name.as_str())).collect();
+    let mut table = Table::new(&["PROTO", "STATE", "LOCAL", "REMOTE", ">NETNS", "PROCESSES"]);
+    for socket in sockets {
+        let holders: Vec<String> = socket
+            .processes
+            .iter()
+            .map(|pid| names.get(pid).map_or_else(|| pid.to_string(), |name| format!("{name}({pid})")))
+            .collect();
+        let (local, remote) = ends(socket);
+        table.row([
+            Cell::new(protocol(socket)),
+            Cell::known(socket.state.as_ref().map(words::serde_name)),
+            local,
+            remote,
+            Cell::known(socket.net_namespace),
+            if holders.is_empty() { Cell::new("-") } else { Cell::new(holders.join(",")) },
+        ]);
+    }
+    table
+}
+
+/// `tcp`, `tcp6`, `unix/stream`, `netlink/route`, `packet/raw`, …
+fn protocol(socket: &Socket) -> String {
+    let protocol = socket.protocol.as_deref();
+    let family = || words::serde_name(&socket.family);
+    match socket.family {
+        Family::Inet => protocol.unwrap_or("inet").to_owned(),
+        Family::Inet6 => format!("{}6", protocol.unwrap_or("inet")),
+        Family::Other => format!("family-{}", socket.protocol_family),
+        Family::Unix => format!("unix/{}", socket.kind.as_deref().unwrap_or("?")),
+        _ => protocol.map_or_else(family, |protocol| format!("{}/{protocol}", family())),
+    }
+}
+
+/// Local and remote end: address and port where there are, else a path.
+fn ends(socket: &Socket) -> (Cell, Cell) {
+    let end = |address: Option<std::net::IpAddr>, port: Option<u16>| {
+        let port = port.map_or_else(|| "*".to_owned(), |port| port.to_string());
+        Cell::some(address.map(|address| match address {
+            std::net::IpAddr::V4(address) => format!("{address}:{port}"),
+            std::net::IpAddr::V6(address) => format!("[{address}]:{port}"),
+        }))
+    };
+    let local = match socket.family {
+        Family::Inet | Family::Inet6 => end(socket.local_address, socket.local_port),
+        _ => Cell::some(socket.path.as_ref()),
+    };
+    (local, end(socket.remote_address, socket.remote_port))
+}
+
+fn module_table(modules: &[Module]) -> Table {
+    let mut table = Table::new(&["MODULE", ">SIZE", ">USED", "STATE", "ADDRESS"]);
+    for module in modules {
+        table.row([
+            Cell::new(&module.name),
+            Cell::known(module.size),
+            Cell::known(module.references),
+            Cell::known(module.state.map(words::module_state)),
+            Cell::new(module.module.to_string()),
+        ]);
+    }
+    table
+}
+
+fn problem_table(problems: &[Problem]) -> Table {
+    let mut table = Table::new(&["PROBLEM", "WHERE", "DETAIL"]);
+    for problem in problems {
+        let kind = Cell::new(words::serde_name(&problem.kind)).paint(Paint::Yellow);
+        table.row([kind, Cell::new(&problem.location), Cell::new(&problem.detail)]);
+    }
+    table
+}
