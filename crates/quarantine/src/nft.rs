@@ -118,10 +118,17 @@ impl Nftables {
         // that name appears, whoever it belongs to. So it is asked first, and again when the rules are read back.
         let (present, absent): (Vec<&Cut>, Vec<&Cut>) =
             cuts.iter().copied().partition(|cut| cut.place.is_present());
-        let script: String =
-            present.iter().map(|cut| rules::cut(&cut.place.interface, policy, cut.counted)).collect();
+        let script = |start: fn(&InterfaceName) -> String| -> String {
+            let all = present.iter().map(|cut| (&cut.place.interface, cut.counted));
+            all.map(|(device, counted)| start(device) + &rules::cut(device, policy, counted)).collect()
+        };
         if !present.is_empty() {
-            self.change(&script, namespace)?;
+            match self.change(&script(rules::fresh), namespace) {
+                Err(Error::NftFailed { message, .. }) if message.contains("File exists") => {
+                    self.change(&script(rules::gone), namespace)?;
+                }
+                done => done?,
+            }
         }
         match absent.first() {
             None => Ok(()),
@@ -147,7 +154,7 @@ impl Nftables {
         let Some(first) = places.first() else { return Ok(()) };
         let namespace = &first.namespace;
         inside(first, || {
-            let script: String = places.iter().map(|place| rules::restore(&place.interface)).collect();
+            let script: String = places.iter().map(|place| rules::gone(&place.interface)).collect();
             self.change(&script, namespace)?;
             for place in places {
                 if self.read_table(place)? != Status::Open {

@@ -27,7 +27,18 @@ pub(crate) fn table(interface: &InterfaceName) -> String {
     format!("birthmark_{interface}")
 }
 
-/// Script that cuts `interface` off, with counters that start at `counted`.
+/// Start of a script for a table that does not exist. If it does, nothing of the script happens.
+pub(crate) fn fresh(interface: &InterfaceName) -> String {
+    format!("create table netdev {}\n", table(interface))
+}
+
+/// Script that restores `interface`, whether it was cut off or not; start of one that replaces its table.
+pub(crate) fn gone(interface: &InterfaceName) -> String {
+    let table = table(interface);
+    format!("add table netdev {table}\ndelete table netdev {table}\n")
+}
+
+/// Rest of a script that cuts `interface` off, with counters that start at `counted`.
 pub(crate) fn cut(interface: &InterfaceName, policy: &Policy, counted: Dropped) -> String {
     let table = table(interface);
     let (v4, v6): (Vec<Prefix>, Vec<Prefix>) =
@@ -39,9 +50,7 @@ pub(crate) fn cut(interface: &InterfaceName, policy: &Policy, counted: Dropped) 
     let sets = set("mgmt4", "ipv4_addr", &v4) + &set("mgmt6", "ipv6_addr", &v6);
     let solicitations: String = v6.iter().map(solicitation).collect();
     format!(
-        "add table netdev {table}
-delete table netdev {table}
-table netdev {table} {{
+        "table netdev {table} {{
 {sets}  counter {DROPPED_FROM} {{ packets {from_packets} bytes {from_bytes} }}
   counter {DROPPED_TO} {{ packets {to_packets} bytes {to_bytes} }}
   chain {FROM_GUEST} {{
@@ -63,12 +72,6 @@ table netdev {table} {{
 }}
 "
     )
-}
-
-/// Script that restores `interface`; works whether it was cut off or not.
-pub(crate) fn restore(interface: &InterfaceName) -> String {
-    let table = table(interface);
-    format!("add table netdev {table}\ndelete table netdev {table}\n")
 }
 
 fn set(name: &str, kind: &str, prefixes: &[Prefix]) -> String {
@@ -107,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_table_is_replaced_in_one_script() {
+    fn a_cut_hooks_both_directions_and_names_what_stays_open() {
         let script = cut(&tap(), &policy(&["10.0.0.0/29", "fd00::/64"]), Dropped::default());
         assert!(
             script.starts_with("add table netdev birthmark_tap0\ndelete table netdev birthmark_tap0\ntable ")
@@ -136,7 +139,8 @@ mod tests {
     }
 
     #[test]
-    fn a_restore_touches_one_table_only() {
-        assert_eq!(restore(&tap()), "add table netdev birthmark_tap0\ndelete table netdev birthmark_tap0\n");
+    fn one_table_is_created_or_removed_and_no_other_is_touched() {
+        assert_eq!(fresh(&tap()), "create table netdev birthmark_tap0\n");
+        assert_eq!(gone(&tap()), "add table netdev birthmark_tap0\ndelete table netdev birthmark_tap0\n");
     }
 }

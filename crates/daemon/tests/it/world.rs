@@ -266,7 +266,7 @@ impl Site {
             image_sha256: None,
             accept_unknown: true,
         };
-        let envelope = certify(&[good.clone()], &options).unwrap().sign(&self.key).unwrap();
+        let envelope = certify(std::slice::from_ref(good), &options).unwrap().sign(&self.key).unwrap();
         let path = self.path("certificates").join(file);
         fs::write(&path, envelope).unwrap();
         path
