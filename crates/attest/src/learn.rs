@@ -252,6 +252,8 @@ fn raw_sockets(seen: BTreeMap<(Family, Option<String>), BTreeSet<String>>) -> Ve
 pub(crate) struct Programs {
     programs: BTreeMap<ProgramKey, Program>,
     kernel_threads: Program,
+    /// Processes that were just ending: by then nothing but the name and the identity is left of a program.
+    dying: BTreeMap<Pattern, BTreeSet<Identity>>,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -277,6 +279,10 @@ impl Programs {
         let name = name_template(process);
         let program = match standing(process)? {
             Standing::Gone => return Ok(()),
+            Standing::Dying => {
+                self.dying.entry(name).or_default().insert(identity(process)?);
+                return Ok(());
+            }
             // No certificate can allow it.
             Standing::FalseKernelThread => return Err(Unknown("kernel_thread")),
             Standing::KernelThread => {
@@ -284,7 +290,11 @@ impl Programs {
                 self.kernel_threads.identities.insert(identity);
                 &mut self.kernel_threads
             }
-            Standing::Program(path, state) => {
+            running @ (Standing::Program(..) | Standing::Leaderless) => {
+                let (path, state) = match running {
+                    Standing::Program(path, state) => (path, state),
+                    _ => (None, ExeState::None),
+                };
                 let identity = identity(process)?;
                 let key = ProgramKey {
                     executable: path.map(Pattern::literal),
@@ -303,8 +313,34 @@ impl Programs {
         Ok(())
     }
 
+    /// A program that was only seen while it ended is an entry of its own, without an executable.
+    fn add_the_dying(&mut self) {
+        for (name, identities) in std::mem::take(&mut self.dying) {
+            let covers =
+                |known: &Pattern| *known == name || name.as_literal().is_some_and(|name| known.matches(name));
+            let covered = self
+                .programs
+                .values()
+                .chain([&self.kernel_threads])
+                .flat_map(|program| &program.names)
+                .any(covers);
+            if !covered {
+                let key = ProgramKey {
+                    executable: None,
+                    exe_state: ExeState::None as u8,
+                    in_container: false,
+                    name: name.clone(),
+                };
+                let program = self.programs.entry(key).or_default();
+                program.names.insert(name);
+                program.identities.extend(identities);
+            }
+        }
+    }
+
     /// The entries, kernel threads last. `looks`: how many snapshots there were; 0 for entries that are only allowed.
-    pub(crate) fn entries(self, looks: usize) -> Vec<ProcessEntry> {
+    pub(crate) fn entries(mut self, looks: usize) -> Vec<ProcessEntry> {
+        self.add_the_dying();
         let mut entries: Vec<_> = self
             .programs
             .into_iter()

@@ -23,6 +23,11 @@ pub(crate) enum Standing<'s> {
     FalseKernelThread,
     /// Runs a program. No path: it never had one.
     Program(Option<&'s str>, ExeState),
+    /// A program that has given up its memory while other threads of the process may still run.
+    Leaderless,
+    /// Has given up its memory and is alone: on its way to become a zombie. No instruction of any program can run in it
+    /// again, but the kernel's can.
+    Dying,
     /// A zombie: nothing of it can ever run again.
     Gone,
 }
@@ -35,13 +40,16 @@ pub(crate) fn standing(process: &Process) -> Result<Standing<'_>, Unknown> {
     match (process.exe_state, process.exe.as_deref()) {
         (None, _) => Err(Unknown("exe_state")),
         (Some(ExeState::Present | ExeState::Deleted), None) => Err(Unknown("exe")),
-        (Some(ExeState::None), path) => {
-            // The leader of a group may end (and give up its memory) while its other threads run on, so a zombie is
-            // only dead when it is alone.
+        (Some(ExeState::None), _) => {
+            // The leader of a group may end (and give up its memory) while its other threads run on, so it is only dead
+            // when it is alone.
             let state = process.state.ok_or(Unknown("state"))?;
-            let threads = process.threads.ok_or(Unknown("threads"))?;
-            let dead = matches!(state, ProcessState::Zombie | ProcessState::Dead) && threads <= 1;
-            Ok(if dead { Standing::Gone } else { Standing::Program(path, ExeState::None) })
+            let alone = process.threads.ok_or(Unknown("threads"))? <= 1;
+            Ok(match (alone, state) {
+                (false, _) => Standing::Leaderless,
+                (true, ProcessState::Zombie | ProcessState::Dead) => Standing::Gone,
+                (true, _) => Standing::Dying,
+            })
         }
         (Some(state), path) => Ok(Standing::Program(path, state)),
     }
@@ -163,7 +171,8 @@ impl<'s> Owners<'s> {
             match standing(process)? {
                 Standing::Program(path, _) => owners.insert(path.unwrap_or(process.name.as_str())),
                 Standing::KernelThread | Standing::FalseKernelThread => owners.insert(process.name.as_str()),
-                Standing::Gone => false,
+                Standing::Leaderless => owners.insert(process.name.as_str()),
+                Standing::Dying | Standing::Gone => false,
             };
         }
         Ok(owners)

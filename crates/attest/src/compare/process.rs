@@ -168,6 +168,17 @@ impl<'c, 's> Comparison<'c, 's> {
                 self.report(rule::GUEST_BLIND, cause, Reason::Fact(fact), process);
             }
             Ok(Standing::Gone) => {}
+            // Dying processes are seen in each look at a busy guest (and so are kernel threads about to start a program).
+            // Only the kernel's code runs in them. One with a certified name is to be expected; another one is only drift
+            // when the very same is still there in the next look.
+            Ok(Standing::Dying) => {
+                let name = process.name.as_str();
+                if self.index.program_named(name).or(self.index.kernel_thread_named(name)).is_none() {
+                    let cause = cause("dying", [name, &process.pid.to_string()]);
+                    self.report(rule::PROCESS_UNKNOWN, cause, Reason::Program, process);
+                }
+            }
+            Ok(Standing::Leaderless) => self.program(process, None, ExeState::None),
             Ok(Standing::FalseKernelThread) => {
                 let cause = cause("false kernel thread", [process.exe.as_deref().unwrap_or(&process.name)]);
                 self.report(rule::PROCESS_IDENTITY, cause, Reason::FalseKernelThread, process);
@@ -211,9 +222,11 @@ impl<'c, 's> Comparison<'c, 's> {
     fn program(&mut self, process: &'s Process, path: Option<&'s str>, state: ExeState) {
         let best = self.best_fit(process, path, state);
         let file = file_text(path, state);
-        let of_file = |more: &str| cause("program", [file.as_str(), more]);
+        // Every program of several threads looks like that while it ends, so here too it must be the same one twice.
+        let pid = if state == ExeState::None { process.pid.to_string() } else { String::new() };
+        let of_file = |more: &str| cause("program", [file.as_str(), more, &pid]);
         let named =
-            |more: &str| cause("named program", [file.as_str(), name_template(process).as_str(), more]);
+            |more: &str| cause("named program", [file.as_str(), name_template(process).as_str(), more, &pid]);
         match best {
             Some((Fit::Full, index)) => self.count(index),
             Some((Fit::Unknown(Unknown(fact)), index)) => {

@@ -93,6 +93,15 @@ fn an_empty_process_table_is_blindness_also_without_a_problem() {
 }
 
 #[test]
-fn objects_that_never_held_still_are_blindness() {
-    assert_eq!(only(drift(|s| s.consistency.torn = 3)).rule, rule::GUEST_BLIND);
+fn more_objects_that_never_held_still_than_a_busy_guest_explains_are_blindness() {
+    assert_eq!(drift(|s| s.consistency.torn = 8), []);
+    assert_eq!(only(drift(|s| s.consistency.torn = 9)).rule, rule::GUEST_BLIND);
+    let large = |torn| {
+        drift(|s| {
+            s.processes.extend((0..384).map(|n| as_user(process(1000 + n, "nginx", "/usr/sbin/nginx"), 33)));
+            s.consistency.torn = torn;
+        })
+    };
+    assert_eq!(large(20), []);
+    assert_eq!(only(large(21)).rule, rule::GUEST_BLIND);
 }

@@ -192,10 +192,35 @@ fn a_zombie_is_not_the_required_program_and_not_a_finding() {
 
 #[test]
 fn a_zombie_leader_with_living_threads_is_no_zombie() {
-    let alive = Process { threads: Some(2), ..zombie(600, "rogue") };
-    assert_eq!(only(drift(|s| s.processes.push(alive))).rule, rule::PROCESS_UNKNOWN);
-    let running = Process { state: Some(ProcessState::Running), ..zombie(600, "sshd") };
-    assert_eq!(only(drift(|s| s.processes.push(running))).rule, rule::PROCESS_CHANGED);
+    let alive = |name: &str| {
+        let alive = Process { threads: Some(2), ..zombie(600, name) };
+        only(drift(|s| s.processes.push(alive))).rule
+    };
+    assert_eq!(alive("rogue"), rule::PROCESS_UNKNOWN);
+    assert_eq!(alive("sshd"), rule::PROCESS_CHANGED);
+}
+
+#[test]
+fn a_dying_process_of_a_certified_program_is_nothing_and_another_must_be_the_same_one_twice() {
+    let dying = |pid, name: &str| Process { state: Some(ProcessState::Running), ..zombie(pid, name) };
+    assert_eq!(drift(|s| s.processes.push(dying(600, "sshd"))), []);
+    let finding = |pid, name: &str| only(drift(|s| s.processes.push(dying(pid, name))));
+    assert_eq!(finding(600, "rogue").rule, rule::PROCESS_UNKNOWN);
+    assert_eq!(finding(600, "rogue").id, finding(600, "rogue").id);
+    assert_ne!(finding(600, "rogue").id, finding(601, "rogue").id);
+    // A worker on its way to start a program in user space.
+    assert_eq!(drift(|s| s.processes.push(dying(600, "kworker/u8:1"))), []);
+    // It is not the program that must run.
+    let missing = drift(|s| {
+        s.processes[7] = dying(450, "dhclient");
+        s.sockets.retain(|socket| !socket.processes.contains(&450));
+    });
+    assert_eq!(only(missing).rule, rule::PROCESS_MISSING);
+    // What is learned from it is no more than its name, and nothing where the program is known.
+    let learn = |snapshot: Snapshot| attest::certify(&[snapshot], &options()).unwrap();
+    assert_eq!(learn(web_with(|s| s.processes.push(dying(600, "sshd")))), statement());
+    let snapshot = web_with(|s| s.processes.push(dying(600, "rogue")));
+    assert_eq!(compare(&learn(snapshot.clone()).predicate, &snapshot), []);
 }
 
 #[test]
