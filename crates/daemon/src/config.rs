@@ -3,7 +3,7 @@
 //! A key that is not known is an error, never ignored: a misspelt `mode` must not leave a host in monitor mode. An
 //! error names the file, the line and the key.
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use attest::Pattern;
 use jiff::SignedDuration;
 use quarantine::{Policy, Prefix};
 use serde::de::{self, SeqAccess, Visitor};
@@ -109,15 +109,16 @@ pub enum Mode {
     Enforce,
 }
 
-/// Templates for names.
-#[derive(Clone, Debug, Default)]
-pub struct Names(Option<GlobSet>);
+/// Templates for names, as certificates have them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Names(Vec<Pattern>);
 
 impl Names {
     /// Whether a name matches, or there is no template at all.
     #[must_use]
     pub fn include(&self, name: &str) -> bool {
-        self.0.as_ref().is_none_or(|set| set.is_match(name))
+        self.0.is_empty() || self.0.iter().any(|template| template.matches(name))
     }
 }
 
@@ -240,18 +241,4 @@ fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::
         }
     }
     deserializer.deserialize_any(Paths)
-}
-
-impl<'de> Deserialize<'de> for Names {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let templates = Vec::<String>::deserialize(deserializer)?;
-        if templates.is_empty() {
-            return Ok(Self(None));
-        }
-        let mut set = GlobSetBuilder::new();
-        for template in &templates {
-            set.add(Glob::new(template).map_err(de::Error::custom)?);
-        }
-        Ok(Self(Some(set.build().map_err(de::Error::custom)?)))
-    }
 }

@@ -11,6 +11,8 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 /// Looks at every VM of this host, tells drift from its birth certificate, and cuts off what drifts.
 #[derive(Debug, Parser)]
@@ -23,13 +25,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("BIRTHMARK_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    start_log();
     match run(&args.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -37,6 +33,20 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// The log goes to standard error, at level info or as `BIRTHMARK_LOG` says (`debug`, `daemon=trace,info`).
+fn start_log() {
+    let filter: Targets = std::env::var("BIRTHMARK_LOG")
+        .ok()
+        .filter(|wanted| !wanted.is_empty())
+        .and_then(|wanted| wanted.parse().ok())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_filter(filter);
+    tracing_subscriber::registry().with(lines).init();
 }
 
 fn run(path: &Path) -> anyhow::Result<()> {

@@ -1,4 +1,0 @@
-//! Placeholder until the daemon is there.
-pub(crate) fn run() -> anyhow::Result<()> {
-    anyhow::bail!("not yet")
-}
