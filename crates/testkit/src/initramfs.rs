@@ -13,17 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Modules a guest can load, where its kernel has them as modules (6.12 has `virtio_pci` built in).
-const MODULES: [&str; 9] = [
-    "virtio_pci",
-    "virtio_mmio",
-    "virtio_net",
-    "dummy",
-    "veth",
-    "tun",
-    "qemu_fw_cfg",
-    "vsock_loopback",
-    "unix_diag",
-];
+const MODULES: [&str; 8] =
+    ["virtio_pci", "virtio_net", "dummy", "veth", "tun", "qemu_fw_cfg", "vsock_loopback", "unix_diag"];
 
 /// Busybox's commands that `Run` is likely to want.
 const APPLETS: [&str; 16] = [

@@ -2,13 +2,12 @@
 //! guest that does odd things when told to, and the guest's own `/proc` as the truth that every table is compared with.
 //!
 //! ```no_run
-//! use testkit::{Guest, GuestSpec, Kernel, Need, SocketSpec, Spawn};
+//! use testkit::{Guest, GuestSpec, Kernel, SocketSpec, Spawn};
 //!
 //! fn a_listener_is_found() -> anyhow::Result<()> {
-//!     if !testkit::require(&[Need::Guest(Kernel::V6_1)]) {
-//!         return Ok(()); // said why on stderr
-//!     }
-//!     let guest = Guest::boot(GuestSpec::new(Kernel::V6_1))?;
+//!     let Some(guest) = Guest::boot_or_skip(GuestSpec::new(Kernel::V6_1))? else {
+//!         return Ok(()); // it said on stderr what is missing
+//!     };
 //!     let address = "127.0.0.1:4444".parse()?;
 //!     let rogue = guest.spawn(Spawn {
 //!         exe: "/tmp/rogue".into(),

@@ -69,3 +69,15 @@ impl Need {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Need;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(Need::Program("sh").missing(false), None);
+        let missing = Need::Program("no-such-program").missing(false).unwrap();
+        assert!(missing.contains("no-such-program"), "{missing}");
+    }
+}

@@ -52,6 +52,7 @@ impl Guest {
     /// Boots a guest and waits until its workload answers. What is not in the lab's cache (kernel, workload, initramfs) is
     /// made first. A boot that hangs, panics or ends is repeated, three in all; then the error shows the console's end.
     pub fn boot(spec: GuestSpec) -> Result<Self> {
+        ensure!(spec.machine != Machine::Microvm || spec.nic.is_none(), "A microvm has no network card here");
         let kernel = kernels::cached_or_fetch(spec.kernel)?;
         let initramfs = initramfs::build(&kernel)?;
         let mut attempt = 1;
@@ -66,6 +67,14 @@ impl Guest {
             guest.load_module(module)?;
         }
         Ok(guest)
+    }
+
+    /// [`Guest::boot`], or `None` if this machine cannot (what [`crate::require`] decides, and says).
+    pub fn boot_or_skip(spec: GuestSpec) -> Result<Option<Self>> {
+        if !crate::require(&[crate::Need::Guest(spec.kernel)]) {
+            return Ok(None);
+        }
+        Self::boot(spec).map(Some)
     }
 
     fn boot_once(spec: &GuestSpec, kernel: &KernelFiles, initramfs: &Path) -> Result<Self> {

@@ -3,7 +3,7 @@
 use crate::guest;
 use serde_json::json;
 use std::path::Path;
-use testkit::{Backing, Guest, GuestSpec, Kernel, Machine, Need, PagingLevels, Truth};
+use testkit::{Backing, Guest, GuestSpec, Kernel, Machine, Need, Nic, PagingLevels, Truth};
 
 fn assert_sane(guest: &Guest, truth: &Truth) {
     let kernel = &truth.kernel;
@@ -83,6 +83,9 @@ fn a_microvm_boots_and_powers_off() {
     let Some(guest) = guest(Kernel::V6_1, |spec| spec.machine(Machine::Microvm)) else { return };
     assert_sane(&guest, &guest.truth().unwrap());
     guest.power_off().unwrap();
+    let nic = Nic { tap: "none".into(), namespace: None, mac: "52:54:00:00:00:01".into() };
+    let error = Guest::boot(GuestSpec::new(Kernel::V6_1).machine(Machine::Microvm).nic(nic)).unwrap_err();
+    assert!(format!("{error:#}").contains("no network card"), "{error:#}");
 }
 
 #[test]

@@ -9,12 +9,9 @@ mod network;
 mod processes;
 mod sockets;
 
-use testkit::{Guest, GuestSpec, Kernel, Need};
+use testkit::{Guest, GuestSpec, Kernel};
 
 /// A guest as specified, or `None` with the reason on stderr.
 fn guest(kernel: Kernel, spec: impl FnOnce(GuestSpec) -> GuestSpec) -> Option<Guest> {
-    if !testkit::require(&[Need::Guest(kernel)]) {
-        return None;
-    }
-    Some(Guest::boot(spec(GuestSpec::new(kernel))).unwrap())
+    Guest::boot_or_skip(spec(GuestSpec::new(kernel))).unwrap()
 }

@@ -16,9 +16,9 @@ fn a_namespace_is_gone_when_it_is_dropped() {
     let path = Path::new("/run/netns").join(namespace.name());
     namespace.bridge("br0", "10.77.0.1/24").unwrap();
     namespace.tap("tap0", Some("br0")).unwrap();
-    namespace.veth("up", "down", None).unwrap();
+    namespace.veth("veth0", "veth1", None).unwrap();
     let links = namespace.ip(&["-brief", "link"]).unwrap();
-    assert!(["br0", "tap0", "up@down"].iter().all(|name| links.contains(name)), "{links}");
+    assert!(["br0", "tap0", "veth0@veth1"].iter().all(|name| links.contains(name)), "{links}");
     let listener = namespace.enter(|| std::net::TcpListener::bind("10.77.0.1:0")).unwrap();
     assert!(listener.is_ok() && std::net::TcpListener::bind("10.77.0.1:0").is_err());
     assert!(path.exists());
@@ -28,9 +28,7 @@ fn a_namespace_is_gone_when_it_is_dropped() {
 
 #[test]
 fn a_guest_on_a_bridge_talks_to_the_host_over_one_connection() {
-    for (kernel, machine) in
-        [(Kernel::V6_1, Machine::Q35), (Kernel::V6_12, Machine::Q35), (Kernel::V6_1, Machine::Microvm)]
-    {
+    for (kernel, machine) in [(Kernel::V6_1, Machine::Q35), (Kernel::V6_12, Machine::I440fx)] {
         if !testkit::require(&[Need::Network, Need::Guest(kernel)]) {
             return;
         }
@@ -81,8 +79,9 @@ fn talk(kernel: Kernel, machine: Machine) {
     let address = listener.local_addr().unwrap();
     let host = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
+        // The guest is ended without a word to its peers.
+        stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
         let mut buffer = [0; 64];
-        // Ends when the guest is gone.
         while let Ok(count @ 1..) = stream.read(&mut buffer) {
             if stream.write_all(&buffer[..count]).is_err() {
                 break;

@@ -145,6 +145,7 @@ fn many_processes_and_a_storm_of_forks_are_made_and_ended() {
     while newest(&guest) < before + 200 {
         assert!(std::time::Instant::now() < deadline, "the storm makes no processes");
     }
+    assert!(guest.truth().unwrap().process(storm.pid).is_some(), "the truth can be told in a storm");
     guest.kill(storm.pid).unwrap();
     // The helpers are killed with the leader, but reaped a moment later.
     let left =
