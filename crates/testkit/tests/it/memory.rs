@@ -45,7 +45,7 @@ fn the_guest_sees_what_is_written_behind_its_back() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("ram");
     for backing in [Backing::Memfd, Backing::File(file)] {
-        let Some(guest) = guest(Kernel::V6_1, |spec| spec.memory_mib(256).backing(backing.clone())) else {
+        let Some(guest) = guest(Kernel::V6_1, |spec| spec.memory_mib(160).backing(backing.clone())) else {
             return;
         };
         let raw = directory.path().join("raw");
@@ -66,7 +66,7 @@ fn the_guest_sees_what_is_written_behind_its_back() {
 
 #[test]
 fn images_in_three_formats_hold_the_kernel() {
-    let Some(guest) = guest(Kernel::V6_1, |spec| spec.memory_mib(256).backing(Backing::Anonymous)) else {
+    let Some(guest) = guest(Kernel::V6_1, |spec| spec.memory_mib(160).backing(Backing::Anonymous)) else {
         return;
     };
     let truth = guest.truth().unwrap();
@@ -76,7 +76,7 @@ fn images_in_three_formats_hold_the_kernel() {
 
     guest.dump_raw(&path("raw")).unwrap();
     let raw = fs::read(path("raw")).unwrap();
-    assert_eq!(raw.len(), 256 << 20);
+    assert_eq!(raw.len(), 160 << 20);
     assert!(find(&raw, banner).is_some());
 
     guest.dump_elf(&path("elf")).unwrap();
