@@ -40,3 +40,11 @@ pub use guest::{Backing, Guest, GuestSpec, Machine, Nic, PagingLevels, RamRange}
 pub use kernels::Kernel;
 pub use needs::{Need, require};
 pub use truth::Truth;
+
+/// Fetches the newest package of this kernel and builds what its guests run, so that no test has to wait for it (a minute
+/// with an empty cache). For set-up; a test that finds the cache empty does the same.
+pub fn prepare(kernel: Kernel) -> anyhow::Result<kernels::KernelFiles> {
+    let files = kernels::fetch(kernel)?;
+    initramfs::build(&files)?;
+    Ok(files)
+}

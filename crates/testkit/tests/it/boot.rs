@@ -50,6 +50,15 @@ fn a_6_1_guest_in_a_memfd_boots_and_tells_the_truth() {
 }
 
 #[test]
+fn what_is_prepared_is_in_the_cache() {
+    if !testkit::require(&[Need::Guest(Kernel::V6_1)]) {
+        return;
+    }
+    let prepared = testkit::prepare(Kernel::V6_1).unwrap();
+    assert_eq!(testkit::kernels::cached(Kernel::V6_1), Some(prepared));
+}
+
+#[test]
 fn a_6_12_guest_with_five_levels_and_anonymous_memory_boots_and_tells_the_truth() {
     let Some(guest) =
         guest(Kernel::V6_12, |spec| spec.backing(Backing::Anonymous).levels(PagingLevels::Five))
