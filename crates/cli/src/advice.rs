@@ -18,6 +18,7 @@ pub(crate) fn advice(error: &anyhow::Error) -> Option<&'static str> {
 }
 
 fn hypervisor(error: &Hypervisor) -> Option<&'static str> {
+    let root = nix::unistd::geteuid().is_root();
     Some(match error {
         Hypervisor::NoSuchVm { .. } | Hypervisor::NotAVmm { .. } | Hypervisor::ProcessGone { .. } => {
             "`birthmark list` shows the VMs of this host"
@@ -28,6 +29,16 @@ fn hypervisor(error: &Hypervisor) -> Option<&'static str> {
         Hypervisor::MonitorSilent { .. } | Hypervisor::SharedTooShort { .. } => {
             "`birthmark doctor` says what this host can do"
         }
+        // These two say it themselves.
+        Hypervisor::Permission { .. } | Hypervisor::SharedUnopenable { .. } => return None,
+        // Where the kernel hides another user's process, what is missing looks like something else.
+        Hypervisor::UnknownMachine { .. }
+        | Hypervisor::UnknownVmm { .. }
+        | Hypervisor::RamNotFound { .. }
+            if !root =>
+        {
+            "or it is hidden from you: run as root"
+        }
         _ => return None,
     })
 }
@@ -37,7 +48,7 @@ fn introspect(error: &Introspect) -> Option<&'static str> {
         Introspect::Memory(vmi_core::MemoryError::Gone { .. }) => {
             "`birthmark list` shows the VMs of this host"
         }
-        Introspect::NoKernel { .. } => "if it is booting, try again in a moment",
+        Introspect::NoKernel { .. } => "if this is a VM that boots, try again in a moment",
         _ => return None,
     })
 }

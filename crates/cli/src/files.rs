@@ -48,10 +48,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32, replace: bool) -> anyh
 
 /// Fails if there is something of this name already.
 pub(crate) fn must_not_exist(path: &Path) -> anyhow::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(_) => Err(exists(path)),
-        Err(_) => Ok(()),
-    }
+    if fs::symlink_metadata(path).is_ok() { Err(exists(path)) } else { Ok(()) }
 }
 
 fn exists(path: &Path) -> anyhow::Error {

@@ -11,7 +11,7 @@ use crate::guest::Guest;
 use crate::output::{self, Cell, Output, Paint};
 use crate::trust::{self, Trusted};
 use anyhow::bail;
-use attest::{Certificate, LEAST_CONFIRMATIONS, Progress, Tracker};
+use attest::{Certificate, LEAST_CONFIRMATIONS, Tracker};
 use facts::{Finding, Report, Snapshot, Verdict};
 use introspect::Tables;
 use std::thread::sleep;
@@ -93,8 +93,7 @@ fn observe(guest: &mut Guest, certificate: Option<&Certificate>) -> anyhow::Resu
             let wanted = progress.pending.iter().map(wanted).max().unwrap_or(LEAST_CONFIRMATIONS);
             most = wanted.saturating_add(MORE_LOOKS).min(LOOKS_MAX);
         }
-        let settled = settled(&progress);
-        if settled || looks >= most {
+        if progress.pending.is_empty() || looks >= most {
             return Ok(Seen {
                 snapshot,
                 findings: progress.confirmed(),
@@ -104,10 +103,6 @@ fn observe(guest: &mut Guest, certificate: Option<&Certificate>) -> anyhow::Resu
         }
         sleep(PAUSE);
     }
-}
-
-fn settled(progress: &Progress) -> bool {
-    progress.pending.is_empty()
 }
 
 /// What makes the guest unreadable, in a few words.
@@ -202,7 +197,8 @@ fn print_finding(finding: &Finding, out: &mut Output) -> anyhow::Result<()> {
     if !finding.views_missing.is_empty() {
         evidence("missing in", &finding.views_missing.join(", "), out)?;
     }
-    evidence("id", &format!("{}, seen in {} looks in a row", finding.id, finding.confirmations), out)
+    let looks = words::count(usize::try_from(finding.confirmations).unwrap_or(usize::MAX), "look");
+    evidence("id", &format!("{}, seen in {looks}", finding.id), out)
 }
 
 fn evidence(name: &str, value: &str, out: &mut Output) -> anyhow::Result<()> {

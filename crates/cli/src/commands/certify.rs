@@ -31,7 +31,7 @@ const AGAIN: Duration = Duration::from_millis(20);
 pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     let key = private_key(args)?;
     if !args.force {
-        files::must_not_exist(&args.output).context("Use --force to replace it")?;
+        files::must_not_exist(&args.output).context("Cannot write the certificate without --force")?;
     }
     let learn = args.learn.as_ref().map(|learn| learn.length(Timestamp::now())).transpose()?;
     args.valid_for.after(Timestamp::now())?;

@@ -270,7 +270,7 @@ pub(crate) fn release(args: &VmArgs, out: &mut Output) -> anyhow::Result<Outcome
         let Answer { vm, accepted } = read(&answer)?;
         let accepted = match accepted.len() {
             0 => String::new(),
-            number => format!("; {} accepted until it is gone", words::count(number, "open finding")),
+            number => format!("; {} accepted until gone", words::count(number, "open finding")),
         };
         out.line(&[Cell::new(format!("{} is released{accepted}", vm.name))])?;
     }

@@ -1,0 +1,13 @@
+//! Tests of the command `birthmark` from outside: arguments in, output and exit status out.
+//!
+//! A new test goes into the file of its subject; what needs a running VM goes into `guest.rs`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+
+mod certificate;
+mod daemon;
+mod errors;
+mod guest;
+mod help;
+mod run;
+mod signed;
+mod writing;
