@@ -14,5 +14,6 @@ mod config;
 mod control;
 mod flow;
 mod program;
+mod real;
 mod trust;
 mod world;

@@ -13,7 +13,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_birthmarkd");
 
 /// A child that does not outlive the test.
 #[derive(Debug)]
-struct Guarded(Child);
+pub struct Guarded(Child);
 
 impl Guarded {
     fn start(program: &str, arguments: &[&str]) -> Self {
@@ -26,11 +26,11 @@ impl Guarded {
         Self(child.unwrap())
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
     }
 
-    fn exit_code(&mut self) -> Option<i32> {
+    pub fn exit_code(&mut self) -> Option<i32> {
         self.0.wait().unwrap().code()
     }
 }
@@ -75,7 +75,12 @@ fn a_state_directory_that_cannot_be_used_is_one_line_and_status_2() {
 }
 
 fn start(site: &Site, quarantine: &str) -> Guarded {
-    fs::write(site.path("d.toml"), site.config_text(quarantine).replace("20ms", "1s")).unwrap();
+    start_with(site, &site.config_text(quarantine).replace("20ms", "1s"))
+}
+
+/// Starts the program with this configuration, and waits until it is ready.
+pub fn start_with(site: &Site, config: &str) -> Guarded {
+    fs::write(site.path("d.toml"), config).unwrap();
     let before = events(&site.path("findings.jsonl"), "daemon.started").len();
     let program = Guarded::start(PROGRAM, &["--config", site.path("d.toml").to_str().unwrap()]);
     wait_until("the daemon", || events(&site.path("findings.jsonl"), "daemon.started").len() > before);

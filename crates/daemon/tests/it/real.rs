@@ -1,0 +1,154 @@
+//! The whole line on a real guest: drift, a confirmed finding, a dead connection, a killed daemon, a release, and a VM
+//! that ends while it is watched.
+
+use crate::client::Client;
+use crate::program::{Guarded, start_with};
+use crate::world::{Site, events, wait_until};
+use hypervisor::Target;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+use testkit::net::NetNs;
+use testkit::{Activity, Guest, GuestSpec, Kernel, Need, Nic, SocketSpec, Spawn, Transport};
+use vmi_core::Budget;
+
+const TAP: &str = "tap-real";
+const SERVICE: &str = "10.78.0.2:80";
+const MANAGED: &str = "10.78.1.2:80";
+
+struct Stage {
+    site: Site,
+    guest: Guest,
+    network: NetNs,
+}
+
+impl Stage {
+    fn set(kernel: Kernel) -> Self {
+        let network = NetNs::new().unwrap();
+        network.bridge("br0", "10.78.0.1/24").unwrap();
+        network.ip(&["address", "add", "10.78.1.1/24", "dev", "br0"]).unwrap();
+        network.tap(TAP, Some("br0")).unwrap();
+        let nic = Nic {
+            tap: TAP.into(),
+            namespace: Some(network.name().into()),
+            mac: "52:54:00:00:00:02".into(),
+        };
+        let uuid = "0b5f3f2c-6a43-4d0f-9d0e-0d9f9b1a7c11";
+        let guest = Guest::boot(GuestSpec::new(kernel).name("real").uuid(uuid).nic(nic)).unwrap();
+        guest.net_up("eth0", "10.78.0.2/24", None).unwrap();
+        guest.net_up("eth0", "10.78.1.2/24", None).unwrap();
+        guest
+            .spawn(Spawn {
+                exe: "/usr/sbin/webserver".into(),
+                sockets: vec![SocketSpec::TcpListen { address: "0.0.0.0:80".parse().unwrap() }],
+                activity: Activity::Echo,
+                ..Spawn::default()
+            })
+            .unwrap();
+        let site = Site::new();
+        let stage = Self { site, guest, network };
+        stage.certify();
+        stage
+    }
+
+    fn certify(&self) {
+        let opened = hypervisor::open(&Target::Pid(self.guest.pid())).unwrap();
+        let kernel = introspect::locate(&*opened.memory, Budget::default()).unwrap();
+        let good =
+            introspect::snapshot(&*opened.memory, &kernel, &opened.vm, &introspect::Options::default()).unwrap();
+        assert_eq!(good.problems, []);
+        self.site.certify("real", 1, &good, "real.json");
+    }
+
+    fn start(&self) -> Guarded {
+        let text = self.site.config_text(
+            "only = [\"real\"]\n[quarantine]\nenabled = true\nmode = \"enforce\"\nmanagement = [\"10.78.1.0/24\"]\n",
+        );
+        start_with(&self.site, &text)
+    }
+
+    fn events(&self, kind: &str) -> Vec<Value> {
+        events(&self.site.path("findings.jsonl"), kind)
+    }
+
+    fn client(&self) -> Client {
+        Client::new(&self.site.path("run/d.sock"))
+    }
+
+    fn rules(&self) -> String {
+        let output = self.network.command("nft").args(["list", "ruleset"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn connect(&self, address: &str, patience: Duration) -> Option<TcpStream> {
+        let peer: SocketAddr = address.parse().unwrap();
+        let mut stream = self.network.enter(|| TcpStream::connect_timeout(&peer, patience)).unwrap().ok()?;
+        answers(&mut stream, patience).then_some(stream)
+    }
+}
+
+/// Whether a byte comes back.
+fn answers(stream: &mut TcpStream, patience: Duration) -> bool {
+    stream.set_read_timeout(Some(patience)).unwrap();
+    stream.write_all(b"?").is_ok() && stream.read_exact(&mut [0]).is_ok()
+}
+
+const PATIENT: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_real_guest_that_drifts_is_cut_off_through_a_kill_and_released() {
+    if !testkit::require(&[Need::Guest(Kernel::V6_1), Need::Network, Need::Program("nft")]) {
+        return;
+    }
+    let stage = Stage::set(Kernel::V6_1);
+    let daemon = stage.start();
+    wait_until("a verdict", || stage.events("vm.verdict").iter().any(|event| event["verdict"] == "conforms"));
+    let mut world = stage.connect(SERVICE, PATIENT).expect("the world reaches a guest that conforms");
+    let mut managed = stage.connect(MANAGED, PATIENT).expect("management reaches it too");
+    assert!(stage.events("finding.confirmed").is_empty(), "connections to a certified listener are no drift");
+
+    let rogue = stage.guest.listen("/tmp/rogue", Transport::Tcp, "0.0.0.0:4444".parse().unwrap()).unwrap();
+    wait_until("the quarantine", || !stage.events("vm.quarantined").is_empty());
+    // It may be cut off before it comes to open its socket.
+    let confirmed = || stage.events("finding.confirmed");
+    for rule in ["process.unknown", "socket.listener.unknown"] {
+        wait_until(rule, || confirmed().iter().any(|event| event["finding"]["rule"] == rule));
+    }
+    assert!(confirmed().iter().all(|event| event["finding"]["confirmations"].as_u64() >= Some(2)));
+    assert_eq!(stage.events("vm.quarantined")[0]["devices"][0], TAP);
+    let rules = stage.rules();
+    for hook in ["hook ingress device \"tap-real\"", "hook egress device \"tap-real\""] {
+        assert!(rules.contains(hook), "{rules}");
+    }
+    assert!(!answers(&mut world, SHORT), "an established connection must be dead");
+    assert!(stage.connect(SERVICE, SHORT).is_none(), "a new one must not come through");
+    assert!(answers(&mut managed, PATIENT), "management must still get answers");
+
+    // A daemon that is killed lifts nothing and loses nothing.
+    daemon.signal(Signal::SIGKILL);
+    drop(daemon);
+    assert!(stage.connect(SERVICE, SHORT).is_none());
+    let mut daemon = stage.start();
+    let (status, body) = stage.client().get("/v1/status");
+    assert_eq!(status, 200, "{body}");
+    assert!(body["quarantines"].to_string().contains("real"), "{body}");
+    assert!(stage.connect(SERVICE, SHORT).is_none());
+
+    // Released: with the cause gone it stays released.
+    stage.guest.kill(rogue.pid).unwrap();
+    let (status, body) = stage.client().post("/v1/vms/real/release");
+    assert_eq!(status, 200, "{body}");
+    assert!(stage.connect(SERVICE, PATIENT).is_some(), "the world reaches it again");
+    assert!(!stage.rules().contains("tap-real"));
+
+    // A VM that ends while it is watched: the daemon says so and goes on.
+    drop(stage.guest);
+    wait_until("the end of the VM", || !events(&stage.site.path("findings.jsonl"), "vm.gone").is_empty());
+    assert_eq!(Client::new(&stage.site.path("run/d.sock")).get("/v1/status").0, 200);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.exit_code(), Some(0));
+}
