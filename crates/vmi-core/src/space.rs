@@ -3,8 +3,10 @@
 use crate::{Gpa, Gva, Levels, Look, PAGE_SIZE, ReadError, Translation, paging};
 use std::cell::RefCell;
 
-/// Entries of each translation cache. 512 cover 2 MiB of small pages or 1 GiB of large ones.
+/// Entries of each translation cache, a power of two. 512 cover 2 MiB of small pages or 1 GiB of large ones.
 const TLB_ENTRIES: usize = 512;
+/// The same of a space that is asked for a few pages and dropped: filling 512 would cost more than it saves.
+const TLB_ENTRIES_BRIEF: usize = 4;
 const LARGE_PAGE: u64 = 2 << 20;
 
 /// A cached translation: page number (0 is never cached) and the physical page.
@@ -24,7 +26,17 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
     /// The address space whose top-level page table is at `root` (bits that are no address are ignored, as in CR3).
     #[must_use]
     pub fn new(look: &'l Look<'m>, root: Gpa, levels: Levels) -> Self {
-        let empty = || RefCell::new(vec![(0, 0); TLB_ENTRIES].into_boxed_slice());
+        Self::with_entries(look, root, levels, TLB_ENTRIES)
+    }
+
+    /// The same for a space that is made to read a few pages, like one process's arguments.
+    #[must_use]
+    pub fn brief(look: &'l Look<'m>, root: Gpa, levels: Levels) -> Self {
+        Self::with_entries(look, root, levels, TLB_ENTRIES_BRIEF)
+    }
+
+    fn with_entries(look: &'l Look<'m>, root: Gpa, levels: Levels, entries: usize) -> Self {
+        let empty = || RefCell::new(vec![(0, 0); entries].into_boxed_slice());
         Self { look, root, levels, small: empty(), large: empty() }
     }
 
@@ -150,21 +162,25 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
     }
 }
 
-fn slot(number: u64) -> usize {
+/// Where page `number` has its place among `entries`, a power of two.
+fn slot(number: u64, entries: usize) -> usize {
     // Kernel text, direct map and vmalloc differ in high bits only, so some of them are folded in.
-    usize::try_from((number ^ (number >> 9) ^ (number >> 18)) % TLB_ENTRIES as u64).unwrap_or(0)
+    usize::try_from(number ^ (number >> 9) ^ (number >> 18)).unwrap_or(0) & entries.wrapping_sub(1)
 }
 
 fn lookup(tlb: &RefCell<Box<[TlbEntry]>>, at: Gva, page_size: u64) -> Option<Translation> {
     let number = at.0 / page_size;
-    let (cached, base) = *tlb.borrow().get(slot(number))?;
+    let tlb = tlb.borrow();
+    let (cached, base) = *tlb.get(slot(number, tlb.len()))?;
     (cached == number && number != 0)
         .then(|| Translation { at: Gpa(base | (at.0 & (page_size - 1))), page_size })
 }
 
 fn insert(tlb: &RefCell<Box<[TlbEntry]>>, at: Gva, physical: Gpa, page_size: u64) {
     let number = at.0 / page_size;
-    if let Some(entry) = tlb.borrow_mut().get_mut(slot(number)) {
+    let mut tlb = tlb.borrow_mut();
+    let slot = slot(number, tlb.len());
+    if let Some(entry) = tlb.get_mut(slot) {
         *entry = (number, physical.0 & !(page_size - 1));
     }
 }

@@ -92,7 +92,7 @@ fn raw_arguments(session: &Session<'_>, mm: Gva) -> Result<Result<Vec<u8>, Parti
     }
     let pgd = Gva(value(layout.pgd)?);
     let root = Gpa(session.space.translate(pgd)?.at.0);
-    let user = AddressSpace::new(session.space.look(), root, session.space.levels());
+    let user = AddressSpace::brief(session.space.look(), root, session.space.levels());
 
     let bytes = match resident(&user, Gva(start), len)? {
         Ok(bytes) => bytes,
