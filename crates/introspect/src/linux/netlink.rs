@@ -11,6 +11,8 @@ use vmi_core::{Gva, ReadError};
 const PROTOCOLS: u64 = 32;
 /// Most buckets of one table; they grow with the number of sockets.
 const BUCKETS_MAX: u32 = 1 << 22;
+/// Buckets that are read at once.
+const CHUNK: u32 = 1024;
 /// Most sockets in all tables.
 const SOCKETS_MAX: usize = 1 << 20;
 
@@ -82,21 +84,24 @@ fn chains(session: &Session<'_>, table: Gva) -> Result<Vec<Gva>, ReadError> {
     let mut seen = HashSet::new();
     let mut nodes = Vec::new();
     let buckets = member(table, layout.buckets)?;
-    for index in 0..u64::from(size) {
-        let Some(bucket) = buckets.element(index, 8) else { break };
-        // Bit 0 of a bucket is its lock; bit 0 of a node's ``next`` ends the chain.
-        let mut at = Gva(space.u64(bucket)? & !1);
-        while !at.is_null() && at.0 & 1 == 0 {
-            if nodes.len() >= SOCKETS_MAX || !seen.insert(at) {
-                session.problem(
-                    ProblemKind::Cycle,
-                    format_args!("bucket_table {table}"),
-                    format_args!("The chain of bucket {index} comes back to {at}."),
-                );
-                return Ok(nodes);
+    for first in (0..size).step_by(CHUNK as usize) {
+        let Some(at) = buckets.element(u64::from(first), 8) else { break };
+        let count = usize::try_from(CHUNK.min(size - first)).unwrap_or(0);
+        for head in space.bytes(at, count.saturating_mul(8))?.as_chunks::<8>().0 {
+            // Bit 0 of a bucket is its lock; bit 0 of a node's ``next`` ends the chain.
+            let mut at = Gva(u64::from_le_bytes(*head) & !1);
+            while !at.is_null() && at.0 & 1 == 0 {
+                if nodes.len() >= SOCKETS_MAX || !seen.insert(at) {
+                    session.problem(
+                        ProblemKind::Cycle,
+                        format_args!("bucket_table {table}"),
+                        format_args!("A chain comes back to {at}."),
+                    );
+                    return Ok(nodes);
+                }
+                nodes.push(at);
+                at = space.pointer(at)?;
             }
-            nodes.push(at);
-            at = space.pointer(at)?;
         }
     }
     Ok(nodes)
