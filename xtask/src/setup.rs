@@ -2,7 +2,7 @@
 
 use crate::run::{command, installed, step};
 use anyhow::{Context, Result, bail};
-use testkit::kernels;
+use testkit::{Kernel, kernels};
 
 /// A program that must be there, and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -18,16 +18,15 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// Files that must be there, and the package that has them.
 const FILES: &[(&str, &str)] = &[("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev")];
 
-/// What booting guests needs.
+/// What booting guests needs: packages, kernels, and what is put into the guests.
 pub(crate) fn lab() -> Result<()> {
     packages()?;
-    for kernel in testkit::Kernel::ALL {
-        let known = kernels::cached(kernel).is_some();
-        if !known {
+    for kernel in Kernel::ALL {
+        if kernels::cached(kernel).is_none() {
             eprintln!("fetching kernel {}", kernel.name);
         }
-        kernels::cached_or_fetch(kernel)
-            .with_context(|| format!("Kernel {} could not be fetched", kernel.name))?;
+        testkit::prepare(kernel)
+            .with_context(|| format!("Kernel {} could not be made ready", kernel.name))?;
     }
     Ok(())
 }

@@ -1,3 +1,5 @@
+//! Capability sets by name.
+
 use attest::Capabilities;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Findings about the kernel, its modules, and what could not be read.
+
 use crate::fixture::*;
 use attest::compare;
 use facts::*;

@@ -1,3 +1,5 @@
+//! Findings about processes: unknown, changed, missing, with another identity.
+
 use crate::fixture::*;
 use attest::{PROCESS_COMMAND_LINE, Pattern, compare};
 use facts::*;

@@ -1,3 +1,5 @@
+//! Findings about listeners and raw sockets.
+
 use crate::fixture::*;
 use attest::{AddressRule, PortRule, compare};
 use facts::*;

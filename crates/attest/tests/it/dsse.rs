@@ -1,3 +1,5 @@
+//! The envelope: the encoding that is signed, and what is refused.
+
 use crate::fixture::*;
 use attest::dsse::{self, ENVELOPE_LIMIT, PAYLOAD_TYPE, SIGNATURE_LIMIT};
 use attest::{PrivateKey, PublicKey, Refusal};

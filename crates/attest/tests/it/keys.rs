@@ -1,3 +1,5 @@
+//! Keys in PEM, and each kind given where the other belongs.
+
 use attest::{Error, PrivateKey, PublicKey};
 
 /// Made by OpenSSL 3.0: `openssl genpkey -algorithm ed25519`, `openssl pkey -pubout`.

@@ -1,3 +1,5 @@
+//! What a certificate learns from snapshots, and that they then conform.
+
 use crate::fixture::*;
 use attest::{AddressRule, Error, PortRule, Presence, ProcessEntry, Table, certify, compare};
 use facts::*;

@@ -1,3 +1,5 @@
+//! Templates: what they match, and that matching is bounded.
+
 use attest::{Pattern, PatternError};
 use proptest::prelude::*;
 

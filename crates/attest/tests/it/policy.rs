@@ -1,3 +1,5 @@
+//! What is done about a finding, by rule.
+
 use attest::{Action, Mode, Policy, RulePolicy};
 use facts::{Severity, rule};
 

@@ -1,3 +1,5 @@
+//! Two looks that agree: opened, confirmed, closed.
+
 use crate::fixture::*;
 use attest::{Policy, Progress, RulePolicy, Tracker};
 use facts::*;

@@ -1,3 +1,5 @@
+//! Verdicts and reports.
+
 use crate::fixture::*;
 use attest::{judge, report};
 use facts::*;

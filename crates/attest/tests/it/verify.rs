@@ -1,3 +1,5 @@
+//! Every reason for which a certificate is refused, and that no byte of it can be changed.
+
 use crate::fixture::*;
 use attest::dsse::{self, PAYLOAD_TYPE};
 use attest::{Error, PREDICATE_TYPE, PrivateKey, Refusal, Statement, Verified, VerifyOptions, verify};

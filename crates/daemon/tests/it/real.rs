@@ -30,11 +30,8 @@ impl Stage {
         network.bridge("br0", "10.78.0.1/24").unwrap();
         network.ip(&["address", "add", "10.78.1.1/24", "dev", "br0"]).unwrap();
         network.tap(TAP, Some("br0")).unwrap();
-        let nic = Nic {
-            tap: TAP.into(),
-            namespace: Some(network.name().into()),
-            mac: "52:54:00:00:00:02".into(),
-        };
+        let nic =
+            Nic { tap: TAP.into(), namespace: Some(network.name().into()), mac: "52:54:00:00:00:02".into() };
         let uuid = "0b5f3f2c-6a43-4d0f-9d0e-0d9f9b1a7c11";
         let guest = Guest::boot(GuestSpec::new(kernel).name("real").uuid(uuid).nic(nic)).unwrap();
         guest.net_up("eth0", "10.78.0.2/24", None).unwrap();
@@ -57,7 +54,8 @@ impl Stage {
         let opened = hypervisor::open(&Target::Pid(self.guest.pid())).unwrap();
         let kernel = introspect::locate(&*opened.memory, Budget::default()).unwrap();
         let good =
-            introspect::snapshot(&*opened.memory, &kernel, &opened.vm, &introspect::Options::default()).unwrap();
+            introspect::snapshot(&*opened.memory, &kernel, &opened.vm, &introspect::Options::default())
+                .unwrap();
         assert_eq!(good.problems, []);
         self.site.certify("real", 1, &good, "real.json");
     }

@@ -1,3 +1,5 @@
+//! QEMU command lines: names, sizes and machines, in every form that QEMU accepts.
+
 use hypervisor::kvm::cmdline::{Keys, Options, parse_size};
 use hypervisor::kvm::machine::{Backend, MachineKind, identity, parse, vcpus};
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Memory images in files: right ones, cut ones, and files that are something else.
+
 use hypervisor::dump::open;
 use hypervisor::{Error, RawLayout, Target};
 use proptest::prelude::*;

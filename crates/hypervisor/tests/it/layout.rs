@@ -1,3 +1,5 @@
+//! Guest-physical layouts by the rules of each machine type.
+
 use hypervisor::Error;
 use hypervisor::kvm::cmdline::Options;
 use hypervisor::kvm::layout::{Placement, by_rules, low_size};

@@ -1,3 +1,5 @@
+//! Which host mapping holds which block of guest memory; ambiguity is an error.
+
 use hypervisor::Error;
 use hypervisor::kvm::locate::{Located, locate};
 use hypervisor::kvm::machine::{Backend, Block};

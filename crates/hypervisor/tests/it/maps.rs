@@ -1,3 +1,5 @@
+//! `/proc/PID/maps`, also when it is garbage.
+
 use hypervisor::kvm::maps::{Mapping, parse};
 use proptest::prelude::*;
 

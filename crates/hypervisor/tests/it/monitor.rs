@@ -1,3 +1,5 @@
+//! QEMU's own flat view of memory, as its monitor prints it.
+
 use hypervisor::Error;
 use hypervisor::kvm::cmdline::Options;
 use hypervisor::kvm::layout::Placement;

@@ -1,3 +1,5 @@
+//! Anonymous memory of another process: right values, and nothing allocated by reading.
+
 use crate::lab::{as_nobody, rss};
 use hypervisor::Error;
 use hypervisor::kvm::{Absent, ProcessMem, open_mem};

@@ -1,3 +1,5 @@
+//! Shared memory of another process: right values, and holes that stay holes.
+
 use crate::lab::as_nobody;
 use hypervisor::kvm::SharedMem;
 use nix::sys::memfd::{MFdFlags, memfd_create};

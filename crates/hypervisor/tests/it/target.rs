@@ -1,3 +1,5 @@
+//! How a user names a guest.
+
 use hypervisor::{Error, Target, open};
 use std::path::PathBuf;
 
