@@ -1,9 +1,8 @@
 //! Makes a birth certificate from looks at a VM that is known to be good.
 //!
-//! **Presence.** A program is *required* when its absence should raise an alarm. With several snapshots that is every
-//! program seen in all of them. One snapshot cannot tell a service from a command that happened to run, so there only
-//! the first process and its direct children (what an init system starts) are required. Kernel threads never are: they
-//! come and go with load. Everything else that was seen is *allowed*.
+//! **Presence.** A program is *required* when its absence should raise an alarm: it was seen in every snapshot, and it is the
+//! first process or a direct child of it, which is what an init system starts. A login shell that was open all the time is
+//! not a service. Kernel threads are never required: they come and go with load. All else that was seen is *allowed*.
 //!
 //! **What varies is left open**, as little as possible: numbers in the names of kernel threads, all kworkers, the number
 //! of processes of a program, UDP ports that the kernel chose (and TCP ones that differ between the snapshots), interface
@@ -345,11 +344,7 @@ impl Programs {
             .programs
             .into_iter()
             .map(|(key, program)| {
-                let required = match looks {
-                    0 => false,
-                    1 => program.started_by_init,
-                    _ => program.looks.len() == looks,
-                };
+                let required = looks > 0 && program.looks.len() == looks && program.started_by_init;
                 ProcessEntry {
                     executable: key.executable,
                     exe_state: exe_state(key.exe_state),

@@ -117,9 +117,9 @@ pub(crate) struct CertifyArgs {
     /// Default: VMs of the same name.
     #[arg(long = "selector", value_name = "KEY=TEMPLATE")]
     pub(crate) selectors: Vec<SelectorArg>,
-    /// Observe for this long (10m, 1h) and certify what was seen in it. Default: one look.
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) learn: Option<Duration>,
+    /// Observe for this long (10m, 1h) and certify what was seen in it.
+    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    pub(crate) learn: Duration,
     /// What birthmarkd does about drift that shows that something foreign runs.
     #[arg(long, value_enum, default_value_t = ActionArg::Quarantine)]
     pub(crate) action: ActionArg,

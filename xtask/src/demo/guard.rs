@@ -23,7 +23,8 @@ impl Daemon {
         let config = directory.join("birthmarkd.toml");
         let at = |name: &str| directory.join(name).display().to_string();
         let text = format!(
-            "interval = \"10ms\"\n\
+            "only = [\"web-1\"]\n\
+             interval = \"10ms\"\n\
              confirm_after = \"1ms\"\n\
              state_dir = {:?}\n\
              findings = {:?}\n\

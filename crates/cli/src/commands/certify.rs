@@ -33,7 +33,7 @@ pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Ou
     if !args.force {
         files::must_not_exist(&args.output).context("Cannot write the certificate without --force")?;
     }
-    let learn = args.learn.as_ref().map(|learn| learn.length(Timestamp::now())).transpose()?;
+    let learn = args.learn.length(Timestamp::now())?;
     args.valid_for.after(Timestamp::now())?;
     let mut options = LearnOptions {
         service: args.service.clone(),
@@ -71,17 +71,19 @@ fn validity(args: &CertifyArgs) -> anyhow::Result<Validity> {
     Ok(Validity { not_before, not_after: args.valid_for.after(not_before)? })
 }
 
-/// One look, or as many as fit into `learn`. Gives those that differ from the one before, and how many there were: the
+/// As many looks as fit into `learn`; one of an image. Gives those that differ from the one before, and how many there were: the
 /// same seen again teaches nothing.
 fn observe(
     guest: &mut Guest,
-    learn: Option<Duration>,
+    learn: Duration,
     options: &LearnOptions,
 ) -> anyhow::Result<(Vec<Snapshot>, usize)> {
     let mut snapshots = vec![fit(guest, options)?];
     let mut looks = 1_usize;
     let still = snapshots.iter().any(|snapshot| snapshot.consistency.mode == ConsistencyMode::Still);
-    let Some(learn) = learn.filter(|_| !still) else { return Ok((snapshots, looks)) };
+    if still {
+        return Ok((snapshots, looks));
+    }
     let pause = BETWEEN.max(learn.checked_div(LOOKS_MAX).unwrap_or(BETWEEN)).min(learn);
     let steps = learn.as_millis().checked_div(pause.as_millis().max(1)).unwrap_or(0);
     let what = format!("Observing {}", guest.vm().name);

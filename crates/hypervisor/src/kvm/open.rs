@@ -7,7 +7,7 @@ use super::machine::{self, Machine};
 use super::maps::{self, Mapping};
 use super::memory::{DescriptorsByFile, KvmMemory};
 use super::monitor;
-use super::process::{Process, descriptors, proc_path};
+use super::process::{Process, descriptors, proc_error, proc_path};
 use crate::{Error, LayoutSource};
 use std::collections::HashSet;
 use std::fs;
@@ -26,6 +26,7 @@ pub(crate) struct Opened {
 pub(crate) fn open(vmm: &Vmm, source: LayoutSource) -> Result<Opened, Error> {
     let pid = vmm.vm.pid.unwrap_or_default();
     let process = Arc::new(Process::open(pid)?);
+    may_be_read(pid)?;
     let Some(options) = &vmm.qemu else { return Err(Error::UnknownVmm { pid, exe: vmm.exe.clone() }) };
     let machine = machine::parse(pid, &vmm.exe, options)?;
     if let Some(how) = &machine.protected {
@@ -45,6 +46,13 @@ pub(crate) fn open(vmm: &Vmm, source: LayoutSource) -> Result<Opened, Error> {
     let (placements, located, by_file) = find(pid, &machine, placements)?;
     let memory = KvmMemory::open(Arc::clone(&process), placements, &located, &by_file)?;
     Ok(Opened { process, memory, notes })
+}
+
+/// Whether the VMM may be looked into at all. Asked first: without permission its command line is still readable, and what
+/// is concluded from that alone would be told as an error of the guest's.
+fn may_be_read(pid: u32) -> Result<(), Error> {
+    let exe = proc_path(pid, "exe");
+    fs::read_link(&exe).map(drop).map_err(|source| proc_error(pid, &exe, source))
 }
 
 /// Finds every block that a placement uses; the placements come back numbered as `located`.

@@ -1,6 +1,6 @@
 //! Real QEMU, paused before its first instruction. Its own monitor is the truth.
 
-use crate::lab::{Qemu, rss, skip};
+use crate::lab::{Qemu, as_nobody, rss, skip};
 use facts::{Hypervisor, Nic};
 use hypervisor::kvm::monitor::parse;
 use hypervisor::{
@@ -296,6 +296,15 @@ fn a_vm_that_ended_is_gone_and_not_empty() {
         }
         assert!(matches!(open(&Target::Pid(qemu.pid())), Err(Error::ProcessGone { .. })), "{options}");
     }
+}
+
+#[test]
+fn without_permission_the_error_says_so_and_names_no_other_reason() {
+    let Some(qemu) = start("-M q35 -m 256") else { return };
+    as_nobody(|| {
+        let refused = open(&Target::Pid(qemu.pid()));
+        assert!(matches!(refused, Err(Error::Permission { .. })), "{refused:?}");
+    });
 }
 
 #[test]

@@ -29,16 +29,23 @@ impl Opened {
         Ok(introspect::snapshot(&*self.vm.memory, &self.kernel, self.facts(), &Options::default())?)
     }
 
-    /// Host memory that the VMM holds, in KiB: `(RssAnon, RssShmem)`.
-    pub fn resident(&self) -> (u64, u64) {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.guest.pid())).unwrap();
-        let value = |key: &str| {
-            status
-                .lines()
-                .find_map(|line| line.strip_prefix(key))
-                .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-                .unwrap()
+    /// Host memory behind the guest's, in KiB: what is resident of the VMM's mappings of 64 MiB and more. The VMM's own heap
+    /// is not in it: that grows as the VMM likes.
+    pub fn resident(&self) -> u64 {
+        let smaps = std::fs::read_to_string(format!("/proc/{}/smaps", self.guest.pid())).unwrap();
+        let value = |line: &str, key: &str| -> Option<u64> {
+            line.strip_prefix(key)?.split_whitespace().next()?.parse().ok()
         };
-        (value("RssAnon:"), value("RssShmem:"))
+        let (mut size, mut resident) = (0, 0);
+        for line in smaps.lines() {
+            if let Some(kib) = value(line, "Size:") {
+                size = kib;
+            }
+            if let Some(kib) = value(line, "Rss:").filter(|_| size >= 64 << 10) {
+                resident += kib;
+            }
+        }
+        assert!(resident > 0, "no guest memory was found in the VMM's mappings");
+        resident
     }
 }

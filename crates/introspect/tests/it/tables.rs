@@ -141,7 +141,7 @@ fn nothing_is_allocated(opened: &Opened) {
     }
     let after = opened.resident();
     opened.guest.qmp(&serde_json::json!({"execute": "cont"})).unwrap();
-    assert_eq!(before, after, "(RssAnon, RssShmem) in KiB before and after looking");
+    assert_eq!(before, after, "KiB of guest memory resident before and after looking");
 }
 
 #[test]

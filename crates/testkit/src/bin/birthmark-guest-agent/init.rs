@@ -244,7 +244,7 @@ fn load_module(name: &str, needs: &BTreeMap<String, Vec<String>>, depth: u32) ->
 
 fn run_program(args: &[String]) -> Result<Output> {
     let mut command = std::process::Command::new("/bin/busybox");
-    command.args(["timeout", "30"]).args(args).env("PATH", "/bin").stdin(std::process::Stdio::null());
+    command.args(args).env("PATH", "/bin").stdin(std::process::Stdio::null());
     let output = context(command.output(), "Cannot run busybox")?;
     Ok(Output {
         status: output.status.code(),
