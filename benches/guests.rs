@@ -34,6 +34,7 @@ impl Subject {
     /// Boots and fills a guest.
     pub fn boot(backing: Backing) -> Result<Self> {
         let guest = Guest::boot(GuestSpec::new(KERNEL).memory_mib(1024).backing(backing))?;
+        guest.load_module("dummy")?;
         for number in 0..SERVICES {
             guest.spawn(service(number)?)?;
         }

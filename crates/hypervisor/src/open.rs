@@ -4,7 +4,7 @@ use crate::{Error, RawLayout, Target, dump, kvm};
 use facts::{Hypervisor, Vm, VmState};
 use std::path::Path;
 use std::sync::Arc;
-use vmi_core::GuestMemory;
+use vmi_core::{GuestMemory, Registers};
 
 /// The VMs of this host.
 #[derive(Debug)]
@@ -53,15 +53,37 @@ pub struct OpenedVm {
     pub memory: Arc<dyn GuestMemory>,
     /// What of its memory is known to be left out, or what looked odd, in sentences.
     pub notes: Vec<String>,
-    /// `None` for an image.
-    process: Option<Arc<kvm::Process>>,
+    source: Source,
+}
+
+/// What stands behind the memory.
+#[derive(Debug)]
+enum Source {
+    Vmm { process: Arc<kvm::Process>, monitor: Option<kvm::cmdline::Options> },
+    Image { registers: Vec<Registers> },
 }
 
 impl OpenedVm {
     /// Whether the VM that was opened still runs (not another one with its pid). An image always does.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.process.as_ref().is_none_or(|process| process.is_alive())
+        match &self.source {
+            Source::Vmm { process, .. } => process.is_alive(),
+            Source::Image { .. } => true,
+        }
+    }
+
+    /// Registers of the vCPUs. An image has them if its tool wrote them down, else the list is empty. Of a running guest they
+    /// are asked for through QEMU's monitor, which interrupts each vCPU for a moment and fails where another client holds
+    /// the monitor: for when memory alone did not answer.
+    pub fn registers(&self) -> Result<Vec<Registers>, Error> {
+        match &self.source {
+            Source::Image { registers } => Ok(registers.clone()),
+            Source::Vmm { process, monitor: Some(options) } => {
+                kvm::monitor::registers(process.pid(), options)
+            }
+            Source::Vmm { process, monitor: None } => Err(Error::NoMonitor { pid: process.pid() }),
+        }
     }
 }
 
@@ -136,7 +158,7 @@ fn open_vmm(vmm: kvm::Vmm, options: &OpenOptions) -> Result<OpenedVm, Error> {
         vm: vmm.vm,
         memory: Arc::new(opened.memory),
         notes: opened.notes,
-        process: Some(opened.process),
+        source: Source::Vmm { process: opened.process, monitor: vmm.qemu },
     })
 }
 
@@ -154,5 +176,6 @@ fn open_image(path: &Path, options: &OpenOptions) -> Result<OpenedVm, Error> {
         vcpus: None,
         state: VmState::Image,
     };
-    Ok(OpenedVm { vm, memory: Arc::new(memory), notes: Vec::new(), process: None })
+    let source = Source::Image { registers: memory.registers().to_vec() };
+    Ok(OpenedVm { vm, memory: Arc::new(memory), notes: Vec::new(), source })
 }

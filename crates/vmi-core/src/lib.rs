@@ -12,6 +12,7 @@ mod look;
 mod memory;
 mod observed;
 mod paging;
+mod registers;
 mod space;
 
 pub use addr::{Gpa, Gva, PAGE_SIZE};
@@ -19,4 +20,5 @@ pub use look::{Budget, Look, LookStats};
 pub use memory::{Access, GuestMemory, MemoryError, Region};
 pub use observed::{Observed, ReadError};
 pub use paging::{Levels, Translation};
+pub use registers::Registers;
 pub use space::AddressSpace;

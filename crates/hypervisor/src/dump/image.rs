@@ -11,7 +11,7 @@ use crate::sparse::data_extents;
 use memmap2::{Mmap, MmapOptions};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use vmi_core::{Access, Gpa, GuestMemory, MemoryError, Region};
+use vmi_core::{Access, Gpa, GuestMemory, MemoryError, Region, Registers};
 
 /// A regular file that is not empty.
 #[derive(Debug)]
@@ -86,12 +86,17 @@ pub struct ImageMemory {
     segments: Vec<Segment>,
     /// The same with neighbours joined.
     regions: Vec<Region>,
+    registers: Vec<Registers>,
 }
 
 impl ImageMemory {
     /// Sorts the segments, checks them against the file, and cuts off of each what an earlier one has already (a dump made
     /// with paging names one piece of memory once per virtual address).
-    pub(super) fn new(image: Image, mut segments: Vec<Segment>) -> Result<Self, Error> {
+    pub(super) fn new(
+        image: Image,
+        mut segments: Vec<Segment>,
+        registers: Vec<Registers>,
+    ) -> Result<Self, Error> {
         segments.retain(|segment| segment.guest.len > 0);
         for segment in &segments {
             let end = segment.offset.checked_add(segment.guest.len);
@@ -121,7 +126,13 @@ impl ImageMemory {
             return Err(image.malformed("it holds no memory".to_owned()));
         }
         let regions = joined(kept.iter().map(|segment| segment.guest));
-        Ok(Self { image, segments: kept, regions })
+        Ok(Self { image, segments: kept, regions, registers })
+    }
+
+    /// Registers of the vCPUs at the moment of the dump; empty where the image has none.
+    #[must_use]
+    pub fn registers(&self) -> &[Registers] {
+        &self.registers
     }
 
     /// The parts of segments that `[at, at + len)` touches, ascending.

@@ -37,12 +37,12 @@ pub fn open(path: &Path, layout: RawLayout) -> Result<ImageMemory, Error> {
     if let Some((_, what)) = KNOWN_OTHERS.iter().find(|(magic, _)| start.starts_with(magic)) {
         return Err(image.malformed((*what).to_owned()));
     }
-    let segments = if start.starts_with(elf_core::MAGIC) {
-        elf_core::segments(&image)?
+    let (segments, registers) = if start.starts_with(elf_core::MAGIC) {
+        (elf_core::segments(&image)?, elf_core::registers(&image)?)
     } else if start.starts_with(&lime::MAGIC) {
-        lime::segments(&image)?
+        (lime::segments(&image)?, Vec::new())
     } else {
-        raw::segments(&image, layout)?
+        (raw::segments(&image, layout)?, Vec::new())
     };
-    ImageMemory::new(image, segments)
+    ImageMemory::new(image, segments, registers)
 }

@@ -1,7 +1,9 @@
-//! The exact layout from QEMU's monitor, when the caller asks for it: `info mtree -f` through QMP.
+//! What QEMU's monitor knows, when the caller asks for it: the exact layout (`info mtree -f`) and the vCPUs' registers
+//! (`info registers -a`), through QMP.
 //!
 //! Never the default. A QMP socket serves one client; where another holds it (libvirt does), ours waits in the socket's
-//! queue unanswered, so every step has a deadline of 100 ms. Nothing but `info mtree -f` is ever asked.
+//! queue unanswered, so every step has a deadline of 100 ms. Nothing but these two is ever asked; the second interrupts
+//! each vCPU for a moment (cpu_synchronize_state), as reading a register from outside must.
 
 use super::cmdline::{Keys, Options};
 use super::layout::{Placement, by_rules};
@@ -15,7 +17,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use vmi_core::{Gpa, Region};
+use vmi_core::{Gpa, Gva, Region, Registers};
 
 const DEADLINE: Duration = Duration::from_millis(100);
 /// A flat view is some ten kilobytes; QEMU puts a whole answer on one line.
@@ -37,12 +39,44 @@ pub struct FlatRange {
 /// Asks the monitor of a QEMU process for the flat view of its memory.
 pub fn flat_view(pid: u32, options: &Options) -> Result<Vec<FlatRange>, Error> {
     let path = socket_path(pid, options).ok_or(Error::NoMonitor { pid })?;
-    let text = ask(&path).map_err(|source| Error::MonitorSilent { pid, path, source })?;
+    let text = ask(&path, "info mtree -f").map_err(|source| Error::MonitorSilent { pid, path, source })?;
     let ranges = parse(&text);
     if ranges.is_empty() {
         return Err(Error::MonitorAnswer { pid, answer: text.chars().take(200).collect() });
     }
     Ok(ranges)
+}
+
+/// Asks the monitor of a QEMU process for the registers of all vCPUs.
+pub fn registers(pid: u32, options: &Options) -> Result<Vec<Registers>, Error> {
+    let path = socket_path(pid, options).ok_or(Error::NoMonitor { pid })?;
+    let text =
+        ask(&path, "info registers -a").map_err(|source| Error::MonitorSilent { pid, path, source })?;
+    let registers = parse_registers(&text);
+    if registers.is_empty() {
+        return Err(Error::MonitorAnswer { pid, answer: text.chars().take(200).collect() });
+    }
+    Ok(registers)
+}
+
+/// The vCPUs of `info registers -a`: `CR0=80050033 CR2=… CR3=000000000e8d2000 CR4=000006f0` and
+/// `IDT=     fffffe0000000000 00000fff` for each (x86_cpu_dump_state(), target/i386/cpu-dump.c, QEMU 7.2).
+#[must_use]
+pub fn parse_registers(text: &str) -> Vec<Registers> {
+    let value = |vcpu: &str, name: &str| {
+        let rest = vcpu.split_once(name)?.1.trim_start();
+        u64::from_str_radix(rest.split(|c: char| !c.is_ascii_hexdigit()).next()?, 16).ok()
+    };
+    text.split("CPU#")
+        .filter_map(|vcpu| {
+            Some(Registers {
+                cr0: value(vcpu, "CR0=")?,
+                cr3: value(vcpu, "CR3=")?,
+                cr4: value(vcpu, "CR4=")?,
+                idt: Gva(value(vcpu, "IDT=")?),
+            })
+        })
+        .collect()
 }
 
 /// The first QMP unix socket of the command line, as a path that is right in our mount namespace.
@@ -71,7 +105,7 @@ fn socket_path(pid: u32, options: &Options) -> Option<PathBuf> {
     Some(PathBuf::from(format!("/proc/{pid}/{base}/{}", path.trim_start_matches('/'))))
 }
 
-fn ask(path: &Path) -> io::Result<String> {
+fn ask(path: &Path, what: &str) -> io::Result<String> {
     let address = UnixAddr::new(path)?;
     // Not blocking: a full queue is an error at once and not a wait for ever.
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
@@ -86,7 +120,7 @@ fn ask(path: &Path) -> io::Result<String> {
     lines.read_line(&mut greeting)?;
     for command in [
         json!({"execute": "qmp_capabilities"}),
-        json!({"execute": "human-monitor-command", "arguments": {"command-line": "info mtree -f"}}),
+        json!({"execute": "human-monitor-command", "arguments": {"command-line": what}}),
     ] {
         stream.write_all(format!("{command}\n").as_bytes())?;
         if let Value::String(text) = answer(&mut lines)? {
