@@ -1,12 +1,13 @@
 //! A target, opened, and looks at it: its memory is opened once and its kernel is found once per boot.
 
+use crate::hints;
 use crate::output::{self, Progress};
 use anyhow::Context;
 use facts::{Snapshot, Vm};
 use hypervisor::{OpenedVm, Target};
-use introspect::{Kernel, Options, Tables};
+use introspect::{Kernel, Options, Sources, Tables};
 use std::time::Duration;
-use vmi_core::Budget;
+use vmi_core::{Budget, GuestMemory};
 
 /// What finding a kernel may cost: one pass over guest memory.
 const LOCATE: Budget = Budget { time: Duration::from_secs(60), bytes: 1 << 40 };
@@ -47,20 +48,33 @@ impl Guest {
 
     fn try_look(&mut self, tables: Tables) -> Result<Snapshot, introspect::Error> {
         let memory = self.opened.memory.as_ref();
-        let known = match self.kernel.take() {
-            Some(kernel) if kernel.is_current(memory)? => Some(kernel),
-            _ => None,
-        };
-        let kernel = match known {
+        let kernel = match self.known(memory)? {
             Some(kernel) => kernel,
             None => {
                 let _progress = Progress::spinner(&format!("Finding the kernel of {}", self.target));
-                introspect::locate(memory, LOCATE)?
+                let registers = || self.opened.registers().unwrap_or_default();
+                let sources = Sources { registers: &registers, ..Sources::default() };
+                let kernel = introspect::locate_with(memory, &sources, LOCATE)?;
+                if let Some(pid) = self.opened.vm.pid {
+                    hints::write(pid, &kernel.hint());
+                }
+                kernel
             }
         };
         let options = Options { budget: LOOK, tables };
         let snapshot = introspect::snapshot(memory, &kernel, &self.opened.vm, &options);
         self.kernel = Some(kernel);
         snapshot
+    }
+
+    /// The kernel of the last look, or of the last run of this program, if it still runs.
+    fn known(&self, memory: &dyn GuestMemory) -> Result<Option<Kernel>, introspect::Error> {
+        if let Some(kernel) = &self.kernel {
+            return Ok(kernel.is_current(memory)?.then(|| kernel.clone()));
+        }
+        match self.opened.vm.pid.and_then(hints::read) {
+            Some(hint) => Kernel::resume(memory, hint),
+            None => Ok(None),
+        }
     }
 }

@@ -11,6 +11,7 @@ mod commands;
 mod duration;
 mod files;
 mod guest;
+mod hints;
 mod output;
 mod trust;
 

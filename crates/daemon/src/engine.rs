@@ -15,6 +15,9 @@ pub enum LookError {
     /// It is there, but it cannot be read.
     #[error("{0}")]
     Unreadable(String),
+    /// There is no kernel in it to look at; it may not have come that far.
+    #[error("{0}")]
+    NotYet(String),
 }
 
 /// The VMs of this host.

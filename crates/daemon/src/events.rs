@@ -90,6 +90,14 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// A VM that was never looked at has no running kernel yet. Once per reason; after some minutes it is `vm.unreadable`.
+    #[serde(rename = "vm.booting")]
+    VmBooting {
+        /// It.
+        vm: VmRef,
+        /// What was seen instead.
+        reason: String,
+    },
     /// The verdict on a VM changed. The first one counts as a change.
     #[serde(rename = "vm.verdict")]
     VmVerdict {

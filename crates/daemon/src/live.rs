@@ -7,9 +7,9 @@ use crate::engine::{Engine, Guest, Listed, LookError};
 use crate::trust::chain;
 use facts::{Nic, Snapshot, Vm};
 use hypervisor::{OpenedVm, Target};
-use introspect::{Kernel, Options};
+use introspect::{Kernel, Options, Sources};
 use std::time::Duration;
-use vmi_core::{Budget, MemoryError};
+use vmi_core::{Budget, MemoryError, Registers};
 
 /// What finding a kernel may cost: one pass over guest memory, once per boot.
 const LOCATE: Budget = Budget { time: Duration::from_secs(10), bytes: 64 << 30 };
@@ -60,10 +60,19 @@ struct LiveGuest {
 }
 
 impl LiveGuest {
+    /// Only asked when memory alone did not show the kernel. A monitor that another client holds is no error: libvirt does.
+    fn registers(&self) -> Vec<Registers> {
+        self.opened.registers().unwrap_or_else(|error| {
+            tracing::debug!(vm = self.opened.vm.name, error = chain(&error), "no registers");
+            Vec::new()
+        })
+    }
+
     fn look_error(&self, error: &introspect::Error) -> LookError {
         match error {
             introspect::Error::Memory(MemoryError::Gone { .. }) => LookError::Gone(chain(error)),
             _ if !self.opened.is_alive() => LookError::Gone(chain(error)),
+            _ if error.may_be_booting() => LookError::NotYet(chain(error)),
             _ => LookError::Unreadable(chain(error)),
         }
     }
@@ -80,7 +89,11 @@ impl Guest for LiveGuest {
         };
         let kernel = match known {
             Some(kernel) => kernel,
-            None => introspect::locate(memory, LOCATE).map_err(|error| self.look_error(&error))?,
+            None => {
+                let registers = || self.registers();
+                let sources = Sources { registers: &registers, ..Sources::default() };
+                introspect::locate_with(memory, &sources, LOCATE).map_err(|error| self.look_error(&error))?
+            }
         };
         let snapshot = introspect::snapshot(memory, &kernel, &self.opened.vm, &Options::default());
         self.kernel = Some(kernel);

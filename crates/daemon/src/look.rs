@@ -17,6 +17,10 @@ use std::time::{Duration, Instant};
 /// costs a pass over guest memory.
 const REST_AFTER_FAILURE: u32 = 10;
 
+/// How long a VM that was never looked at may be without a kernel before that is told as what it then is: a VM that cannot be
+/// read. A slow firmware with a network boot takes minutes.
+const BOOT: Duration = Duration::from_secs(300);
+
 /// A VM on its way through the schedule.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -29,11 +33,23 @@ pub(crate) struct Job {
     verdict: Option<Verdict>,
     /// What was told last about not being readable, or about ambiguous certificates.
     told: Option<String>,
+    /// When it was first to be looked at; `None` once a look succeeded: from then on it cannot be booting for the first
+    /// time, and what hides its kernel is worth an alarm.
+    fresh: Option<Instant>,
 }
 
 impl Job {
     pub(crate) fn new(vm: Vm, gone: Arc<AtomicBool>) -> Self {
-        Self { vm, gone, guest: None, watch: Watch::default(), early: 0, verdict: None, told: None }
+        Self {
+            vm,
+            gone,
+            guest: None,
+            watch: Watch::default(),
+            early: 0,
+            verdict: None,
+            told: None,
+            fresh: Some(Instant::now()),
+        }
     }
 
     /// Does what is due. Returns when it is due again; `None` when the VM is gone.
@@ -52,6 +68,7 @@ impl Job {
             Err(error) => return Some(self.failed(shared, &error, started)),
         };
         self.told = None;
+        self.fresh = None;
         let ended = Instant::now();
         let least = shared.config.confirmations;
         let outcome = self.watch.take(&self.vm, &snapshot, &certificate, least, started, ended);
@@ -134,8 +151,22 @@ impl Job {
         self.guest = None;
         self.early = 0;
         let rest = started.elapsed().saturating_mul(REST_AFTER_FAILURE);
-        // A VM that ended is told by the discovery, which knows it from the host.
-        if let LookError::Unreadable(reason) = error {
+        let booting = self.fresh.is_some_and(|since| since.elapsed() < BOOT);
+        let reason = match error {
+            // A VM that ended is told by the discovery, which knows it from the host.
+            LookError::Gone(_) => None,
+            LookError::NotYet(reason) if booting => {
+                shared.registry.change(&self.vm, |record| record.problem = Some(reason.clone()));
+                if self.told.as_ref() != Some(reason) {
+                    let (vm, reason) = (VmRef::from(&self.vm), reason.clone());
+                    shared.sink.emit(&Event::VmBooting { vm, reason });
+                }
+                self.told = Some(reason.clone());
+                None
+            }
+            LookError::NotYet(reason) | LookError::Unreadable(reason) => Some(reason),
+        };
+        if let Some(reason) = reason {
             shared.registry.change(&self.vm, |record| {
                 record.verdict = Some(Verdict::Unreadable);
                 record.problem = Some(reason.clone());

@@ -20,6 +20,10 @@ pub struct ProfileOrigin {
     pub source: ProfileSource,
     /// `sha256:…` of the profile's content.
     pub digest: String,
+    /// Where the guest's own memory disagrees with the host's stored profile of the same build, one sentence each: somebody
+    /// altered the guest's symbol table or type information. Empty when the profile is the guest's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contradictions: Vec<String>,
 }
 
 /// The kernel.

@@ -161,6 +161,12 @@ pub enum Error {
         /// Longest name read.
         limit: usize,
     },
+    /// No symbol table in an image.
+    #[error("No kallsyms tables found in a kernel image of {len} bytes")]
+    KallsymsNotFound {
+        /// Bytes searched.
+        len: usize,
+    },
     /// Without `_stext` the encoding of the addresses cannot be told.
     #[error("Kallsyms has no symbol _stext among {count}")]
     KallsymsNoStext {

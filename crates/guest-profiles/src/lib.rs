@@ -6,6 +6,7 @@
 //!
 //! - [`btf`]: type layouts from the kernel's own BTF
 //! - [`kallsyms`]: symbol addresses from the kernel's own compressed symbol table
+//! - [`kallsyms_search`]: the symbol table of a kernel image that does not tell where it is
 //! - [`vmcoreinfo`]: the hints that a kernel leaves for crash dumpers
 //! - [`elf_notes`]: the GNU build id
 //! - [`linux`]: the types and symbols that the engine asks for
@@ -15,6 +16,7 @@ pub mod btf;
 pub mod elf_notes;
 mod error;
 pub mod kallsyms;
+pub mod kallsyms_search;
 pub mod layout;
 mod le;
 pub mod linux;
@@ -25,6 +27,7 @@ pub use btf::Btf;
 pub use elf_notes::build_id;
 pub use error::Error;
 pub use kallsyms::{Kallsyms, Tables as KallsymsTables, Values as KallsymsValues};
+pub use kallsyms_search::{Found as FoundKallsyms, search as search_kallsyms};
 pub use layout::{Bits, Field, FieldKind, Layout};
-pub use profile::{Profile, ProfileIdentity, Wanted, WantedEnum, WantedType};
+pub use profile::{Profile, ProfileIdentity, Wanted, WantedEnum, WantedType, btf_digest};
 pub use vmcoreinfo::VmcoreInfo;

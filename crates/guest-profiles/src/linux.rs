@@ -117,12 +117,14 @@ const TYPES: &[WantedType] = &[
 
 const SYMBOLS: &[&str] = &[
     "_stext",
+    "_text",
     "__start_BTF",
     "__stop_BTF",
     "__start_notes",
     "__stop_notes",
     "init_net",
     "init_task",
+    "init_top_pgt",
     "init_uts_ns",
     "iomem_resource",
     "linux_banner",
@@ -134,6 +136,7 @@ const SYMBOLS: &[&str] = &[
     "socket_file_ops",
     "swapper_pg_dir",
     "sysctl_bootid",
+    "system_state",
     "tcp_hashinfo",
     "udp_table",
     "udplite_table",

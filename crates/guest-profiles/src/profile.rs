@@ -292,6 +292,11 @@ fn enum_values(
     Ok(enums)
 }
 
+/// `sha256:` and the digest of a kernel's whole BTF, as in [`Profile::btf_digest`].
+pub fn btf_digest(btf: &[u8]) -> String {
+    sha256(btf)
+}
+
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |mut text, byte| {
         // Writing to a String cannot fail.

@@ -1,6 +1,6 @@
 //! Why a guest could not be looked at.
 
-use vmi_core::{Gpa, MemoryError, ReadError};
+use vmi_core::{Gpa, Gva, MemoryError, ReadError};
 
 /// Why a kernel was not found, or a look failed as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,40 @@ pub enum Error {
     NoKernel {
         /// Bytes that were searched.
         searched: u64,
+    },
+    /// The guest has not come far enough in its boot to have processes. Not an error of the guest's: ask again later.
+    #[error("The guest is still booting: {what}")]
+    NotYet {
+        /// How far it has come.
+        what: String,
+    },
+    /// The kernel image that page tables lead to could not be read.
+    #[error("The kernel image that the page tables at {root} map could not be read")]
+    Image {
+        /// The top-level page table.
+        root: Gpa,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+    /// A kernel image is mapped, but its symbol table was not found.
+    #[error(
+        "The symbol table of the kernel image at {at} could not be read (a kernel without CONFIG_KALLSYMS?)"
+    )]
+    ImageSymbols {
+        /// Where the image starts.
+        at: Gva,
+        /// Why.
+        #[source]
+        source: guest_profiles::Error,
+    },
+    /// A kernel image is mapped, but does not hold together.
+    #[error("The kernel image at {at} does not hold together: {reason}")]
+    ImageContradicted {
+        /// Where the image starts.
+        at: Gva,
+        /// What was wrong.
+        reason: String,
     },
     /// There is something like a kernel, but it does not hold together.
     #[error("A Linux kernel description at guest-physical {at} (release {release}) does not hold: {reason}")]
@@ -85,4 +119,13 @@ pub enum Error {
         /// Behind its last address.
         end: u64,
     },
+}
+
+impl Error {
+    /// Whether a guest that was just started may be the reason: nothing in memory yet, no kernel in it yet, or a kernel that
+    /// has not come far enough. The same is to be seen of a guest that is no Linux at all, so nobody should wait for ever.
+    #[must_use]
+    pub fn may_be_booting(&self) -> bool {
+        matches!(self, Self::Empty { .. } | Self::NoKernel { .. } | Self::NotYet { .. })
+    }
 }

@@ -13,10 +13,13 @@
 mod error;
 mod linux;
 mod session;
+mod sources;
 
 pub use error::Error;
+pub use linux::hint::Hint;
 pub use linux::kernel::Kernel;
 pub use session::{Options, Tables};
+pub use sources::Sources;
 
 use facts::{Snapshot, Vm};
 use vmi_core::{Budget, GuestMemory};
@@ -26,7 +29,12 @@ use vmi_core::{Budget, GuestMemory};
 /// Costs one pass over the guest's populated memory and the parsing of a few MiB; keep the result for as long as
 /// [`Kernel::is_current`].
 pub fn locate(memory: &dyn GuestMemory, budget: Budget) -> Result<Kernel, Error> {
-    linux::locate::locate(memory, budget)
+    linux::locate::locate(memory, &Sources::default(), budget)
+}
+
+/// The same with more to go by than memory. See [`Sources`].
+pub fn locate_with(memory: &dyn GuestMemory, sources: &Sources<'_>, budget: Budget) -> Result<Kernel, Error> {
+    linux::locate::locate(memory, sources, budget)
 }
 
 /// Reads the tables of a guest whose kernel is known.

@@ -168,7 +168,7 @@ impl Stage {
             passed.as_secs_f64() * 1000.0
         ));
         say(&format!(
-            "{:.0} ms of these the emulated guest took to fork, exec, listen and say so",
+            "(the guest, emulated, took {:.0} ms to fork, exec, listen and say so)",
             listening.saturating_duration_since(order).as_secs_f64() * 1000.0
         ));
         say(&format!(

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 
 pub(super) fn compare(certificate: &Certificate, snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
     identity(certificate, snapshot, drafts);
+    contradictions(snapshot, drafts);
     modules(certificate, snapshot, drafts);
 }
 
@@ -60,6 +61,22 @@ fn identity(certificate: &Certificate, snapshot: &Snapshot, drafts: &mut Drafts<
     };
     drafts.add(rule::GUEST_BLIND, &cause("kernel", [unread]), || {
         unknown_fact("kernel", unread, 1).with("kernel", description)
+    });
+}
+
+/// A guest whose memory says something else of its kernel than the host's stored profile of the same build: somebody
+/// altered it, and no certificate can allow that.
+fn contradictions(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
+    let profile = &snapshot.kernel.profile;
+    let Some(first) = profile.contradictions.first() else { return };
+    drafts.add(rule::KERNEL_CHANGED, &cause("profile", []), || {
+        Draft::new(
+            "kernel profile".to_owned(),
+            format!("The guest's memory contradicts the stored profile of its kernel: {}", shown(first)),
+        )
+        .expected(format!("the stored profile {}", profile.digest))
+        .seen(list(profile.contradictions.iter().map(|text| shown(text))))
+        .with("page_table_root", snapshot.kernel.page_table_root.to_string())
     });
 }
 

@@ -107,3 +107,18 @@ fn more_objects_that_never_held_still_than_a_busy_guest_explains_are_blindness()
     assert_eq!(large(20), []);
     assert_eq!(only(large(21)).rule, rule::GUEST_BLIND);
 }
+
+#[test]
+fn memory_that_contradicts_the_stored_profile_is_a_changed_kernel() {
+    let certificate = certificate();
+    let altered = web_with(|s| {
+        s.kernel.profile.source = ProfileSource::Store;
+        s.kernel.profile.contradictions =
+            vec!["the guest's symbol table has modules at 0x1".to_owned(), "and more".to_owned()];
+    });
+    let findings = compare(&certificate, &altered);
+    assert_eq!(rules(&findings), [rule::KERNEL_CHANGED]);
+    let [finding] = findings.as_slice() else { panic!("{findings:#?}") };
+    assert!(finding.message.contains("modules at 0x1"), "{}", finding.message);
+    assert!(finding.evidence["seen"].contains("and more"), "{:?}", finding.evidence);
+}

@@ -152,7 +152,11 @@ pub fn web() -> Snapshot {
             kaslr_offset: Address(0x1200_0000),
             page_table_root: Address(0x260_a000),
             boot_id: None,
-            profile: ProfileOrigin { source: ProfileSource::Guest, digest: "sha256:00".to_owned() },
+            profile: ProfileOrigin {
+                source: ProfileSource::Guest,
+                digest: "sha256:00".to_owned(),
+                contradictions: Vec::new(),
+            },
         },
         processes: vec![
             Process { ppid: Some(0), ..process(1, "systemd", "/usr/lib/systemd/systemd") },

@@ -86,7 +86,11 @@ fn snapshot() -> Snapshot {
             kaslr_offset: Address(0),
             page_table_root: Address(0x1000),
             boot_id: None,
-            profile: ProfileOrigin { source: ProfileSource::Guest, digest: "sha256:00".to_owned() },
+            profile: ProfileOrigin {
+                source: ProfileSource::Guest,
+                digest: "sha256:00".to_owned(),
+                contradictions: Vec::new(),
+            },
         },
         processes: vec![Process {
             pid: 1,

@@ -131,6 +131,23 @@ fn an_unreadable_vm_is_told_once_and_the_others_go_on() {
 }
 
 #[test]
+fn a_vm_that_boots_is_no_alarm_until_it_was_once_looked_at() {
+    let (site, host) = web();
+    host.show("web", Face::Booting("no kernel yet".into()));
+    let running = site.start(&host, ENFORCE);
+    let event = running.wait_for("vm.booting", |_| true);
+    assert_eq!(event["reason"], "no kernel yet");
+    wait_until("more looks", || host.looks("web") >= 4);
+    assert_eq!(running.events("vm.booting").len(), 1);
+    assert!(running.events("vm.verdict").is_empty());
+    host.conform("web");
+    running.wait_for("vm.verdict", |event| event["verdict"] == "conforms");
+    host.show("web", Face::Booting("no kernel any more".into()));
+    running.wait_for("vm.unreadable", |event| event["reason"] == "no kernel any more");
+    running.wait_for("vm.verdict", |event| event["verdict"] == "unreadable");
+}
+
+#[test]
 fn a_vm_that_ends_in_the_middle_of_a_look_is_gone_and_the_daemon_goes_on() {
     let (site, host) = web();
     host.run(&vm("mail", 2), "tap1");

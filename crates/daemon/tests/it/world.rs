@@ -76,6 +76,7 @@ pub fn snapshot(vm: &Vm) -> Snapshot {
             page_table_root: Address(0x1000),
             boot_id: None,
             profile: ProfileOrigin {
+                contradictions: Vec::new(),
                 source: ProfileSource::Guest,
                 digest: format!("sha256:{}", "ef".repeat(32)),
             },
@@ -111,6 +112,7 @@ pub enum Face {
     /// These in turn, over and over.
     Flicker(Vec<Snapshot>),
     Unreadable(String),
+    Booting(String),
     Ends,
 }
 
@@ -178,6 +180,7 @@ impl Guest for FakeGuest {
         *looks += 1;
         match host.vms.get(&self.name).map(|(_, face)| face) {
             None | Some(Face::Ends) => Err(LookError::Gone("The VM ended".into())),
+            Some(Face::Booting(reason)) => Err(LookError::NotYet(reason.clone())),
             Some(Face::Unreadable(reason)) => Err(LookError::Unreadable(reason.clone())),
             Some(Face::Snapshot(snapshot)) => Ok((**snapshot).clone()),
             Some(Face::Flicker(all)) => Ok(all[number % all.len()].clone()),

@@ -1,25 +1,62 @@
 //! A kernel that was found: where its page tables are, its profile, and the offsets all walkers use.
 
-use super::locate::Found;
-use super::{cgroup, cred, file, layout::Resolver, list, mm, module, namespace, net, path, task};
+use super::image::START_KERNEL_MAP;
+use super::{cgroup, cred, file, hint, layout::Resolver, list, mm, module, namespace, net, path, task};
 use crate::Error;
 use crate::session::Session;
 use facts::{Address, ProfileOrigin, ProfileSource};
 use guest_profiles::Profile;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use vmi_core::{AddressSpace, Budget, Gpa, GuestMemory, Gva, Levels, Look};
 
-/// Symbols at or above this move with KASLR; those below are per-CPU offsets.
-const START_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 /// Size of ``struct new_utsname``'s fields, NUL included (``__NEW_UTS_LEN`` + 1).
 const UTS_FIELD: usize = 65;
 
-/// What a kernel says about itself once and for all.
-#[derive(Clone, Debug)]
-pub(super) struct Identity {
+/// What is the same for as long as a kernel runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Boot {
+    /// Physical address of the kernel's own top-level page table.
+    #[serde(with = "hint::gpa")]
+    pub(super) root: Gpa,
+    /// Its depth.
+    #[serde(with = "hint::levels")]
+    pub(super) levels: Levels,
+    /// How far KASLR moved the kernel, in bytes.
+    pub(super) slide: u64,
+    /// `None`: the kernel has none, or it was found without.
+    #[serde(with = "hint::optional_gpa")]
+    pub(super) vmcoreinfo_at: Option<Gpa>,
+    /// As `uname -r` prints it.
     pub(super) release: String,
+    /// The line `Linux version …`.
     pub(super) banner: Option<String>,
+    /// GNU build id of the notes in memory.
     pub(super) build_id: Option<String>,
+    /// Digest of the type information in memory.
     pub(super) btf_digest: Option<String>,
+}
+
+/// Layouts and symbols, and how far they can be trusted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KernelProfile {
+    profile: Arc<Profile>,
+    origin: ProfileOrigin,
+}
+
+impl KernelProfile {
+    /// Read out of the guest.
+    pub(super) fn of_guest(profile: Profile) -> Self {
+        let digest = profile.digest();
+        let origin = ProfileOrigin { source: ProfileSource::Guest, digest, contradictions: Vec::new() };
+        Self { profile: Arc::new(profile), origin }
+    }
+
+    /// The host's.
+    pub(super) fn stored(profile: Arc<Profile>, contradictions: Vec<String>) -> Self {
+        let origin = ProfileOrigin { source: ProfileSource::Store, digest: profile.digest(), contradictions };
+        Self { profile, origin }
+    }
 }
 
 /// Offsets of all walkers.
@@ -39,19 +76,14 @@ pub(crate) struct Layouts {
 /// A located kernel with its profile. Good for one boot of one guest; see [`Kernel::is_current`].
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    root: Gpa,
-    levels: Levels,
-    slide: u64,
-    vmcoreinfo_at: Gpa,
-    identity: Identity,
-    profile: Profile,
-    digest: String,
+    pub(super) boot: Boot,
+    pub(super) profile: KernelProfile,
     layouts: Layouts,
 }
 
 impl Kernel {
-    pub(super) fn new(found: Found, profile: Profile, slide: u64, identity: Identity) -> Result<Self, Error> {
-        let mut resolver = Resolver::new(&profile);
+    pub(super) fn new(boot: Boot, profile: KernelProfile) -> Result<Self, Error> {
+        let mut resolver = Resolver::new(&profile.profile);
         list::check(&mut resolver);
         let layouts = Layouts {
             task: task::Layout::resolve(&mut resolver),
@@ -65,56 +97,46 @@ impl Kernel {
             module: module::Layout::resolve(&mut resolver),
         };
         for symbol in ["init_task", "modules", "net_namespace_list", "socket_file_ops"] {
-            if profile.optional_symbol(symbol).is_none() {
+            if profile.profile.optional_symbol(symbol).is_none() {
                 resolver.lacks(format!("symbol {symbol}"));
             }
         }
         let missing = resolver.into_missing();
         if !missing.is_empty() {
-            return Err(Error::Unsupported { release: identity.release, missing });
+            return Err(Error::Unsupported { release: boot.release, missing });
         }
-        let digest = profile.digest();
-        Ok(Self {
-            root: found.root,
-            levels: found.levels,
-            slide,
-            vmcoreinfo_at: found.vmcoreinfo_at,
-            identity,
-            profile,
-            digest,
-            layouts,
-        })
+        Ok(Self { boot, profile, layouts })
     }
 
     /// Release, as `uname -r` prints it.
     #[must_use]
     pub fn release(&self) -> &str {
-        &self.identity.release
+        &self.boot.release
     }
 
     /// Physical address of the kernel's own top-level page table.
     #[must_use]
     pub fn root(&self) -> Gpa {
-        self.root
+        self.boot.root
     }
 
     /// Depth of its page tables.
     #[must_use]
     pub fn levels(&self) -> Levels {
-        self.levels
+        self.boot.levels
     }
 
-    /// The profile that was read from the guest.
+    /// Its layouts and symbols.
     #[must_use]
     pub fn profile(&self) -> &Profile {
-        &self.profile
+        &self.profile.profile
     }
 
     /// Where a symbol is in this boot. `None` when the kernel has no such symbol.
     #[must_use]
     pub fn symbol(&self, name: &str) -> Option<Gva> {
-        let linked = self.profile.optional_symbol(name)?;
-        Some(Gva(if linked >= START_KERNEL_MAP { linked.wrapping_add(self.slide) } else { linked }))
+        let linked = self.profile.profile.optional_symbol(name)?;
+        Some(Gva(if linked >= START_KERNEL_MAP { linked.wrapping_add(self.boot.slide) } else { linked }))
     }
 
     pub(crate) fn layouts(&self) -> &Layouts {
@@ -125,18 +147,24 @@ impl Kernel {
     /// or a kexec; `Err` when the VM is gone.
     pub fn is_current(&self, memory: &dyn GuestMemory) -> Result<bool, Error> {
         let look = Look::begin(memory, Budget::default())?;
-        let space = AddressSpace::new(&look, self.root, self.levels);
+        let space = AddressSpace::new(&look, self.boot.root, self.boot.levels);
         let same_text = |at: Option<Gva>, expected: &str| {
             at.and_then(|at| space.c_string(at, expected.len().saturating_add(1)).ok())
                 .is_some_and(|text| String::from_utf8_lossy(&text).trim_end() == expected)
         };
-        let vmcoreinfo = self
-            .symbol("vmcoreinfo_data")
-            .and_then(|pointer| space.pointer(pointer).ok())
-            .and_then(|page| space.translate(page).ok());
-        Ok(vmcoreinfo.is_some_and(|page| page.at == self.vmcoreinfo_at)
+        let leads_to = |at: Option<Gva>, expected: Gpa| {
+            at.and_then(|at| space.translate(at).ok()).is_some_and(|found| found.at == expected)
+        };
+        let same_place = match self.boot.vmcoreinfo_at {
+            Some(page) => {
+                let pointer = self.symbol("vmcoreinfo_data").and_then(|pointer| space.pointer(pointer).ok());
+                leads_to(pointer, page)
+            }
+            None => leads_to(self.symbol("init_top_pgt"), self.boot.root),
+        };
+        Ok(same_place
             && self
-                .identity
+                .boot
                 .banner
                 .as_deref()
                 .is_some_and(|banner| same_text(self.symbol("linux_banner"), banner)))
@@ -145,17 +173,17 @@ impl Kernel {
     /// The kernel as facts: what was learnt once, and what may change (boot id, version) read now.
     pub(crate) fn facts(&self, session: &Session<'_>) -> facts::Kernel {
         facts::Kernel {
-            release: self.identity.release.clone(),
+            release: self.boot.release.clone(),
             version: self.uts_version(session),
-            banner: self.identity.banner.clone(),
-            build_id: self.identity.build_id.clone(),
-            btf_digest: self.identity.btf_digest.clone(),
+            banner: self.boot.banner.clone(),
+            build_id: self.boot.build_id.clone(),
+            btf_digest: self.boot.btf_digest.clone(),
             arch: "x86_64".to_owned(),
-            page_table_levels: self.levels.count(),
-            kaslr_offset: Address(self.slide),
-            page_table_root: Address(self.root.0),
+            page_table_levels: self.boot.levels.count(),
+            kaslr_offset: Address(self.boot.slide),
+            page_table_root: Address(self.boot.root.0),
             boot_id: self.boot_id(session),
-            profile: ProfileOrigin { source: ProfileSource::Guest, digest: self.digest.clone() },
+            profile: self.profile.origin.clone(),
         }
     }
 

@@ -1,68 +1,86 @@
-//! Finds the running Linux kernel in physical memory, with nothing known but that memory.
+//! Finds the running Linux kernel in physical memory, with nothing known but that memory and, where needed, what the
+//! vCPUs' registers say.
 //!
-//! Every kernel keeps a page of text about itself for crash dumps, VMCOREINFO (kernel/vmcore_info.c, 6.12;
-//! kernel/crash_core.c before 6.9): release, page-table root, KASLR offset, and since 6.0 where its symbol table is. The
-//! page starts with `OSRELEASE=`, so only the first bytes of each populated page are looked at.
+//! Three ways, cheapest first, and each ends in the same proof (see [`super::symbols`]): a kernel is believed when its own
+//! symbols, page tables and names agree with each other.
 //!
-//! That text is a claim, and anybody in the guest can write one. It is believed when the kernel that it describes agrees:
-//! its page tables map the page-table root to itself, its `utsname` has the release, and its own pointer to VMCOREINFO
-//! leads back to this very page (see [`super::symbols`]), which a copy in somebody's buffer cannot do. If two claims hold
-//! together, neither is believed.
+//! 1. VMCOREINFO, in which the kernel describes itself. If two such descriptions hold together, one is a decoy or a kernel of
+//!    before a kexec, and only the registers can tell which: without them neither is believed.
+//! 2. The page tables that the vCPUs use.
+//! 3. Page tables found in memory, for images without registers.
 
+use super::image::KernelImage;
 use super::kernel::Kernel;
-use super::{iomem, symbols};
-use crate::Error;
-use guest_profiles::VmcoreInfo;
-use vmi_core::{Access, AddressSpace, Budget, Gpa, GuestMemory, Gva, Levels, Look, PAGE_SIZE, Region};
+use super::roots::{self, Root};
+use super::symbols::{self, Found};
+use super::{iomem, vmcoreinfo};
+use crate::{Error, Sources};
+use vmi_core::{AddressSpace, Budget, Gpa, GuestMemory, Look, Registers};
 
-/// First line of VMCOREINFO.
-const MAGIC: &[u8] = b"OSRELEASE=";
-/// Where the kernel image is mapped at link time (``__START_KERNEL_map``, arch/x86/include/asm/page_64_types.h).
-const START_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
-/// Bytes that a copying backend is asked for at once while searching.
-const CHUNK: u64 = 1 << 20;
-/// [`PAGE_SIZE`] as the length of an array.
-const PAGE_BYTES: usize = 4096;
-/// Candidates that are looked into. A guest that plants more is not searched further.
-const CANDIDATES_MAX: usize = 64;
-/// ``struct new_utsname`` (include/uapi/linux/utsname.h): fields of 65 bytes, the release is the third.
-const UTS_FIELD: u64 = 65;
+pub(crate) fn locate(
+    memory: &dyn GuestMemory,
+    sources: &Sources<'_>,
+    budget: Budget,
+) -> Result<Kernel, Error> {
+    let look = Look::begin(memory, budget)?;
+    let search = vmcoreinfo::search(memory)?;
+    if search.only_zeros {
+        return Err(Error::Empty { bytes: memory.size() });
+    }
+    let mut found = Kernels::default();
+    for at in search.candidates {
+        found.add(by_claim(&look, sources, at))?;
+    }
+    if let [kernel] = found.kernels.as_slice() {
+        return Ok(kernel.clone());
+    }
 
-/// A kernel that was found and not yet asked for its symbols.
-#[derive(Debug)]
-pub(super) struct Found {
-    /// Where its VMCOREINFO page is.
-    pub(super) vmcoreinfo_at: Gpa,
-    /// What the page says.
-    pub(super) vmcoreinfo: VmcoreInfo,
-    /// Top-level page table.
-    pub(super) root: Gpa,
-    /// Its depth.
-    pub(super) levels: Levels,
+    let registers = (sources.registers)();
+    let mut running = Kernels::default();
+    for root in roots::of_registers(&registers) {
+        running.add(by_root(&look, sources, root))?;
+    }
+    if let [kernel] = running.kernels.as_slice() {
+        // A description in memory says more than page tables alone; take it where both are of one kernel.
+        let described = found.kernels.into_iter().find(|known| known.root() == kernel.root());
+        return Ok(described.unwrap_or_else(|| kernel.clone()));
+    }
+    if let [first, second, ..] = found.kernels.as_slice() {
+        return Err(Error::Ambiguous { first: first.root(), second: second.root() });
+    }
+    if !registers.is_empty() && !registers.iter().any(Registers::has_paging) {
+        return Err(Error::NotYet { what: "no vCPU has turned on paging".to_owned() });
+    }
+
+    for root in roots::search(&look)? {
+        running.add(by_root(&look, sources, root))?;
+    }
+    match running.kernels.as_slice() {
+        [kernel] => Ok(kernel.clone()),
+        [first, second, ..] => Err(Error::Ambiguous { first: first.root(), second: second.root() }),
+        [] => Err(found.refused.or(running.refused).unwrap_or(Error::NoKernel { searched: search.searched })),
+    }
 }
 
-pub(crate) fn locate(memory: &dyn GuestMemory, budget: Budget) -> Result<Kernel, Error> {
-    let look = Look::begin(memory, budget)?;
-    let search = candidates(memory)?;
-    let mut kernels: Vec<Kernel> = Vec::new();
-    let mut refused = None;
-    for at in search.candidates {
-        match examine(&look, at) {
-            Ok(kernel) => {
-                if let Some(first) = kernels.iter().find(|first| first.root() != kernel.root()) {
-                    return Err(Error::Ambiguous { first: first.root(), second: kernel.root() });
-                }
-                kernels.push(kernel);
+/// Kernels that hold together, each once, and the best reason why others do not.
+#[derive(Default)]
+struct Kernels {
+    kernels: Vec<Kernel>,
+    refused: Option<Error>,
+}
+
+impl Kernels {
+    /// `Err` when the memory backend failed, or the budget is spent.
+    fn add(&mut self, kernel: Result<Option<Kernel>, Error>) -> Result<(), Error> {
+        match kernel {
+            Ok(Some(kernel)) if self.kernels.iter().all(|known| known.root() != kernel.root()) => {
+                self.kernels.push(kernel);
             }
+            Ok(_) => {}
             Err(Error::Memory(error)) => return Err(Error::Memory(error)),
-            Err(error) => refused = Some(worse(refused, error)),
+            Err(error) => self.refused = Some(worse(self.refused.take(), error)),
         }
-    }
-    match (kernels.into_iter().next(), refused) {
-        (Some(kernel), _) => Ok(kernel),
-        (None, Some(error)) => Err(error),
-        (None, None) if search.only_zeros => Err(Error::Empty { bytes: memory.size() }),
-        (None, None) => Err(Error::NoKernel { searched: search.searched }),
+        Ok(())
     }
 }
 
@@ -74,120 +92,25 @@ fn worse(before: Option<Error>, now: Error) -> Error {
     }
 }
 
-#[derive(Debug)]
-struct Search {
-    candidates: Vec<Gpa>,
-    searched: u64,
-    only_zeros: bool,
-}
-
-/// Pages that start like VMCOREINFO.
-fn candidates(memory: &dyn GuestMemory) -> Result<Search, Error> {
-    let mut search = Search { candidates: Vec::new(), searched: 0, only_zeros: true };
-    for region in memory.regions() {
-        for extent in memory.populated(*region)? {
-            search.searched = search.searched.saturating_add(extent.len);
-            match memory.access() {
-                Access::Mapped => search_pages(memory, extent, &mut search)?,
-                Access::PerCall => search_chunks(memory, extent, &mut search)?,
-            }
-        }
-    }
-    Ok(search)
-}
-
-fn search_pages(memory: &dyn GuestMemory, extent: Region, search: &mut Search) -> Result<(), Error> {
-    let mut start = [0; 16];
-    let mut at = first_page(extent.start);
-    while extent.contains(at, PAGE_SIZE) {
-        memory.read(at, &mut start)?;
-        consider(at, &start, search);
-        let Some(next) = at.checked_add(PAGE_SIZE) else { break };
-        at = next;
-    }
-    Ok(())
-}
-
-fn search_chunks(memory: &dyn GuestMemory, extent: Region, search: &mut Search) -> Result<(), Error> {
-    let mut chunk = Vec::new();
-    let mut at = first_page(extent.start);
-    while extent.contains(at, PAGE_SIZE) {
-        let len = (extent.end().0 - at.0).min(CHUNK) & !(PAGE_SIZE - 1);
-        chunk.resize(usize::try_from(len).unwrap_or(0), 0);
-        memory.read(at, &mut chunk)?;
-        for (index, page) in chunk.chunks(PAGE_BYTES).enumerate() {
-            if let Some(page_at) = at.element(index as u64, PAGE_SIZE) {
-                consider(page_at, page, search);
-            }
-        }
-        let Some(next) = at.checked_add(len) else { break };
-        at = next;
-    }
-    Ok(())
-}
-
-fn first_page(at: Gpa) -> Gpa {
-    if at.page_offset() == 0 { at } else { at.page_base().checked_add(PAGE_SIZE).unwrap_or(at) }
-}
-
-fn consider(at: Gpa, start: &[u8], search: &mut Search) {
-    if search.only_zeros && start.iter().any(|byte| *byte != 0) {
-        search.only_zeros = false;
-    }
-    if start.starts_with(MAGIC) && search.candidates.len() < CANDIDATES_MAX {
-        search.candidates.push(at);
-    }
-}
-
 /// Follows one claim to the end: page tables, release, symbols, layouts, and the host's memory layout.
-fn examine(look: &Look<'_>, at: Gpa) -> Result<Kernel, Error> {
-    let found = believe(look, at)?;
-    let space = AddressSpace::new(look, found.root, found.levels);
-    let kernel = symbols::kernel(&space, found)?;
+fn by_claim(look: &Look<'_>, sources: &Sources<'_>, at: Gpa) -> Result<Option<Kernel>, Error> {
+    let claim = vmcoreinfo::believe(look, at)?;
+    let space = AddressSpace::new(look, claim.root, claim.levels);
+    let kernel = symbols::kernel(&space, sources, Found::Claim(claim))?;
     iomem::check(&space, &kernel)?;
-    Ok(kernel)
+    Ok(Some(kernel))
 }
 
-fn believe(look: &Look<'_>, at: Gpa) -> Result<Found, Error> {
-    let mut page = [0; PAGE_BYTES];
-    look.read(at, &mut page).map_err(|_| refuse(at, "", "the page could not be read".to_owned()))?;
-    let text = page.split(|byte| *byte == 0).next().unwrap_or_default();
-    let info = VmcoreInfo::parse(text).map_err(|error| refuse(at, "", error.to_string()))?;
-    let release = info.osrelease.clone();
-    let fail = |reason: String| refuse(at, &release, reason);
-
-    let (Some(pgd), Some(phys_base)) = (info.symbols.get("swapper_pg_dir").copied(), info.phys_base) else {
-        return Err(fail("it does not name swapper_pg_dir and phys_base".to_owned()));
+/// Asks page tables for the kernel that they map. `Ok(None)`: they map none.
+fn by_root(look: &Look<'_>, sources: &Sources<'_>, root: Root) -> Result<Option<Kernel>, Error> {
+    let space = AddressSpace::new(look, root.at, root.levels);
+    let image = match KernelImage::read(&space) {
+        Ok(Some(image)) => image,
+        Ok(None) => return Ok(None),
+        Err(error) => return Err(Error::Image { root: root.at, source: error }),
     };
-    // Virtual to physical in the kernel image: arch/x86/mm/physaddr.c, __phys_addr_symbol().
-    let root = pgd
-        .checked_sub(START_KERNEL_MAP)
-        .and_then(|offset| offset.checked_add_signed(phys_base))
-        .map(Gpa)
-        .filter(|root| root.page_offset() == 0 && look.memory().has_page(*root))
-        .ok_or_else(|| fail(format!("its page-table root {pgd:#x} is not in memory")))?;
-    let levels = if info.pgtable_l5_enabled == Some(true) { Levels::Five } else { Levels::Four };
-    let space = AddressSpace::new(look, root, levels);
-
-    match space.translate(Gva(pgd)) {
-        Ok(mapped) if mapped.at == root => {}
-        Ok(mapped) => {
-            return Err(fail(format!("its page tables map their own root {root} to {}", mapped.at)));
-        }
-        Err(error) => return Err(fail(format!("its page tables do not map their own root {root}: {error}"))),
-    }
-    let names_itself = info
-        .symbols
-        .get("init_uts_ns")
-        .zip(info.offsets.get("uts_namespace.name"))
-        .and_then(|(namespace, name)| Gva(*namespace).checked_add(*name)?.checked_add(2 * UTS_FIELD))
-        .and_then(|release_at| space.c_string(release_at, 65).ok());
-    if names_itself.as_deref() != Some(release.as_bytes()) {
-        return Err(fail("the kernel it points to has another release".to_owned()));
-    }
-    Ok(Found { vmcoreinfo_at: at, vmcoreinfo: info, root, levels })
-}
-
-fn refuse(at: Gpa, release: &str, reason: String) -> Error {
-    Error::Contradicted { at, release: release.to_owned(), reason }
+    let kernel = symbols::kernel(&space, sources, Found::Image(image))?;
+    let space = AddressSpace::new(look, kernel.root(), kernel.levels());
+    iomem::check(&space, &kernel)?;
+    Ok(Some(kernel))
 }

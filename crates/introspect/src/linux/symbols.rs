@@ -1,15 +1,22 @@
 //! What a found kernel says about itself: symbols (kallsyms) and layouts (BTF), both from its own memory.
 //!
-//! This is also where the claim that led here is proved to be the kernel's own: ``vmcoreinfo_data`` must lead back to
-//! the page that [`super::locate`] started from.
+//! This is also where what led here is proved to be the running kernel's own. A description in VMCOREINFO: the kernel's
+//! pointer ``vmcoreinfo_data`` must lead back to the page that it stands in. Page tables of a vCPU or out of memory: the
+//! kernel's own page tables must map themselves and the kernel to the same place, and its banner and its ``utsname`` must
+//! name one release.
 
-use super::kernel::{Identity, Kernel};
-use super::locate::Found;
-use crate::Error;
+use super::image::{KernelImage, LINKED_AT, START_KERNEL_MAP};
+use super::kernel::{Boot, Kernel, KernelProfile};
+use super::vmcoreinfo::Claim;
+use crate::{Error, Sources};
 use guest_profiles::linux::WANTED;
-use guest_profiles::{Btf, Kallsyms, KallsymsTables, KallsymsValues, Profile, ProfileIdentity, build_id};
+use guest_profiles::{
+    Btf, Kallsyms, KallsymsTables, KallsymsValues, Profile, ProfileIdentity, VmcoreInfo, btf_digest,
+    build_id, search_kallsyms,
+};
 use std::collections::BTreeMap;
-use vmi_core::{AddressSpace, Gva, ReadError};
+use std::sync::Arc;
+use vmi_core::{AddressSpace, Gpa, Gva, ReadError};
 
 /// Most symbols a kernel may claim. Debian 6.12 has about 220,000.
 const SYMBOLS_MAX: u32 = 4 << 20;
@@ -23,28 +30,52 @@ const NOTES_MAX: u64 = 64 << 10;
 const TOKENS_MAX: u64 = 64 << 10;
 /// Bytes of ``u16 kallsyms_token_index[256]``.
 const TOKEN_INDEX_BYTES: usize = 512;
-/// Where the kernel image and its modules are mapped; symbols below are per-CPU offsets, which KASLR leaves alone.
-const START_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+/// Most bytes of the banner.
+const BANNER_MAX: usize = 512;
+/// What the banner starts with (init/version-timestamp.c); the release follows.
+const BANNER: &str = "Linux version ";
+/// ``SYSTEM_BOOTING`` of ``enum system_states`` (include/linux/kernel.h): before there is a first process.
+const SYSTEM_BOOTING: u32 = 0;
 
-/// Reads the symbols and layouts of `found`.
-pub(super) fn kernel(space: &AddressSpace<'_, '_>, found: Found) -> Result<Kernel, Error> {
-    let release = found.vmcoreinfo.osrelease.clone();
-    let symbols = resolve(space, &found)?;
-    let contradicted =
-        |reason: String| Error::Contradicted { at: found.vmcoreinfo_at, release: release.clone(), reason };
+type Symbols = BTreeMap<String, u64>;
+
+/// What led to a kernel.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// A description of itself that it agrees with.
+    Claim(Claim),
+    /// Its image, as page tables map it.
+    Image(KernelImage),
+}
+
+/// A kernel whose symbols are known and that was proved to be the one that runs.
+struct Proved {
+    release: String,
+    symbols: Symbols,
+    root: Gpa,
+    vmcoreinfo_at: Option<Gpa>,
+    /// How far KASLR moved it, in bytes.
+    slide: u64,
+}
+
+/// Reads the symbols and layouts of `found`. `Ok` is a kernel that was proved to be the running one.
+pub(super) fn kernel(
+    space: &AddressSpace<'_, '_>,
+    sources: &Sources<'_>,
+    found: Found,
+) -> Result<Kernel, Error> {
+    let proved = match found {
+        Found::Claim(claim) => by_claim(space, &claim)?,
+        Found::Image(image) => by_image(space, &image)?,
+    };
+    let Proved { release, symbols, root, vmcoreinfo_at, slide } = proved;
     let read = |what: &'static str, source| Error::Read { what, release: release.clone(), source };
     let profile_error = |what, source| Error::Profile { what, release: release.clone(), source };
 
-    let owned = symbols
-        .get("vmcoreinfo_data")
-        .and_then(|pointer| space.pointer(Gva(*pointer)).ok())
-        .and_then(|page| space.translate(page).ok());
-    match owned {
-        Some(owned) if owned.at == found.vmcoreinfo_at => {}
-        Some(owned) => return Err(contradicted(format!("the kernel's own VMCOREINFO is at {}", owned.at))),
-        None => return Err(contradicted("the kernel does not know it".to_owned())),
+    let state = symbols.get("system_state").and_then(|at| space.u32(Gva(*at)).ok());
+    if state == Some(SYSTEM_BOOTING) {
+        return Err(Error::NotYet { what: format!("Linux {release} has not started its first process") });
     }
-
     let btf_bytes = section(space, &symbols, "__start_BTF", "__stop_BTF", BTF_MAX)
         .ok_or_else(|| Error::Unsupported {
             release: release.clone(),
@@ -55,37 +86,175 @@ pub(super) fn kernel(space: &AddressSpace<'_, '_>, found: Found) -> Result<Kerne
         Some(notes) => Some(notes.map_err(|error| read("ELF notes", error))?),
         None => None,
     };
-    let btf = Btf::parse(&btf_bytes).map_err(|error| profile_error("type information", error))?;
     // The note is what the linker wrote. Some stable kernels have garbage in VMCOREINFO's BUILD-ID (facts/vmi.md 4.2).
     let build_id = notes.as_deref().and_then(|notes| build_id(notes).ok());
 
-    let slide = found.vmcoreinfo.kerneloffset.unwrap_or(0);
-    let linked = symbols
+    // Symbols below are per-CPU offsets, which KASLR leaves alone.
+    let linked: Symbols = symbols
         .iter()
         .map(|(name, at)| (name.clone(), if *at >= START_KERNEL_MAP { at.wrapping_sub(slide) } else { *at }))
         .collect();
-    let identity = ProfileIdentity { release: release.clone(), build_id: build_id.clone() };
+    let boot = Boot {
+        root,
+        levels: space.levels(),
+        slide,
+        vmcoreinfo_at,
+        release: release.clone(),
+        banner: symbol_text(space, &symbols, "linux_banner", BANNER_MAX),
+        build_id: build_id.clone(),
+        btf_digest: Some(btf_digest(&btf_bytes)),
+    };
+    if let Some((profile, contradictions)) = stored(sources, &boot, &linked)
+        && let Ok(kernel) = Kernel::new(boot.clone(), KernelProfile::stored(profile, contradictions))
+    {
+        return Ok(kernel);
+    }
+    let btf = Btf::parse(&btf_bytes).map_err(|error| profile_error("type information", error))?;
+    let identity = ProfileIdentity { release: release.clone(), build_id };
     let profile = Profile::from_btf(&btf, &WANTED, linked, identity)
         .map_err(|error| profile_error("type information", error))?;
-
-    let identity = Identity {
-        banner: symbol_text(space, &symbols, "linux_banner", 512),
-        btf_digest: Some(profile.btf_digest.clone()),
-        build_id,
-        release,
-    };
-    Kernel::new(found, profile, slide, identity)
+    let kernel = Kernel::new(boot, KernelProfile::of_guest(profile))?;
+    if vmcoreinfo_at.is_none() {
+        names_agree(space, &kernel)?;
+    }
+    Ok(kernel)
 }
 
-/// Finds the wanted symbols among all of the kernel's.
-fn resolve(space: &AddressSpace<'_, '_>, found: &Found) -> Result<BTreeMap<String, u64>, Error> {
-    let info = &found.vmcoreinfo;
+/// The host's stored profile of this very build, and where the guest's memory disagrees with it. `None`: there is none. One
+/// that agrees goes before one that does not: two builds may share a garbage build id.
+fn stored(sources: &Sources<'_>, boot: &Boot, linked: &Symbols) -> Option<(Arc<Profile>, Vec<String>)> {
+    let build_id = boot.build_id.as_ref()?;
+    (sources.profiles)(&boot.release)
+        .into_iter()
+        .filter(|profile| profile.build_id.as_ref() == Some(build_id))
+        .map(|profile| {
+            let contradictions = contradictions(&profile, boot, linked);
+            (profile, contradictions)
+        })
+        .min_by_key(|(_, contradictions)| contradictions.len())
+}
+
+fn contradictions(profile: &Profile, boot: &Boot, linked: &Symbols) -> Vec<String> {
+    let mut found = Vec::new();
+    let digest = boot.btf_digest.as_deref().unwrap_or("unknown");
+    if digest != profile.btf_digest {
+        found.push(format!(
+            "the guest's type information has digest {digest}, the stored profile of this build {}",
+            profile.btf_digest
+        ));
+    }
+    for (name, stored) in &profile.symbols {
+        match linked.get(name) {
+            Some(guest) if guest == stored => {}
+            Some(guest) => found.push(format!(
+                "the guest's symbol table has {name} at {guest:#x}, the stored profile of this build at {stored:#x}"
+            )),
+            None => found.push(format!(
+                "the guest's symbol table has no {name}, the stored profile of this build has it at {stored:#x}"
+            )),
+        }
+    }
+    found
+}
+
+/// A kernel that describes itself: its symbols, and the proof that the description is its own.
+fn by_claim(space: &AddressSpace<'_, '_>, claim: &Claim) -> Result<Proved, Error> {
+    let release = claim.info.osrelease.clone();
+    let contradicted =
+        |reason: String| Error::Contradicted { at: claim.at, release: release.clone(), reason };
+    let stext = claim
+        .info
+        .symbols
+        .get("_stext")
+        .copied()
+        .ok_or_else(|| contradicted("it does not name _stext".to_owned()))?;
+    let symbols = if claim.info.symbols.contains_key("kallsyms_names") {
+        resolve(space, claim, stext)?
+    } else {
+        // Before 6.0 it does not say where the symbol table is.
+        let read = |source| Error::Read { what: "kernel image", release: release.clone(), source };
+        let image = KernelImage::read(space)
+            .map_err(read)?
+            .ok_or_else(|| contradicted("its page tables map no kernel image".to_owned()))?;
+        resolve_in_image(&image, stext).map_err(|source| Error::Profile {
+            what: "symbol table",
+            release: release.clone(),
+            source,
+        })?
+    };
+    let owned = symbols
+        .get("vmcoreinfo_data")
+        .and_then(|pointer| space.pointer(Gva(*pointer)).ok())
+        .and_then(|page| space.translate(page).ok());
+    match owned {
+        Some(owned) if owned.at == claim.at => {}
+        Some(owned) => return Err(contradicted(format!("the kernel's own VMCOREINFO is at {}", owned.at))),
+        None => return Err(contradicted("the kernel does not know it".to_owned())),
+    }
+    let slide = claim.info.kerneloffset.unwrap_or(0);
+    Ok(Proved { release, symbols, root: claim.root, vmcoreinfo_at: Some(claim.at), slide })
+}
+
+/// A kernel of which only its mapped image is known.
+fn by_image(space: &AddressSpace<'_, '_>, image: &KernelImage) -> Result<Proved, Error> {
+    let contradicted = |reason: String| Error::ImageContradicted { at: image.start, reason };
+    // The text is the first thing that is mapped in the window, from its first byte (arch/x86/kernel/vmlinux.lds.S).
+    let symbols = resolve_in_image(image, image.start.0)
+        .map_err(|source| Error::ImageSymbols { at: image.start, source })?;
+    let symbol = |name: &str| {
+        symbols.get(name).copied().map(Gva).ok_or_else(|| contradicted(format!("it has no symbol {name}")))
+    };
+    let banner = symbol_text(space, &symbols, "linux_banner", BANNER_MAX).unwrap_or_default();
+    let release = banner
+        .strip_prefix(BANNER)
+        .and_then(|rest| rest.split_whitespace().next())
+        .ok_or_else(|| contradicted(format!("its banner is {banner:?}")))?
+        .to_owned();
+
+    let (table, text) = (symbol("init_top_pgt")?, symbol("linux_banner")?);
+    let place = |space: &AddressSpace<'_, '_>, at: Gva| {
+        space.translate(at).map(|found| found.at).map_err(|source| Error::Read {
+            what: "page tables",
+            release: release.clone(),
+            source,
+        })
+    };
+    let root = place(space, table)?;
+    let own = AddressSpace::new(space.look(), root, space.levels());
+    if place(&own, table)? != root || place(&own, text)? != place(space, text)? {
+        return Err(contradicted(format!("its page tables at {root} map something else")));
+    }
+    let slide = image.start.0.wrapping_sub(LINKED_AT);
+    Ok(Proved { release, symbols, root, vmcoreinfo_at: None, slide })
+}
+
+/// Whether ``init_uts_ns`` has the release that the banner has.
+fn names_agree(space: &AddressSpace<'_, '_>, kernel: &Kernel) -> Result<(), Error> {
+    let at = kernel
+        .symbol("init_uts_ns")
+        .zip(kernel.profile().field("uts_namespace", "name.release").ok())
+        .and_then(|(namespace, release)| namespace.checked_add(release.offset));
+    let found = at.and_then(|at| space.c_string(at, 65).ok()).unwrap_or_default();
+    if found == kernel.release().as_bytes() {
+        return Ok(());
+    }
+    let reason = format!(
+        "its banner names release {}, and its utsname {}",
+        kernel.release(),
+        String::from_utf8_lossy(&found)
+    );
+    Err(Error::ImageContradicted { at: kernel.symbol("_text").unwrap_or_default(), reason })
+}
+
+/// Finds the wanted symbols in the tables that VMCOREINFO names.
+fn resolve(space: &AddressSpace<'_, '_>, claim: &Claim, stext: u64) -> Result<Symbols, Error> {
+    let info: &VmcoreInfo = &claim.info;
     let release = &info.osrelease;
     let read = |source| Error::Read { what: "symbol table", release: release.clone(), source };
     let table = |name: &str| {
         info.symbols.get(name).copied().map(Gva).ok_or_else(|| Error::Unsupported {
             release: release.clone(),
-            missing: vec![format!("{name} in VMCOREINFO (a kernel before 6.0, or without CONFIG_KALLSYMS)")],
+            missing: vec![format!("{name} in VMCOREINFO (a kernel without CONFIG_KALLSYMS)")],
         })
     };
     let names_at = table("kallsyms_names")?;
@@ -93,8 +262,7 @@ fn resolve(space: &AddressSpace<'_, '_>, found: &Found) -> Result<BTreeMap<Strin
     let index_at = table("kallsyms_token_index")?;
     let offsets_at = table("kallsyms_offsets")?;
     let count = space.u32(table("kallsyms_num_syms")?).map_err(read)?;
-    let damaged =
-        |reason: String| Error::Contradicted { at: found.vmcoreinfo_at, release: release.clone(), reason };
+    let damaged = |reason: String| Error::Contradicted { at: claim.at, release: release.clone(), reason };
     if count == 0 || count > SYMBOLS_MAX {
         return Err(damaged(format!("it claims {count} symbols")));
     }
@@ -115,8 +283,6 @@ fn resolve(space: &AddressSpace<'_, '_>, found: &Found) -> Result<BTreeMap<Strin
         Some(at) => Some(space.u64(Gva(*at)).map_err(read)?),
         None => None,
     };
-    let stext =
-        info.symbols.get("_stext").copied().ok_or_else(|| damaged("it does not name _stext".to_owned()))?;
     let tables = KallsymsTables {
         num_syms: count,
         names: &names,
@@ -129,10 +295,23 @@ fn resolve(space: &AddressSpace<'_, '_>, found: &Found) -> Result<BTreeMap<Strin
         .map_err(|source| Error::Profile { what: "symbol table", release: release.clone(), source })
 }
 
+/// Finds the wanted symbols in a table that has to be looked for.
+fn resolve_in_image(image: &KernelImage, stext: u64) -> Result<Symbols, guest_profiles::Error> {
+    let found = search_kallsyms(&image.bytes, image.start.0)?;
+    let mut failed = None;
+    for tables in found.tables(&image.bytes) {
+        match Kallsyms::new(tables, stext).and_then(|kallsyms| kallsyms.resolve(WANTED.symbols)) {
+            Ok(symbols) => return Ok(symbols),
+            Err(error) => failed = Some(error),
+        }
+    }
+    Err(failed.unwrap_or(guest_profiles::Error::KallsymsNoStext { count: 0 }))
+}
+
 /// The bytes between two symbols. `None` when the kernel has no such section.
 fn section(
     space: &AddressSpace<'_, '_>,
-    symbols: &BTreeMap<String, u64>,
+    symbols: &Symbols,
     start: &str,
     stop: &str,
     max: u64,
@@ -142,12 +321,7 @@ fn section(
     Some(space.bytes(Gva(start), usize::try_from(len).ok()?))
 }
 
-fn symbol_text(
-    space: &AddressSpace<'_, '_>,
-    symbols: &BTreeMap<String, u64>,
-    name: &str,
-    max: usize,
-) -> Option<String> {
+fn symbol_text(space: &AddressSpace<'_, '_>, symbols: &Symbols, name: &str, max: usize) -> Option<String> {
     let text = space.c_string(Gva(*symbols.get(name)?), max).ok()?;
     let text = String::from_utf8_lossy(&text);
     Some(text.trim_end().to_owned()).filter(|text| !text.is_empty())

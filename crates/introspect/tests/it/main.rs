@@ -8,5 +8,6 @@ mod churn; // a guest that changes while it is looked at
 mod equal; // compares a snapshot with the guest's /proc, entry by entry
 mod hostile; // a guest that lies
 mod images; // memory images
+mod locate; // every way to the kernel
 mod opened; // a booted guest with its memory opened and its kernel located
 mod tables; // every table on every kind of guest

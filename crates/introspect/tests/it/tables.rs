@@ -71,16 +71,16 @@ fn menagerie(opened: &Opened) -> Result<()> {
             ..Spawn::default()
         })?;
     }
-    guest.spawn(Spawn {
-        exe: "/usr/sbin/wildcard".into(),
-        sockets: vec![
-            SocketSpec::TcpListen { address: "[::]:443".parse()? },
-            SocketSpec::TcpListen { address: "0.0.0.0:22".parse()? },
-            SocketSpec::UdpBind { address: "[::]:123".parse()? },
-            SocketSpec::UdpLiteBind { address: "0.0.0.0:99".parse()? },
-        ],
-        ..Spawn::default()
-    })?;
+    let mut wildcard = vec![
+        SocketSpec::TcpListen { address: "[::]:443".parse()? },
+        SocketSpec::TcpListen { address: "0.0.0.0:22".parse()? },
+        SocketSpec::UdpBind { address: "[::]:123".parse()? },
+    ];
+    // Linux 7 has no UDP-Lite any more.
+    if !guest.kernel().release.starts_with("7.") {
+        wildcard.push(SocketSpec::UdpLiteBind { address: "0.0.0.0:99".parse()? });
+    }
+    guest.spawn(Spawn { exe: "/usr/sbin/wildcard".into(), sockets: wildcard, ..Spawn::default() })?;
     guest.spawn(Spawn {
         exe: "/usr/sbin/sniffer".into(),
         sockets: vec![

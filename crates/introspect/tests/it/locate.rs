@@ -1,0 +1,165 @@
+//! Every way to the kernel of a real guest, and what is done with what the guest says of itself.
+
+use crate::opened::Opened;
+use facts::ProfileSource;
+use introspect::{Hint, Kernel, Sources};
+use std::cell::Cell;
+use std::sync::Arc;
+use testkit::{GuestSpec, Kernel as LabKernel, Need, PagingLevels};
+use vmi_core::{AddressSpace, Budget, Gpa, Look};
+
+fn opened(kernel: LabKernel, spec: impl FnOnce(GuestSpec) -> GuestSpec) -> Option<Opened> {
+    testkit::require(&[Need::Guest(kernel)])
+        .then(|| Opened::boot(spec(GuestSpec::new(kernel).memory_mib(256))).unwrap())
+}
+
+/// Where a symbol of the guest's kernel is in physical memory.
+fn physical(opened: &Opened, symbol: &str) -> Gpa {
+    let look = Look::begin(&*opened.vm.memory, Budget::default()).unwrap();
+    let space = AddressSpace::new(&look, opened.kernel.root(), opened.kernel.levels());
+    space.translate(opened.kernel.symbol(symbol).unwrap()).unwrap().at
+}
+
+/// Makes the kernel's description of itself unreadable, as a kernel without CONFIG_VMCORE_INFO has none.
+fn without_vmcoreinfo(opened: &Opened) {
+    let look = Look::begin(&*opened.vm.memory, Budget::default()).unwrap();
+    let space = AddressSpace::new(&look, opened.kernel.root(), opened.kernel.levels());
+    let page = space.pointer(opened.kernel.symbol("vmcoreinfo_data").unwrap()).unwrap();
+    let page = space.translate(page).unwrap().at;
+    opened.guest.poke_physical(page.0, b"XXXXXXXXXX").unwrap();
+}
+
+fn is_the_same(found: &Kernel, opened: &Opened) {
+    let known = &opened.kernel;
+    assert_eq!((found.root(), found.levels()), (known.root(), known.levels()));
+    assert_eq!(found.profile(), known.profile());
+    assert_eq!(found.symbol("init_task"), known.symbol("init_task"));
+    let look = |kernel| {
+        introspect::snapshot(&*opened.vm.memory, kernel, opened.facts(), &introspect::Options::default())
+            .unwrap()
+    };
+    opened.guest.qmp(&serde_json::json!({"execute": "stop"})).unwrap();
+    let (one, other) = (look(found), look(known));
+    opened.guest.qmp(&serde_json::json!({"execute": "cont"})).unwrap();
+    assert!(!one.processes.is_empty());
+    assert_eq!(one.processes, other.processes);
+    assert_eq!(one.sockets, other.sockets);
+    assert_eq!(one.kernel, other.kernel);
+}
+
+#[test]
+fn registers_lead_to_a_kernel_that_does_not_describe_itself() {
+    for (kernel, levels) in [(LabKernel::V6_1, PagingLevels::Four), (LabKernel::V6_12, PagingLevels::Five)] {
+        let Some(opened) = opened(kernel, |spec| spec.levels(levels)) else { return };
+        without_vmcoreinfo(&opened);
+        let asked = Cell::new(0);
+        let registers = || {
+            asked.set(asked.get() + 1);
+            opened.vm.registers().unwrap()
+        };
+        let sources = Sources { registers: &registers, ..Sources::default() };
+        let found = introspect::locate_with(&*opened.vm.memory, &sources, Budget::default()).unwrap();
+        assert_eq!(asked.get(), 1);
+        is_the_same(&found, &opened);
+        assert!(found.is_current(&*opened.vm.memory).unwrap());
+    }
+}
+
+#[test]
+fn page_tables_in_memory_lead_to_a_kernel_that_does_not_describe_itself() {
+    for (kernel, levels) in [(LabKernel::V6_1, PagingLevels::Five), (LabKernel::V6_12, PagingLevels::Four)] {
+        let Some(opened) = opened(kernel, |spec| spec.levels(levels)) else { return };
+        without_vmcoreinfo(&opened);
+        let found = introspect::locate(&*opened.vm.memory, Budget::default()).unwrap();
+        is_the_same(&found, &opened);
+    }
+}
+
+#[test]
+fn a_vcpu_in_user_mode_with_page_table_isolation_leads_to_the_kernel() {
+    let Some(opened) = opened(LabKernel::V6_1, |spec| spec.kernel_parameter("pti=on")) else { return };
+    without_vmcoreinfo(&opened);
+    // The user half of any process: the page behind the kernel's root, as CR3 has it in user mode.
+    let mut caught = None;
+    for _ in 0..2000 {
+        let registers = opened.vm.registers().unwrap();
+        if registers.iter().any(|vcpu| vcpu.cr3 & 0x1000 != 0) {
+            caught = Some(registers);
+            break;
+        }
+        // Work, so that user mode is where the vCPU often is.
+        opened.guest.spawn_many(1, testkit::Spawn::default()).unwrap();
+    }
+    let caught = caught.expect("the vCPU was never in user mode");
+    let registers = || caught.clone();
+    let sources = Sources { registers: &registers, ..Sources::default() };
+    let found = introspect::locate_with(&*opened.vm.memory, &sources, Budget::default()).unwrap();
+    is_the_same(&found, &opened);
+}
+
+#[test]
+fn a_hint_spares_the_search_and_does_not_fit_another_boot() {
+    let Some(first) = opened(LabKernel::V6_1, |spec| spec) else { return };
+    let json = first.kernel.hint().to_json();
+    let hint = Hint::from_json(&json).unwrap();
+    assert_eq!(hint, first.kernel.hint());
+    let found = Kernel::resume(&*first.vm.memory, hint.clone()).unwrap().unwrap();
+    is_the_same(&found, &first);
+    let second = opened(LabKernel::V6_1, |spec| spec).unwrap();
+    assert!(Kernel::resume(&*second.vm.memory, hint).unwrap().is_none());
+    for damaged in [&json[..json.len() - 1], b"", b"{}", b"[1]"] {
+        assert_eq!(Hint::from_json(damaged), None);
+    }
+}
+
+#[test]
+fn a_stored_profile_is_used_and_a_guest_that_contradicts_it_is_told() {
+    let Some(opened) = opened(LabKernel::V6_1, |spec| spec) else { return };
+    let stored = Arc::new(opened.kernel.profile().clone());
+    let profiles = |release: &str| {
+        assert_eq!(release, opened.kernel.release());
+        vec![Arc::clone(&stored)]
+    };
+    let sources = Sources { profiles: &profiles, ..Sources::default() };
+    let locate = || introspect::locate_with(&*opened.vm.memory, &sources, Budget::default()).unwrap();
+    let look = |kernel: &Kernel| {
+        introspect::snapshot(&*opened.vm.memory, kernel, opened.facts(), &introspect::Options::default())
+            .unwrap()
+    };
+    let clean = look(&locate());
+    assert_eq!(clean.kernel.profile.source, ProfileSource::Store);
+    assert_eq!(clean.kernel.profile.contradictions, [""; 0]);
+
+    // One byte in the strings of the type information: enough to lie about where a member is.
+    let end = physical(&opened, "__stop_BTF");
+    opened.guest.poke_physical(end.0 - 3, b"~").unwrap();
+    let altered = look(&locate());
+    let [contradiction] = altered.kernel.profile.contradictions.as_slice() else {
+        panic!("{:?}", altered.kernel.profile)
+    };
+    assert!(contradiction.contains(&stored.btf_digest), "{contradiction}");
+    assert_eq!(altered.kernel.profile.source, ProfileSource::Store);
+    assert_ne!(altered.kernel.btf_digest, clean.kernel.btf_digest);
+    assert_eq!(altered.processes.len(), clean.processes.len());
+
+    // A profile of another build is nobody's.
+    let mut other = (*stored).clone();
+    other.build_id = Some("00".repeat(20));
+    let other = Arc::new(other);
+    let profiles = |_: &str| vec![Arc::clone(&other)];
+    let sources = Sources { profiles: &profiles, ..Sources::default() };
+    let kernel = introspect::locate_with(&*opened.vm.memory, &sources, Budget::default()).unwrap();
+    assert_eq!(look(&kernel).kernel.profile.source, ProfileSource::Guest);
+}
+
+#[test]
+fn a_guest_before_its_kernel_is_booting_and_not_broken() {
+    let Some(opened) = opened(LabKernel::V6_1, |spec| spec) else { return };
+    without_vmcoreinfo(&opened);
+    // Registers as a vCPU has them after reset.
+    let reset = || vec![vmi_core::Registers { cr0: 0x6000_0010, cr3: 0, cr4: 0, idt: vmi_core::Gva(0) }];
+    let sources = Sources { registers: &reset, ..Sources::default() };
+    let error = introspect::locate_with(&*opened.vm.memory, &sources, Budget::default()).unwrap_err();
+    assert!(matches!(error, introspect::Error::NotYet { .. }), "{error}");
+    assert!(error.may_be_booting());
+}
