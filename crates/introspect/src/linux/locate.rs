@@ -96,7 +96,7 @@ fn worse(before: Option<Error>, now: Error) -> Error {
 fn by_claim(look: &Look<'_>, sources: &Sources<'_>, at: Gpa) -> Result<Option<Kernel>, Error> {
     let claim = vmcoreinfo::believe(look, at)?;
     let space = AddressSpace::new(look, claim.root, claim.levels);
-    let kernel = symbols::kernel(&space, sources, Found::Claim(claim))?;
+    let kernel = symbols::kernel(&space, sources, Found::Claim(Box::new(claim)))?;
     iomem::check(&space, &kernel)?;
     Ok(Some(kernel))
 }

@@ -43,7 +43,7 @@ type Symbols = BTreeMap<String, u64>;
 #[derive(Debug)]
 pub(super) enum Found {
     /// A description of itself that it agrees with.
-    Claim(Claim),
+    Claim(Box<Claim>),
     /// Its image, as page tables map it.
     Image(KernelImage),
 }
