@@ -82,6 +82,19 @@ pub enum Error {
         /// What happened there.
         detail: String,
     },
+    /// The guest's memory contradicts what the host knows of its kernel: nothing good can be learned of it.
+    #[error(
+        "Snapshot {index} of {vm} cannot be certified: the guest's memory contradicts the stored profile of its kernel \
+         ({first})"
+    )]
+    KernelContradicted {
+        /// Which snapshot, from 0.
+        index: usize,
+        /// The VM's name.
+        vm: String,
+        /// The first contradiction.
+        first: String,
+    },
     /// One fact that the certificate needs is unknown.
     #[error("Snapshot {index} of {vm} is not fit to learn from: `{fact}` of {object} is unknown")]
     FactUnknown {

@@ -98,6 +98,13 @@ struct ListenerKey {
 
 impl Learner {
     fn look(&mut self, index: usize, snapshot: &Snapshot) -> Result<(), Error> {
+        if let Some(first) = snapshot.kernel.profile.contradictions.first() {
+            return Err(Error::KernelContradicted {
+                index,
+                vm: snapshot.vm.name.clone(),
+                first: shown(first),
+            });
+        }
         if let Some(blind) = blind_tables(snapshot).first().filter(|_| self.strict) {
             return Err(Error::TableUnknown {
                 index,

@@ -43,6 +43,9 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Show what a certificate allows.
     Show(VerifyArgs),
+    /// Kernel profiles: layouts and symbol addresses of kernel builds, as this host keeps them.
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Show how birthmarkd and the VMs that it watches stand.
     Status(DaemonArgs),
     /// Show the findings that birthmarkd has now.
@@ -179,6 +182,59 @@ impl CertifyArgs {
         }
         (!self.selectors.is_empty()).then_some(selector)
     }
+}
+
+/// What can be done with profiles. WHAT is a file, the release (`uname -r`) or digest (`sha256:…`) of a stored profile, or a
+/// TARGET.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProfileCommand {
+    /// Show the profiles that this host keeps.
+    List,
+    /// Show what is in a profile.
+    Show(ProfileArg),
+    /// Check profiles: all stored ones, or one, which --target holds against a guest.
+    Verify(ProfileVerifyArgs),
+    /// Write a profile to a file: of a VM's kernel, or a stored one.
+    Export(ProfileExportArgs),
+    /// Put profiles into the store of this host.
+    Import(ProfileImportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProfileArg {
+    /// File, release or digest of a stored profile, VM name, pid:N, uuid:U, or path of a memory image.
+    #[arg(value_name = "WHAT")]
+    pub(crate) what: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProfileVerifyArgs {
+    /// File, release or digest of a stored profile. Default: every stored profile.
+    #[arg(value_name = "WHAT")]
+    pub(crate) what: Option<String>,
+    /// Guest to hold the profile against.
+    #[arg(long, value_name = "TARGET", requires = "what")]
+    pub(crate) target: Option<Target>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProfileExportArgs {
+    /// VM name, pid:N, uuid:U, path of a memory image, or file, release or digest of a stored profile.
+    #[arg(value_name = "WHAT")]
+    pub(crate) what: String,
+    /// File to write: one line of JSON; compressed if its name ends in .xz.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProfileImportArgs {
+    /// Files that `birthmark profile export` or `build` wrote.
+    #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// 64 hex digits, given back in lower case.

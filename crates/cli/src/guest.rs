@@ -2,12 +2,15 @@
 
 use crate::hints;
 use crate::output::{self, Progress};
+use crate::profiles;
 use anyhow::Context;
 use facts::{Snapshot, Vm};
+use guest_profiles::{Store, Stored};
 use hypervisor::{OpenedVm, Target};
 use introspect::{Kernel, Options, Sources, Tables};
+use std::cell::RefCell;
 use std::time::Duration;
-use vmi_core::{Budget, GuestMemory};
+use vmi_core::Budget;
 
 /// What finding a kernel may cost: one pass over guest memory.
 const LOCATE: Budget = Budget { time: Duration::from_secs(60), bytes: 1 << 40 };
@@ -20,6 +23,9 @@ pub(crate) struct Guest {
     target: Target,
     opened: OpenedVm,
     kernel: Option<Kernel>,
+    store: Store,
+    /// Why stored profiles were not used.
+    passed_over: RefCell<Vec<String>>,
     told: bool,
 }
 
@@ -27,7 +33,14 @@ impl Guest {
     /// Opens the guest's memory.
     pub(crate) fn open(target: &Target) -> anyhow::Result<Self> {
         let opened = hypervisor::open(target).with_context(|| format!("Cannot open {target}"))?;
-        Ok(Self { target: target.clone(), opened, kernel: None, told: false })
+        Ok(Self {
+            target: target.clone(),
+            opened,
+            kernel: None,
+            store: profiles::store(),
+            passed_over: RefCell::default(),
+            told: false,
+        })
     }
 
     /// What the host knows of it.
@@ -40,41 +53,77 @@ impl Guest {
         let snapshot = self.try_look(tables).with_context(|| format!("Cannot look into {}", self.target))?;
         // Only now, so that an error stays the one line that it should be.
         if !self.told {
-            self.opened.notes.iter().for_each(|text| output::note(&format!("{}: {text}", self.target)));
+            let passed_over = self.passed_over.borrow();
+            let notes = self.opened.notes.iter().chain(&*passed_over);
+            notes.for_each(|text| output::note(&format!("{}: {text}", self.target)));
             self.told = true;
         }
         Ok(snapshot)
     }
 
-    fn try_look(&mut self, tables: Tables) -> Result<Snapshot, introspect::Error> {
-        let memory = self.opened.memory.as_ref();
-        let kernel = match self.known(memory)? {
-            Some(kernel) => kernel,
-            None => {
-                let _progress = Progress::spinner(&format!("Finding the kernel of {}", self.target));
-                let registers = || self.opened.registers().unwrap_or_default();
-                let sources = Sources { registers: &registers, ..Sources::default() };
-                let kernel = introspect::locate_with(memory, &sources, LOCATE)?;
-                if let Some(pid) = self.opened.vm.pid {
-                    hints::write(pid, &kernel.hint());
-                }
-                kernel
-            }
-        };
-        let options = Options { budget: LOOK, tables };
-        let snapshot = introspect::snapshot(memory, &kernel, &self.opened.vm, &options);
-        self.kernel = Some(kernel);
-        snapshot
+    /// Its kernel, found if it is not known yet.
+    pub(crate) fn kernel(&mut self) -> anyhow::Result<Kernel> {
+        self.try_kernel().with_context(|| format!("Cannot look into {}", self.target))
     }
 
-    /// The kernel of the last look, or of the last run of this program, if it still runs.
-    fn known(&self, memory: &dyn GuestMemory) -> Result<Option<Kernel>, introspect::Error> {
+    /// What is wrong with a profile when it is held against this guest's memory; nothing is the good answer.
+    pub(crate) fn hold_against(&self, stored: &Stored) -> anyhow::Result<Vec<String>> {
+        let kernel = self
+            .locate(&|_| vec![stored.clone()])
+            .with_context(|| format!("Cannot look into {}", self.target))?;
+        let origin = kernel.profile_origin();
+        if origin.stored.is_none() {
+            let name = &self.opened.vm.name;
+            return Ok(vec![format!("it is of another kernel than the one of {name}, {}", kernel.release())]);
+        }
+        Ok(origin.contradictions.clone())
+    }
+
+    fn try_look(&mut self, tables: Tables) -> Result<Snapshot, introspect::Error> {
+        let kernel = self.try_kernel()?;
+        let options = Options { budget: LOOK, tables };
+        introspect::snapshot(self.opened.memory.as_ref(), &kernel, &self.opened.vm, &options)
+    }
+
+    fn try_kernel(&mut self) -> Result<Kernel, introspect::Error> {
+        if let Some(kernel) = self.known()? {
+            self.kernel = Some(kernel.clone());
+            return Ok(kernel);
+        }
+        let _progress = Progress::spinner(&format!("Finding the kernel of {}", self.target));
+        let kernel = self.locate(&|release| self.stored(release))?;
+        if let Some(pid) = self.opened.vm.pid {
+            hints::write(pid, &kernel.hint());
+        }
+        self.kernel = Some(kernel.clone());
+        Ok(kernel)
+    }
+
+    fn locate(&self, profiles: &dyn Fn(&str) -> Vec<Stored>) -> Result<Kernel, introspect::Error> {
+        let registers = || self.opened.registers().unwrap_or_default();
+        let sources = Sources { registers: &registers, profiles };
+        introspect::locate_with(self.opened.memory.as_ref(), &sources, LOCATE)
+    }
+
+    /// Stored profiles of a release. Those that cannot be used are told after the look, so that an error stays one line.
+    fn stored(&self, release: &str) -> Vec<Stored> {
+        let found = self.store.of_release(release);
+        let passed = |error| format!("a stored profile is passed over: {:#}", anyhow::Error::new(error));
+        self.passed_over.borrow_mut().extend(found.refused.into_iter().map(passed));
+        found.profiles
+    }
+
+    /// The kernel of the last look, or of the last run of this program, if it still runs. What an earlier run knew out of the
+    /// guest's own memory counts no longer once there is a stored profile of its release.
+    fn known(&self) -> Result<Option<Kernel>, introspect::Error> {
+        let memory = self.opened.memory.as_ref();
         if let Some(kernel) = &self.kernel {
             return Ok(kernel.is_current(memory)?.then(|| kernel.clone()));
         }
-        match self.opened.vm.pid.and_then(hints::read) {
-            Some(hint) => Kernel::resume(memory, hint),
-            None => Ok(None),
+        let Some(hint) = self.opened.vm.pid.and_then(hints::read) else { return Ok(None) };
+        if hint.profile_origin().stored.is_none() && self.store.has_release(hint.release()) {
+            return Ok(None);
         }
+        Kernel::resume(memory, hint)
     }
 }

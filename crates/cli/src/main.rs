@@ -13,6 +13,7 @@ mod files;
 mod guest;
 mod hints;
 mod output;
+mod profiles;
 mod trust;
 
 use args::{Cli, Command};
@@ -61,6 +62,7 @@ fn run(command: Command, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Keygen(args) => commands::keys::keygen(&args, out),
         Command::Verify(args) => commands::certificate::verify(&args, out),
         Command::Show(args) => commands::certificate::show(&args, out),
+        Command::Profile(command) => commands::profile::profile(&command, out),
         Command::Status(args) => commands::daemon::status(&args, out),
         Command::Findings(args) => commands::daemon::findings(&args, out),
         Command::Quarantine(args) => commands::daemon::quarantine(&args, out),

@@ -72,6 +72,9 @@ pub struct Config {
     /// Public keys (PEM) that certificates must be signed by: files, and directories whose `.pub` and `.pem` are taken.
     #[serde(deserialize_with = "paths")]
     pub trusted_keys: Vec<PathBuf>,
+    /// Directories with kernel profiles. Empty: kernels are only read out of their guests' own memory.
+    #[serde(default = "profiles")]
+    pub profiles: Vec<PathBuf>,
     /// Names of the VMs to look at, with `*` and `?`; empty: all.
     #[serde(default)]
     pub only: Names,
@@ -171,6 +174,10 @@ fn two_workers() -> usize {
 
 fn state_dir() -> PathBuf {
     "/var/lib/birthmark".into()
+}
+
+fn profiles() -> Vec<PathBuf> {
+    [guest_profiles::Store::WRITABLE, guest_profiles::Store::SHIPPED].map(PathBuf::from).into()
 }
 
 fn standard_output() -> PathBuf {

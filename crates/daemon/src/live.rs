@@ -6,8 +6,11 @@
 use crate::engine::{Engine, Guest, Listed, LookError};
 use crate::trust::chain;
 use facts::{Nic, Snapshot, Vm};
+use guest_profiles::{Profile, Store, Stored};
 use hypervisor::{OpenedVm, Target};
 use introspect::{Kernel, Options, Sources};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use vmi_core::{Budget, MemoryError, Registers};
 
@@ -15,8 +18,49 @@ use vmi_core::{Budget, MemoryError, Registers};
 const LOCATE: Budget = Budget { time: Duration::from_secs(10), bytes: 64 << 30 };
 
 /// The VMs of this host.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LiveEngine;
+#[derive(Debug)]
+pub struct LiveEngine {
+    profiles: Arc<Profiles>,
+}
+
+impl LiveEngine {
+    /// With the host's stored profiles in these directories.
+    #[must_use]
+    pub fn new(profiles: Vec<PathBuf>) -> Self {
+        let store = Store::new(profiles);
+        Self { profiles: Arc::new(Profiles { store, of_guests: Mutex::default() }) }
+    }
+}
+
+/// Profiles in memory: one of each, however many VMs run that kernel.
+#[derive(Debug)]
+struct Profiles {
+    store: Store,
+    /// Those that no stored profile was there for.
+    of_guests: Mutex<Vec<Weak<Profile>>>,
+}
+
+impl Profiles {
+    /// The stored ones of a release. What cannot be used is logged.
+    fn stored(&self, release: &str) -> Vec<Stored> {
+        let found = self.store.of_release(release);
+        for refused in &found.refused {
+            tracing::warn!(error = chain(refused), "a stored profile is passed over");
+        }
+        found.profiles
+    }
+
+    /// The same profile as another VM has it, if one has.
+    fn share(&self, profile: Arc<Profile>) -> Arc<Profile> {
+        let mut known = self.of_guests.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|one| one.strong_count() > 0);
+        if let Some(same) = known.iter().filter_map(Weak::upgrade).find(|one| *one == profile) {
+            return same;
+        }
+        known.push(Arc::downgrade(&profile));
+        profile
+    }
+}
 
 impl Engine for LiveEngine {
     fn list(&self) -> Result<Listed, LookError> {
@@ -34,7 +78,7 @@ impl Engine for LiveEngine {
         for note in &opened.notes {
             tracing::warn!(vm = vm.name, "{note}");
         }
-        Ok(Box::new(LiveGuest { opened, kernel: None }))
+        Ok(Box::new(LiveGuest { opened, profiles: Arc::clone(&self.profiles), kernel: None }))
     }
 
     fn nics(&self, vm: &Vm) -> Result<Vec<Nic>, LookError> {
@@ -56,6 +100,7 @@ fn hypervisor_error(error: &hypervisor::Error) -> LookError {
 #[derive(Debug)]
 struct LiveGuest {
     opened: OpenedVm,
+    profiles: Arc<Profiles>,
     kernel: Option<Kernel>,
 }
 
@@ -91,8 +136,11 @@ impl Guest for LiveGuest {
             Some(kernel) => kernel,
             None => {
                 let registers = || self.registers();
-                let sources = Sources { registers: &registers, ..Sources::default() };
-                introspect::locate_with(memory, &sources, LOCATE).map_err(|error| self.look_error(&error))?
+                let stored = |release: &str| self.profiles.stored(release);
+                let sources = Sources { registers: &registers, profiles: &stored };
+                let kernel = introspect::locate_with(memory, &sources, LOCATE);
+                let kernel = kernel.map_err(|error| self.look_error(&error))?;
+                kernel.with_shared_profile(|profile| self.profiles.share(profile))
             }
         };
         let snapshot = introspect::snapshot(memory, &kernel, &self.opened.vm, &Options::default());

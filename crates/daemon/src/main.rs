@@ -66,7 +66,8 @@ fn run(path: &Path) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("Cannot watch for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("Cannot watch for SIGINT")?;
         let mut hangup = signal(SignalKind::hangup()).context("Cannot watch for SIGHUP")?;
-        let daemon = Daemon::start(config, Box::new(LiveEngine), Box::new(nft))?;
+        let engine = LiveEngine::new(config.profiles.clone());
+        let daemon = Daemon::start(config, Box::new(engine), Box::new(nft))?;
         let control = Control::bind(&daemon)?;
         tracing::info!("ready");
         let end = async {

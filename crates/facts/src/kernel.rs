@@ -20,8 +20,12 @@ pub struct ProfileOrigin {
     pub source: ProfileSource,
     /// `sha256:…` of the profile's content.
     pub digest: String,
+    /// File of the host's stored profile of the same build: the one that was used, or (source `guest`) one that could only be
+    /// held against the guest's memory, because another version of Birthmark made it. `None`: there is none of this build.
+    #[serde(default)]
+    pub stored: Option<String>,
     /// Where the guest's own memory disagrees with the host's stored profile of the same build, one sentence each: somebody
-    /// altered the guest's symbol table or type information. Empty when the profile is the guest's.
+    /// altered the guest's symbol table or type information.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contradictions: Vec<String>,
 }

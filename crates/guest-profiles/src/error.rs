@@ -1,5 +1,8 @@
 //! Everything that can be wrong with the bytes, or with a question asked of a profile.
 
+use std::io;
+use std::path::PathBuf;
+
 use crate::btf::Kind;
 use crate::kallsyms::Encoding;
 
@@ -333,6 +336,105 @@ pub enum Error {
         /// Bytes given.
         len: usize,
         /// Most bytes read.
+        limit: usize,
+    },
+
+    /// A file or directory of the store could not be read.
+    #[error("{} could not be read", path.display())]
+    StoreRead {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Something in the store is no regular file.
+    #[error("{} is no regular file", path.display())]
+    StoreNotAFile {
+        /// What it is.
+        path: PathBuf,
+    },
+    /// Others than root and the running user could have written it.
+    #[error("{} belongs to user {owner} with mode {mode:04o}: others could have written it", path.display())]
+    StoreOpenToOthers {
+        /// The file or directory.
+        path: PathBuf,
+        /// User id of its owner.
+        owner: u32,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// A file of the store is larger than any profile.
+    #[error("{} has more than {limit} bytes", path.display())]
+    StoreTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Most bytes read.
+        limit: u64,
+    },
+    /// A directory has more files than a store can have.
+    #[error("{} has more than {limit} files", path.display())]
+    StoreTooMany {
+        /// The directory.
+        path: PathBuf,
+        /// Most files looked at.
+        limit: usize,
+    },
+    /// A file of the store is damaged.
+    #[error("{} is no profile", path.display())]
+    StoreContent {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<Error>,
+    },
+    /// The compressed part of a file could not be unpacked.
+    #[error("Its compression is damaged behind {unpacked} unpacked bytes")]
+    StoreUnpack {
+        /// Bytes that came out before.
+        unpacked: usize,
+        /// What is wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is not what its name says.
+    #[error("{} holds a profile of {release} with digest {digest}, which is not what its name says", path.display())]
+    StoreDigest {
+        /// The file.
+        path: PathBuf,
+        /// Release of the profile in it.
+        release: String,
+        /// Digest of the profile in it.
+        digest: String,
+    },
+    /// A profile could not be compressed.
+    #[error("The profile of {release} could not be compressed")]
+    StorePack {
+        /// Release.
+        release: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A profile could not be written.
+    #[error("{} could not be written", path.display())]
+    StoreWrite {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no directory to write to.
+    #[error("There is no directory for profiles")]
+    StoreNone,
+    /// What should be a release cannot be one.
+    #[error("{release:?} is no release: it is empty or has more than {limit} bytes")]
+    StoreRelease {
+        /// The release.
+        release: String,
+        /// Most bytes.
         limit: usize,
     },
 }

@@ -10,6 +10,7 @@
 //! - [`vmcoreinfo`]: the hints that a kernel leaves for crash dumpers
 //! - [`elf_notes`]: the GNU build id
 //! - [`linux`]: the types and symbols that the engine asks for
+//! - [`store`]: the profiles that a host keeps
 //! - [`profile`]: what the engine keeps of one kernel build, and what the walkers ask
 
 pub mod btf;
@@ -21,6 +22,7 @@ pub mod layout;
 mod le;
 pub mod linux;
 pub mod profile;
+pub mod store;
 pub mod vmcoreinfo;
 
 pub use btf::Btf;
@@ -30,4 +32,5 @@ pub use kallsyms::{Kallsyms, Tables as KallsymsTables, Values as KallsymsValues}
 pub use kallsyms_search::{Found as FoundKallsyms, search as search_kallsyms};
 pub use layout::{Bits, Field, FieldKind, Layout};
 pub use profile::{Profile, ProfileIdentity, Wanted, WantedEnum, WantedType, btf_digest};
+pub use store::{Store, Stored};
 pub use vmcoreinfo::VmcoreInfo;

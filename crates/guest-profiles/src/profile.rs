@@ -53,6 +53,31 @@ pub struct Wanted {
     pub symbols: &'static [&'static str],
 }
 
+impl Wanted {
+    /// `sha256:` and the digest of what is asked for, whatever the order it stands in. A profile that answers another table
+    /// than the walkers' must not lead them: what it lacks may only never have been asked for.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut lines: Vec<String> = Vec::new();
+        for wanted in self.types {
+            lines.extend(wanted.members.iter().map(|member| format!("type {}.{member}", wanted.name)));
+            if wanted.members.is_empty() {
+                lines.push(format!("type {}", wanted.name));
+            }
+        }
+        for wanted in self.enums {
+            lines.extend(wanted.values.iter().map(|value| format!("enum {}.{value}", wanted.name)));
+            if wanted.values.is_empty() {
+                lines.push(format!("enum {}", wanted.name));
+            }
+        }
+        lines.extend(self.symbols.iter().map(|name| format!("symbol {name}")));
+        lines.sort();
+        lines.dedup();
+        sha256(lines.join("\n").as_bytes())
+    }
+}
+
 /// Which build the profile is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProfileIdentity {
@@ -71,8 +96,15 @@ pub struct Profile {
     pub release: String,
     /// GNU build id of vmlinux in lower-case hexadecimal, if known.
     pub build_id: Option<String>,
-    /// `sha256:` and the digest of the whole BTF in lower-case hexadecimal.
-    pub btf_digest: String,
+    /// `sha256:` and the digest of the whole BTF in lower-case hexadecimal. `None`: the layouts are from elsewhere (DWARF,
+    /// Volatility's format).
+    pub btf_digest: Option<String>,
+    /// The line `Linux version …`, without the newline. Only of a profile without a build id: then it is what tells the
+    /// build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub banner: Option<String>,
+    /// [`Wanted::digest`] of the table that it answers.
+    pub wanted: String,
     /// Wanted types by name.
     pub types: BTreeMap<String, Layout>,
     /// Wanted enums by tag; the untagged ones share the empty tag.
@@ -105,7 +137,9 @@ impl Profile {
             schema: SCHEMA.to_owned(),
             release,
             build_id,
-            btf_digest: sha256(btf.as_bytes()),
+            btf_digest: Some(sha256(btf.as_bytes())),
+            banner: None,
+            wanted: wanted.digest(),
             types: layouts(btf, wanted.types, &found)?,
             enums: enum_values(btf, wanted.enums, &found)?,
             symbols,
@@ -134,6 +168,38 @@ impl Profile {
     /// `sha256:` and the digest of [`Profile::to_json`] in lower-case hexadecimal.
     pub fn digest(&self) -> String {
         sha256(&self.to_json())
+    }
+
+    /// Where another profile says something else of what both know, one sentence each: addresses of symbols, sizes of types,
+    /// places of members. What only one of them has is no disagreement, and neither are names of types, which DWARF and BTF
+    /// give differently. `own` and `theirs` are what the sentences call the two: `the stored profile`.
+    #[must_use]
+    pub fn disagreements(&self, own: &str, other: &Self, theirs: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for (name, at) in &self.symbols {
+            if let Some(there) = other.symbols.get(name).filter(|there| *there != at) {
+                found.push(format!("{name} is at {there:#x} in {theirs} and at {at:#x} in {own}"));
+            }
+        }
+        for (name, layout) in &self.types {
+            let Some(there) = other.types.get(name) else { continue };
+            if there.size != layout.size {
+                found.push(format!(
+                    "struct {name} has {} bytes in {theirs} and {} in {own}",
+                    there.size, layout.size
+                ));
+            }
+            for (member, field) in &layout.members {
+                let place = |field: &Field| (field.offset, field.size, field.bits);
+                if let Some(there) = there.members.get(member).filter(|there| place(there) != place(field)) {
+                    found.push(format!(
+                        "{member} of struct {name} is {} bytes at {} in {theirs} and {} bytes at {} in {own}",
+                        there.size, there.offset, field.size, field.offset
+                    ));
+                }
+            }
+        }
+        found
     }
 
     /// A member by path: `pid`, or through embedded records `__sk_common.skc_daddr`. The offset is from the start of

@@ -2,9 +2,8 @@
 //!
 //! Both are questions that are asked only when their answer is needed, and both may be answered with nothing.
 
-use guest_profiles::Profile;
+use guest_profiles::Stored;
 use std::fmt;
-use std::sync::Arc;
 use vmi_core::Registers;
 
 /// Where to ask.
@@ -15,7 +14,7 @@ pub struct Sources<'s> {
     pub registers: &'s dyn Fn() -> Vec<Registers>,
     /// The host's stored profiles of a release (`uname -r`). One of the same build as the guest's kernel is used in place of
     /// what the guest's memory says of itself, and held against that (invariant 9).
-    pub profiles: &'s dyn Fn(&str) -> Vec<Arc<Profile>>,
+    pub profiles: &'s dyn Fn(&str) -> Vec<Stored>,
 }
 
 impl Default for Sources<'_> {

@@ -155,6 +155,7 @@ pub fn web() -> Snapshot {
             profile: ProfileOrigin {
                 source: ProfileSource::Guest,
                 digest: "sha256:00".to_owned(),
+                stored: None,
                 contradictions: Vec::new(),
             },
         },

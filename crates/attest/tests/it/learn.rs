@@ -1,7 +1,7 @@
 //! What a certificate learns from snapshots, and that they then conform.
 
 use crate::fixture::*;
-use attest::{AddressRule, Error, PortRule, Presence, ProcessEntry, Table, certify, compare};
+use attest::{AddressRule, Error, LearnOptions, PortRule, Presence, ProcessEntry, Table, certify, compare};
 use facts::*;
 
 fn entry<'c>(certificate: &'c attest::Certificate, name: &str) -> &'c ProcessEntry {
@@ -187,4 +187,18 @@ fn kernel_and_image_are_the_subjects() {
     let subjects: Vec<_> =
         statement.subject.iter().map(|s| (s.name.as_str(), s.digest["sha256"].clone())).collect();
     assert_eq!(subjects, [("kernel", "3c".repeat(32)), ("image", "ab".repeat(32))]);
+}
+
+#[test]
+fn a_guest_that_contradicts_the_stored_profile_is_not_certified_whatever_is_accepted() {
+    let altered = web_with(|s| {
+        s.kernel.profile.source = ProfileSource::Store;
+        s.kernel.profile.contradictions = vec!["the guest's symbol table has modules at 0x1".to_owned()];
+    });
+    for accept_unknown in [false, true] {
+        let error =
+            certify(&[web(), altered.clone()], &LearnOptions { accept_unknown, ..options() }).unwrap_err();
+        assert!(matches!(error, Error::KernelContradicted { index: 1, .. }), "{error}");
+        assert!(error.to_string().contains("modules at 0x1"), "{error}");
+    }
 }

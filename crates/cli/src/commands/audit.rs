@@ -127,6 +127,7 @@ fn print(
     out.field("VM", Cell::new(words::vm(&report.vm)).paint(Paint::Bold))?;
     if let Some(snapshot) = &report.snapshot {
         out.field("Kernel", &snapshot.kernel.release)?;
+        out.field("Profile", words::profile(&snapshot.kernel.profile))?;
         let looks = words::count(usize::try_from(looks).unwrap_or(usize::MAX), "look");
         out.field(
             "Seen",

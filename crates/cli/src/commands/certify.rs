@@ -9,14 +9,16 @@ use crate::Outcome;
 use crate::args::{ActionArg, CertifyArgs};
 use crate::files;
 use crate::guest::Guest;
-use crate::output::{Output, Progress};
+use crate::output::{self, Output, Progress};
+use crate::profiles;
 use crate::trust::KEY_LIMIT;
 use anyhow::Context;
 use attest::{Action, LearnOptions, PrivateKey, Statement, Validity};
-use facts::{ConsistencyMode, Snapshot};
+use facts::{ConsistencyMode, ProfileSource, Snapshot};
 use introspect::Tables;
 use jiff::Timestamp;
 use serde_json::json;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -54,7 +56,8 @@ pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Ou
     }
     let envelope = statement.sign(&key).with_context(|| format!("Cannot certify {}", args.target.target))?;
     files::write(&args.output, &envelope, 0o644, args.force)?;
-    report(args, &statement, &key, looks, out)?;
+    let stored = store_profile(&mut guest)?;
+    report(args, &statement, &key, looks, stored.as_deref(), out)?;
     Ok(Outcome::Done)
 }
 
@@ -124,6 +127,25 @@ fn same_facts(one: &Snapshot, other: &Snapshot) -> bool {
         && one.kernel == other.kernel
 }
 
+/// Keeps the profile of the kernel that was just certified: this is the moment at which the guest is trusted, and later looks are
+/// judged by what the host knows from now (invariant 9). That it cannot be kept is told, and the certificate holds all the same:
+/// it pins the kernel by itself. `None`: there is no store, or a stored profile was used already.
+fn store_profile(guest: &mut Guest) -> anyhow::Result<Option<PathBuf>> {
+    let store = profiles::store();
+    let kernel = guest.kernel()?;
+    if store.directories().is_empty() || kernel.profile_origin().source == ProfileSource::Store {
+        return Ok(None);
+    }
+    match store.add(kernel.profile()) {
+        Ok(added) => Ok(Some(added.path)),
+        Err(error) => {
+            let error = anyhow::Error::new(error);
+            output::note(&format!("The profile of kernel {} is not stored: {error:#}", kernel.release()));
+            Ok(None)
+        }
+    }
+}
+
 /// Every rule tells and does no more.
 fn only_alert(statement: &mut Statement) {
     let policy = &mut statement.predicate.policy;
@@ -138,6 +160,7 @@ fn report(
     statement: &Statement,
     key: &PrivateKey,
     looks: usize,
+    stored: Option<&Path>,
     out: &mut Output,
 ) -> anyhow::Result<()> {
     let certificate = &statement.predicate;
@@ -154,6 +177,7 @@ fn report(
             "listeners": certificate.listeners.len(),
             "raw_sockets": certificate.raw_sockets.len(),
             "modules": certificate.modules.len(),
+            "stored_profile": stored.map(|path| path.display().to_string()),
         }));
     }
     out.field("Certificate", args.output.display().to_string())?;
@@ -170,5 +194,9 @@ fn report(
             words::count(certificate.modules.len(), "module"),
             words::count(looks, "look"),
         ),
-    )
+    )?;
+    match stored {
+        Some(path) => out.field("Profile", path.display().to_string()),
+        None => Ok(()),
+    }
 }

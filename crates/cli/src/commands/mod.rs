@@ -7,5 +7,6 @@ pub(crate) mod daemon;
 pub(crate) mod doctor;
 pub(crate) mod keys;
 pub(crate) mod list;
+pub(crate) mod profile;
 pub(crate) mod tables;
 mod words;

@@ -1,6 +1,9 @@
 //! Facts as the words and numbers that tables show.
 
-use facts::{ExeState, Hypervisor, ModuleState, Process, ProcessState, Severity, Verdict, Vm, VmState};
+use facts::{
+    ExeState, Hypervisor, ModuleState, Process, ProcessState, ProfileOrigin, ProfileSource, Severity,
+    Verdict, Vm, VmState,
+};
 
 use crate::output::{Cell, Paint};
 
@@ -47,6 +50,21 @@ pub(crate) fn vm(vm: &Vm) -> String {
     words.push(hypervisor(vm.hypervisor).to_owned());
     words.extend(vm.memory_bytes.map(size));
     format!("{} ({})", vm.name, words.join(", "))
+}
+
+/// Where a profile came from, and what the guest's memory says to it.
+pub(crate) fn profile(origin: &ProfileOrigin) -> Cell {
+    let agrees = if origin.contradictions.is_empty() { "agrees with" } else { "CONTRADICTS" };
+    let text = match (origin.source, &origin.stored) {
+        (ProfileSource::Store, Some(path)) => format!("stored, {path}; the guest's memory {agrees} it"),
+        (ProfileSource::Store, None) => "stored".to_owned(),
+        (ProfileSource::Guest, Some(path)) => {
+            format!("the guest's own memory, which {agrees} {path} of another version of birthmark")
+        }
+        (ProfileSource::Guest, None) => "the guest's own memory; none of this kernel is stored".to_owned(),
+    };
+    let paint = if origin.contradictions.is_empty() { Paint::Plain } else { Paint::Red };
+    Cell::new(text).paint(paint)
 }
 
 /// The letter of `ps` and `/proc/PID/status`.

@@ -17,6 +17,7 @@ fn help_names_every_command_of_the_contract() {
         "keygen",
         "verify",
         "show",
+        "profile",
         "status",
         "findings",
         "quarantine",

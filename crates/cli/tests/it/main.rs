@@ -8,6 +8,7 @@ mod daemon;
 mod errors;
 mod guest;
 mod help;
+mod profile;
 mod run;
 mod signed;
 mod writing;

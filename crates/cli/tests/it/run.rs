@@ -10,6 +10,7 @@ pub fn birthmark<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command 
     let mut command = Command::new(env!("CARGO_BIN_EXE_birthmark"));
     command
         .args(args)
+        .env("BIRTHMARK_PROFILES", "")
         .env("BIRTHMARK_CONFIG_DIR", "/nonexistent/birthmark")
         .env("BIRTHMARK_SOCKET", "/nonexistent/birthmarkd.sock");
     command

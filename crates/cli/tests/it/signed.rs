@@ -89,6 +89,7 @@ fn snapshot() -> Snapshot {
             profile: ProfileOrigin {
                 source: ProfileSource::Guest,
                 digest: "sha256:00".to_owned(),
+                stored: None,
                 contradictions: Vec::new(),
             },
         },

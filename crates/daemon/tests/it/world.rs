@@ -76,6 +76,7 @@ pub fn snapshot(vm: &Vm) -> Snapshot {
             page_table_root: Address(0x1000),
             boot_id: None,
             profile: ProfileOrigin {
+                stored: None,
                 contradictions: Vec::new(),
                 source: ProfileSource::Guest,
                 digest: format!("sha256:{}", "ef".repeat(32)),
@@ -280,7 +281,8 @@ impl Site {
         format!(
             "interval = \"20ms\"\nconfirm_after = \"1ms\"\nstate_dir = \"{dir}/state\"\n\
              findings = \"{dir}/findings.jsonl\"\nsocket = \"{dir}/run/d.sock\"\n\
-             certificates = \"{dir}/certificates\"\ntrusted_keys = [\"{dir}/trusted.pub\"]\n{quarantine}"
+             certificates = \"{dir}/certificates\"\ntrusted_keys = [\"{dir}/trusted.pub\"]\n\
+             profiles = [\"{dir}/profiles\"]\n{quarantine}"
         )
     }
 

@@ -17,4 +17,5 @@ mod kallsyms;
 mod kallsyms_builder;
 mod kernels;
 mod profile;
+mod store;
 mod vmcoreinfo;

@@ -145,11 +145,12 @@ fn the_digest_is_that_of_the_canonical_json_of_every_version_to_come() {
     profile.types.clear();
     profile.enums.clear();
     let json = String::from_utf8(profile.to_json()).unwrap();
-    let btf = profile.btf_digest.clone();
+    let btf = profile.btf_digest.clone().unwrap();
+    let wanted = WANTED.digest();
     assert_eq!(
         json,
         format!(
-            r#"{{"schema":"birthmark.profile/v1","release":"6.1.0-test","build_id":"abcd","btf_digest":"{btf}","#
+            r#"{{"schema":"birthmark.profile/v1","release":"6.1.0-test","build_id":"abcd","btf_digest":"{btf}","wanted":"{wanted}","#
         ) + r#""types":{},"enums":{},"symbols":{"fixed_percpu_data":"0x0","init_task":"0xffffffff82a1aa40"}}"#
     );
     let field =

@@ -7,6 +7,7 @@
 
 use super::kernel::{Boot, Kernel, KernelProfile};
 use crate::Error;
+use facts::ProfileOrigin;
 use serde::{Deserialize, Serialize};
 use vmi_core::GuestMemory;
 
@@ -29,6 +30,18 @@ impl Hint {
     pub fn from_json(json: &[u8]) -> Option<Self> {
         let hint: Self = serde_json::from_slice(json.get(..json.len().min(BYTES_MAX))?).ok()?;
         (hint.schema == SCHEMA).then_some(hint)
+    }
+
+    /// Release of the kernel, as `uname -r` prints it.
+    #[must_use]
+    pub fn release(&self) -> &str {
+        &self.boot.release
+    }
+
+    /// Where its profile came from.
+    #[must_use]
+    pub fn profile_origin(&self) -> &ProfileOrigin {
+        self.profile.origin()
     }
 
     /// JSON, one line.

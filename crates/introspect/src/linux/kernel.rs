@@ -5,7 +5,7 @@ use super::{cgroup, cred, file, hint, layout::Resolver, list, mm, module, namesp
 use crate::Error;
 use crate::session::Session;
 use facts::{Address, ProfileOrigin, ProfileSource};
-use guest_profiles::Profile;
+use guest_profiles::{Profile, Stored};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use vmi_core::{AddressSpace, Budget, Gpa, GuestMemory, Gva, Levels, Look};
@@ -37,6 +37,14 @@ pub(super) struct Boot {
     pub(super) btf_digest: Option<String>,
 }
 
+/// A stored profile of a guest's build, held against what the guest's memory says.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) stored: Stored,
+    /// One sentence for each disagreement.
+    pub(super) contradictions: Vec<String>,
+}
+
 /// Layouts and symbols, and how far they can be trusted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KernelProfile {
@@ -46,16 +54,26 @@ pub(super) struct KernelProfile {
 
 impl KernelProfile {
     /// Read out of the guest.
-    pub(super) fn of_guest(profile: Profile) -> Self {
-        let digest = profile.digest();
-        let origin = ProfileOrigin { source: ProfileSource::Guest, digest, contradictions: Vec::new() };
-        Self { profile: Arc::new(profile), origin }
+    pub(super) fn of_guest(profile: Profile, held_against: Option<Held>) -> Self {
+        Self::new(Arc::new(profile), ProfileSource::Guest, held_against)
     }
 
     /// The host's.
-    pub(super) fn stored(profile: Arc<Profile>, contradictions: Vec<String>) -> Self {
-        let origin = ProfileOrigin { source: ProfileSource::Store, digest: profile.digest(), contradictions };
-        Self { profile, origin }
+    pub(super) fn of_store(held: Held) -> Self {
+        Self::new(Arc::clone(&held.stored.profile), ProfileSource::Store, Some(held))
+    }
+
+    fn new(profile: Arc<Profile>, source: ProfileSource, held: Option<Held>) -> Self {
+        let digest = profile.digest();
+        let (stored, contradictions) = match held {
+            Some(held) => (Some(held.stored.path.display().to_string()), held.contradictions),
+            None => (None, Vec::new()),
+        };
+        Self { profile, origin: ProfileOrigin { source, digest, stored, contradictions } }
+    }
+
+    pub(super) fn origin(&self) -> &ProfileOrigin {
+        &self.origin
     }
 }
 
@@ -132,6 +150,20 @@ impl Kernel {
         &self.profile.profile
     }
 
+    /// Where they came from.
+    #[must_use]
+    pub fn profile_origin(&self) -> &ProfileOrigin {
+        self.profile.origin()
+    }
+
+    /// The same kernel with its profile as `share` gives it, which must be an equal one: many guests of one kernel then need the
+    /// memory of one profile.
+    #[must_use]
+    pub fn with_shared_profile(mut self, share: impl FnOnce(Arc<Profile>) -> Arc<Profile>) -> Self {
+        self.profile.profile = share(self.profile.profile);
+        self
+    }
+
     /// Where a symbol is in this boot. `None` when the kernel has no such symbol.
     #[must_use]
     pub fn symbol(&self, name: &str) -> Option<Gva> {
@@ -183,7 +215,7 @@ impl Kernel {
             kaslr_offset: Address(self.boot.slide),
             page_table_root: Address(self.boot.root.0),
             boot_id: self.boot_id(session),
-            profile: self.profile.origin.clone(),
+            profile: self.profile.origin().clone(),
         }
     }
 

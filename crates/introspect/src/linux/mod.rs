@@ -21,6 +21,7 @@ pub(crate) mod path;
 pub(crate) mod raw;
 pub(crate) mod roots;
 pub(crate) mod sock;
+pub(crate) mod stored;
 pub(crate) mod symbols;
 pub(crate) mod task;
 pub(crate) mod tcp;

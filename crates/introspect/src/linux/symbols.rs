@@ -7,6 +7,7 @@
 
 use super::image::{KernelImage, LINKED_AT, START_KERNEL_MAP};
 use super::kernel::{Boot, Kernel, KernelProfile};
+use super::stored;
 use super::vmcoreinfo::Claim;
 use crate::{Error, Sources};
 use guest_profiles::linux::WANTED;
@@ -15,7 +16,6 @@ use guest_profiles::{
     build_id, search_kallsyms,
 };
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use vmi_core::{AddressSpace, Gpa, Gva, ReadError};
 
 /// Most symbols a kernel may claim. Debian 6.12 has about 220,000.
@@ -37,7 +37,7 @@ const BANNER: &str = "Linux version ";
 /// ``SYSTEM_BOOTING`` of ``enum system_states`` (include/linux/kernel.h): before there is a first process.
 const SYSTEM_BOOTING: u32 = 0;
 
-type Symbols = BTreeMap<String, u64>;
+pub(super) type Symbols = BTreeMap<String, u64>;
 
 /// What led to a kernel.
 #[derive(Debug)]
@@ -76,12 +76,10 @@ pub(super) fn kernel(
     if state == Some(SYSTEM_BOOTING) {
         return Err(Error::NotYet { what: format!("Linux {release} has not started its first process") });
     }
-    let btf_bytes = section(space, &symbols, "__start_BTF", "__stop_BTF", BTF_MAX)
-        .ok_or_else(|| Error::Unsupported {
-            release: release.clone(),
-            missing: vec!["type information (CONFIG_DEBUG_INFO_BTF)".to_owned()],
-        })?
-        .map_err(|error| read("type information", error))?;
+    let btf_bytes = match section(space, &symbols, "__start_BTF", "__stop_BTF", BTF_MAX) {
+        Some(btf) => Some(btf.map_err(|error| read("type information", error))?),
+        None => None,
+    };
     let notes = match section(space, &symbols, "__start_notes", "__stop_notes", NOTES_MAX) {
         Some(notes) => Some(notes.map_err(|error| read("ELF notes", error))?),
         None => None,
@@ -102,59 +100,29 @@ pub(super) fn kernel(
         release: release.clone(),
         banner: symbol_text(space, &symbols, "linux_banner", BANNER_MAX),
         build_id: build_id.clone(),
-        btf_digest: Some(btf_digest(&btf_bytes)),
+        btf_digest: btf_bytes.as_deref().map(btf_digest),
     };
-    if let Some((profile, contradictions)) = stored(sources, &boot, &linked)
-        && let Ok(kernel) = Kernel::new(boot.clone(), KernelProfile::stored(profile, contradictions))
+    let own = || {
+        let btf_bytes = btf_bytes.as_deref().ok_or_else(|| Error::Unsupported {
+            release: release.clone(),
+            missing: vec!["type information (CONFIG_DEBUG_INFO_BTF) and no stored profile".to_owned()],
+        })?;
+        let identity = ProfileIdentity { release: release.clone(), build_id: build_id.clone() };
+        Btf::parse(btf_bytes)
+            .and_then(|btf| Profile::from_btf(&btf, &WANTED, linked.clone(), identity))
+            .map_err(|error| profile_error("type information", error))
+    };
+    let mut held = stored::best(sources, &boot, &linked, &own);
+    if let Some(held) = held.as_ref().filter(|held| stored::is_current(&held.stored.profile))
+        && let Ok(kernel) = Kernel::new(boot.clone(), KernelProfile::of_store(held.clone()))
     {
         return Ok(kernel);
     }
-    let btf = Btf::parse(&btf_bytes).map_err(|error| profile_error("type information", error))?;
-    let identity = ProfileIdentity { release: release.clone(), build_id };
-    let profile = Profile::from_btf(&btf, &WANTED, linked, identity)
-        .map_err(|error| profile_error("type information", error))?;
-    let kernel = Kernel::new(boot, KernelProfile::of_guest(profile))?;
+    let kernel = Kernel::new(boot, KernelProfile::of_guest(own()?, held.take()))?;
     if vmcoreinfo_at.is_none() {
         names_agree(space, &kernel)?;
     }
     Ok(kernel)
-}
-
-/// The host's stored profile of this very build, and where the guest's memory disagrees with it. `None`: there is none. One
-/// that agrees goes before one that does not: two builds may share a garbage build id.
-fn stored(sources: &Sources<'_>, boot: &Boot, linked: &Symbols) -> Option<(Arc<Profile>, Vec<String>)> {
-    let build_id = boot.build_id.as_ref()?;
-    (sources.profiles)(&boot.release)
-        .into_iter()
-        .filter(|profile| profile.build_id.as_ref() == Some(build_id))
-        .map(|profile| {
-            let contradictions = contradictions(&profile, boot, linked);
-            (profile, contradictions)
-        })
-        .min_by_key(|(_, contradictions)| contradictions.len())
-}
-
-fn contradictions(profile: &Profile, boot: &Boot, linked: &Symbols) -> Vec<String> {
-    let mut found = Vec::new();
-    let digest = boot.btf_digest.as_deref().unwrap_or("unknown");
-    if digest != profile.btf_digest {
-        found.push(format!(
-            "the guest's type information has digest {digest}, the stored profile of this build {}",
-            profile.btf_digest
-        ));
-    }
-    for (name, stored) in &profile.symbols {
-        match linked.get(name) {
-            Some(guest) if guest == stored => {}
-            Some(guest) => found.push(format!(
-                "the guest's symbol table has {name} at {guest:#x}, the stored profile of this build at {stored:#x}"
-            )),
-            None => found.push(format!(
-                "the guest's symbol table has no {name}, the stored profile of this build has it at {stored:#x}"
-            )),
-        }
-    }
-    found
 }
 
 /// A kernel that describes itself: its symbols, and the proof that the description is its own.

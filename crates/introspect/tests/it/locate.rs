@@ -2,6 +2,7 @@
 
 use crate::opened::Opened;
 use facts::ProfileSource;
+use guest_profiles::{Profile, Stored};
 use introspect::{Hint, Kernel, Sources};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -115,10 +116,11 @@ fn a_hint_spares_the_search_and_does_not_fit_another_boot() {
 #[test]
 fn a_stored_profile_is_used_and_a_guest_that_contradicts_it_is_told() {
     let Some(opened) = opened(LabKernel::V6_1, |spec| spec) else { return };
-    let stored = Arc::new(opened.kernel.profile().clone());
+    let stored = |profile: Profile| Stored { profile: Arc::new(profile), path: "/store/p".into() };
+    let own = opened.kernel.profile().clone();
     let profiles = |release: &str| {
         assert_eq!(release, opened.kernel.release());
-        vec![Arc::clone(&stored)]
+        vec![stored(own.clone())]
     };
     let sources = Sources { profiles: &profiles, ..Sources::default() };
     let locate = || introspect::locate_with(&*opened.vm.memory, &sources, Budget::default()).unwrap();
@@ -137,16 +139,15 @@ fn a_stored_profile_is_used_and_a_guest_that_contradicts_it_is_told() {
     let [contradiction] = altered.kernel.profile.contradictions.as_slice() else {
         panic!("{:?}", altered.kernel.profile)
     };
-    assert!(contradiction.contains(&stored.btf_digest), "{contradiction}");
+    assert!(contradiction.contains(own.btf_digest.as_deref().unwrap()), "{contradiction}");
     assert_eq!(altered.kernel.profile.source, ProfileSource::Store);
     assert_ne!(altered.kernel.btf_digest, clean.kernel.btf_digest);
     assert_eq!(altered.processes.len(), clean.processes.len());
 
     // A profile of another build is nobody's.
-    let mut other = (*stored).clone();
+    let mut other = own.clone();
     other.build_id = Some("00".repeat(20));
-    let other = Arc::new(other);
-    let profiles = |_: &str| vec![Arc::clone(&other)];
+    let profiles = |_: &str| vec![stored(other.clone())];
     let sources = Sources { profiles: &profiles, ..Sources::default() };
     let kernel = introspect::locate_with(&*opened.vm.memory, &sources, Budget::default()).unwrap();
     assert_eq!(look(&kernel).kernel.profile.source, ProfileSource::Guest);

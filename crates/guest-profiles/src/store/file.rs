@@ -1,0 +1,142 @@
+//! One file of the store: a profile's canonical JSON, compressed by xz, under a name that says which it is.
+//!
+//! `RELEASE_DIGEST.json.xz`, where DIGEST is the first 16 hexadecimal digits of the profile's own. What does not have that
+//! digest is damaged or in the wrong place, and is refused; so is what others than root and we could have written. `xzcat`
+//! shows a file as text. Reading never takes more than a few MiB, whatever the file claims.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use lzma_rust2::{XzOptions, XzReader, XzWriter};
+
+use crate::Profile;
+use crate::error::Error;
+
+/// How the name of a profile ends.
+pub(super) const ENDING: &str = ".json.xz";
+/// Hexadecimal digits of the digest in a name.
+const DIGEST_DIGITS: usize = 16;
+/// Largest file read. Those of real kernels have about 10 KB.
+const PACKED_MAX: u64 = 1 << 20;
+/// Largest profile unpacked. Those of real kernels have about 100 KB.
+const JSON_MAX: usize = 8 << 20;
+/// Most memory for unpacking, in KiB. Ours take less than 1 MiB.
+const UNPACK_KIB_MAX: u32 = 16 << 10;
+/// Window of the compressor, in bytes: more than a profile has.
+const WINDOW: u32 = 1 << 18;
+/// Longest release in a name: `uname` has at most 64 bytes.
+const RELEASE_MAX: usize = 64;
+/// Bits of a mode that let others than the owner write.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// The name of a profile's file.
+pub(super) fn name(profile: &Profile) -> Result<String, Error> {
+    let release = release_part(&profile.release)
+        .ok_or_else(|| Error::StoreRelease { release: profile.release.clone(), limit: RELEASE_MAX })?;
+    Ok(format!("{release}_{}{ENDING}", short(&profile.digest())))
+}
+
+/// A release as it stands in names: everything but letters, digits, `+`, `-`, `~` and dots after the first byte as `%XX`. `None`: it is no release.
+pub(super) fn release_part(release: &str) -> Option<String> {
+    if release.is_empty() || release.len() > RELEASE_MAX {
+        return None;
+    }
+    let mut part = String::with_capacity(release.len());
+    for byte in release.bytes() {
+        // A name that begins with a dot is a hidden one, which is not ours.
+        let plain = b"+-~".contains(&byte) || (byte == b'.' && !part.is_empty());
+        if plain || byte.is_ascii_alphanumeric() {
+            part.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(part, "%{byte:02X}");
+        }
+    }
+    Some(part)
+}
+
+/// The two parts of a name. `None`: it is not one of ours, and nobody's business.
+pub(super) fn parts(name: &str) -> Option<(&str, &str)> {
+    let (release, digest) = name.strip_suffix(ENDING)?.rsplit_once('_')?;
+    let is_digest = digest.len() == DIGEST_DIGITS && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (is_digest && !release.is_empty() && !name.starts_with('.')).then_some((release, digest))
+}
+
+/// The start of a digest, as it stands in names.
+fn short(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").and_then(|digits| digits.get(..DIGEST_DIGITS)).unwrap_or_default()
+}
+
+/// A profile as the bytes of a file. Equal profiles give equal bytes.
+pub fn pack(profile: &Profile) -> Result<Vec<u8>, Error> {
+    let mut options = XzOptions::with_preset(9);
+    options.lzma_options.dict_size = WINDOW;
+    let failed = |source| Error::StorePack { release: profile.release.clone(), source };
+    let mut writer = XzWriter::new(Vec::new(), options).map_err(failed)?;
+    writer.write_all(&profile.to_json()).map_err(failed)?;
+    writer.finish().map_err(failed)
+}
+
+/// Reads what [`pack`] wrote.
+pub fn unpack(bytes: &[u8]) -> Result<Profile, Error> {
+    let mut json = Vec::new();
+    let most = u64::try_from(JSON_MAX).unwrap_or(u64::MAX);
+    let mut reader = XzReader::new_mem_limit(bytes, false, UNPACK_KIB_MAX).take(most.saturating_add(1));
+    if let Err(source) = reader.read_to_end(&mut json) {
+        return Err(Error::StoreUnpack { unpacked: json.len(), source });
+    }
+    if json.len() > JSON_MAX {
+        return Err(Error::ProfileTooLarge { len: json.len(), limit: JSON_MAX });
+    }
+    Profile::from_json(&json)
+}
+
+/// Reads a file of the store and holds its content against its name.
+pub(super) fn read(path: &Path) -> Result<Profile, Error> {
+    let named = |source| Error::StoreRead { path: path.to_owned(), source };
+    // Without O_NONBLOCK the opening of a named pipe would wait for ever.
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(named)?;
+    let metadata = file.metadata().map_err(named)?;
+    if !metadata.is_file() {
+        return Err(Error::StoreNotAFile { path: path.to_owned() });
+    }
+    trusted(path, &metadata)?;
+    let profile = content(file, path)?;
+    let digest = profile.digest();
+    let expected = name(&profile)?;
+    if path.file_name().is_none_or(|found| found != expected.as_str()) {
+        return Err(Error::StoreDigest { path: path.to_owned(), release: profile.release, digest });
+    }
+    Ok(profile)
+}
+
+/// Reads a file of this format under any name, such as one that an operator names.
+pub fn read_any(path: &Path) -> Result<Profile, Error> {
+    let file = File::open(path).map_err(|source| Error::StoreRead { path: path.to_owned(), source })?;
+    content(file, path)
+}
+
+fn content(file: File, path: &Path) -> Result<Profile, Error> {
+    let mut packed = Vec::new();
+    file.take(PACKED_MAX.saturating_add(1))
+        .read_to_end(&mut packed)
+        .map_err(|source| Error::StoreRead { path: path.to_owned(), source })?;
+    if u64::try_from(packed.len()).is_ok_and(|len| len > PACKED_MAX) {
+        return Err(Error::StoreTooLarge { path: path.to_owned(), limit: PACKED_MAX });
+    }
+    unpack(&packed).map_err(|source| Error::StoreContent { path: path.to_owned(), source: Box::new(source) })
+}
+
+/// Only root and we may be able to change what looks are judged by.
+pub(super) fn trusted(path: &Path, metadata: &std::fs::Metadata) -> Result<(), Error> {
+    let owner = metadata.uid();
+    let ours = owner == 0 || owner == nix::unistd::geteuid().as_raw();
+    if ours && metadata.mode() & OTHERS_WRITE == 0 {
+        return Ok(());
+    }
+    Err(Error::StoreOpenToOthers { path: path.to_owned(), owner, mode: metadata.mode() & 0o7777 })
+}
