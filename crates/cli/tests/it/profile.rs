@@ -59,7 +59,7 @@ fn a_kernel_certified_is_a_kernel_stored_and_what_contradicts_it_is_found() {
     let ran = with_store(here, &certify);
     assert_eq!((ran.status, ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
     let stored = PathBuf::from(ran.json()["stored_profile"].as_str().unwrap());
-    assert_eq!(files(&store), [stored.clone()]);
+    assert_eq!(files(&store), std::slice::from_ref(&stored));
     let rows = with_store(here, &["profile", "list", "--json"]).json();
     let release = rows[0]["release"].as_str().unwrap().to_owned();
     assert_eq!((&rows[0]["current"], &rows[0]["path"]), (&json!(true), &json!(stored)));

@@ -84,7 +84,7 @@ fn two_kernels_with_one_garbage_build_id_stay_two_and_what_only_knows_more_takes
     let (one, other) = (profile(release, "00000000", 64), profile(release, "00000000", 128));
     let first = store.add(&one).unwrap();
     let second = store.add(&other).unwrap();
-    assert_eq!(second.replaced, [PathBuf::new(); 0]);
+    assert_eq!(second.replaced, Vec::<PathBuf>::new());
     let found: Vec<_> = store.of_release(release).profiles;
     assert_eq!(found.len(), 2);
     assert!([&one, &other].iter().all(|known| found.iter().any(|stored| *stored.profile == **known)));
@@ -97,7 +97,7 @@ fn two_kernels_with_one_garbage_build_id_stay_two_and_what_only_knows_more_takes
     // Types, build id and release alike, but a symbol elsewhere: another build, and nobody's place is taken.
     let mut moved = one.clone();
     moved.symbols.insert("init_task".to_owned(), 0xffff_ffff_8300_0000);
-    assert_eq!(store.add(&moved).unwrap().replaced, [PathBuf::new(); 0]);
+    assert_eq!(store.add(&moved).unwrap().replaced, Vec::<PathBuf>::new());
     assert_eq!(file_names(&directory.path().join("own")).len(), 3);
 }
 
@@ -112,7 +112,7 @@ fn shipped_profiles_are_found_and_never_written() {
     more.symbols.insert("modules".to_owned(), 0xffff_ffff_8210_0000);
     let added = store.add(&more).unwrap();
     assert!(added.path.starts_with(directory.path().join("own")));
-    assert_eq!(added.replaced, [PathBuf::new(); 0]);
+    assert_eq!(added.replaced, Vec::<PathBuf>::new());
     assert_eq!(store.of_release("6.12.1").profiles.len(), 2);
     let nowhere = Store::new(Vec::new());
     assert!(matches!(nowhere.add(&one), Err(Error::StoreNone)));
