@@ -12,6 +12,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("xz", "xz-utils"),
+    ("lz4", "lz4"),
+    ("strip", "binutils"),
     ("cc", "gcc"),
 ];
 
@@ -28,7 +30,7 @@ pub(crate) fn lab() -> Result<()> {
         testkit::prepare(kernel)
             .with_context(|| format!("Kernel {} could not be made ready", kernel.name))?;
     }
-    Ok(())
+    testkit::prepare_hosts().context("The hosts of the lab could not be made ready")
 }
 
 fn packages() -> Result<()> {

@@ -119,6 +119,13 @@ pub enum Command {
         /// Program and arguments: `["ip", "address"]` is busybox's.
         args: Vec<String>,
     },
+    /// Passes a command on to the agent of a guest that runs inside this one → what that answers.
+    Relay {
+        /// Terminal or Unix socket that is the command port of that guest.
+        port: String,
+        /// The command.
+        inner: Box<Command>,
+    },
     /// Powers the guest off; no reply.
     Poweroff,
 }

@@ -13,8 +13,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Modules a guest can load, where its kernel has them as modules (6.12 has `virtio_pci` built in).
-const MODULES: [&str; 8] =
-    ["virtio_pci", "virtio_net", "dummy", "veth", "tun", "qemu_fw_cfg", "vsock_loopback", "unix_diag"];
+const MODULES: [&str; 10] = [
+    "virtio_pci",
+    "virtio_net",
+    "virtio_console",
+    "xen_netfront",
+    "dummy",
+    "veth",
+    "tun",
+    "qemu_fw_cfg",
+    "vsock_loopback",
+    "unix_diag",
+];
 
 /// Busybox's commands that `Run` is likely to want.
 const APPLETS: [&str; 16] = [
@@ -40,20 +50,36 @@ pub(crate) fn build(kernel: &KernelFiles) -> Result<PathBuf> {
         return Ok(path);
     }
     let mut archive = Archive::default();
+    add_agent(&mut archive, kernel, &agent, &busybox, &MODULES)?;
+
+    let work = tempfile::NamedTempFile::new_in(&home)?;
+    fs::write(work.path(), archive.finish())?;
+    work.persist(&path)?;
+    Ok(path)
+}
+
+/// What every system of the lab has: the agent as `/init`, busybox, and these modules with those they need.
+pub(crate) fn add_agent(
+    archive: &mut Archive,
+    kernel: &KernelFiles,
+    agent: &[u8],
+    busybox: &[u8],
+    modules: &[&str],
+) -> Result<()> {
     for directory in ["bin", "dev", "etc", "lib", "lib/modules", "proc", "root", "run", "sys", "var"] {
         archive.directory(directory, 0o755);
     }
     archive.directory("tmp", 0o1777);
     archive.character_device("dev/console", 0o600, (5, 1));
     archive.character_device("dev/null", 0o666, (1, 3));
-    archive.file("init", 0o755, &agent);
-    archive.file("bin/busybox", 0o755, &busybox);
+    archive.file("init", 0o755, agent);
+    archive.file("bin/busybox", 0o755, busybox);
     for applet in APPLETS {
         archive.symlink(&format!("bin/{applet}"), "busybox");
     }
     let tree = ModuleTree::read(&kernel.modules)?;
     let mut order = Vec::new();
-    for module in MODULES {
+    for module in modules {
         tree.load_order(module, &mut order)?;
     }
     let mut needs = String::new();
@@ -62,20 +88,16 @@ pub(crate) fn build(kernel: &KernelFiles) -> Result<PathBuf> {
         needs.push_str(&format!("{name}: {}\n", depends(module).join(" ")));
     }
     archive.file("lib/modules/needs", 0o644, needs.as_bytes());
-
-    let work = tempfile::NamedTempFile::new_in(&home)?;
-    fs::write(work.path(), archive.finish())?;
-    work.persist(&path)?;
-    Ok(path)
+    Ok(())
 }
 
-fn busybox() -> Result<PathBuf> {
+pub(crate) fn busybox() -> Result<PathBuf> {
     let found =
         ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from).into_iter().find(|path| path.is_file());
     found.context("There is no /bin/busybox (Debian: busybox-static)")
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("Cannot read {}", path.display()))
 }
 

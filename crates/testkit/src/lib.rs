@@ -27,19 +27,27 @@ mod agent;
 pub mod command;
 mod cpio;
 mod guest;
+pub mod host;
 mod initramfs;
 pub mod kernels;
 pub mod lab;
 pub mod lime;
 mod needs;
 pub mod net;
+mod packages;
 pub mod truth;
+mod vmlinux;
 
 pub use command::{Activity, Command, Namespace, SocketSpec, Spawn, Spawned, Traffic, Transport, UnixType};
 pub use guest::{Backing, Guest, GuestSpec, Machine, Nic, PagingLevels, RamRange};
-pub use kernels::Kernel;
+pub use kernels::{Kernel, KernelFiles};
 pub use needs::{Need, require};
 pub use truth::Truth;
+
+/// Fetches and builds what hosts of the lab run, as [`prepare`] does for guests.
+pub fn prepare_hosts() -> anyhow::Result<()> {
+    host::prepare()
+}
 
 /// Fetches the newest package of this kernel and builds what its guests run, so that no test has to wait for it (a minute
 /// with an empty cache). For set-up; a test that finds the cache empty does the same.

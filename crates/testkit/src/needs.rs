@@ -3,7 +3,7 @@
 //! On a laptop a test that lacks something says so on stderr and passes at once. With `BIRTHMARK_TESTS=all`, as
 //! `cargo xtask test` and CI set it, nothing is skipped: what is missing is a failure.
 
-use crate::{Kernel, kernels, lab};
+use crate::{Kernel, host, kernels, lab};
 use std::path::Path;
 
 /// Something a test cannot do without.
@@ -17,6 +17,8 @@ pub enum Need {
     Guest(Kernel),
     /// All it takes to make network namespaces and taps.
     Network,
+    /// All it takes to boot a host with a real KVM, emulated.
+    KvmHost,
 }
 
 /// Whether all needs are met. If not: says on stderr what is missing and returns false, or panics if
@@ -56,6 +58,17 @@ impl Need {
                         format!(
                             "the kernel {} is not in {} (`cargo xtask test` fetches it)",
                             kernel.name,
+                            lab::directory().display()
+                        )
+                    })
+                }),
+            Self::KvmHost => Self::Guest(Kernel::V6_1)
+                .missing(may_download)
+                .or_else(|| Self::Program("lz4").missing(may_download))
+                .or_else(|| {
+                    (!may_download && !host::kvm_is_cached()).then(|| {
+                        format!(
+                            "the packages of a KVM host are not in {} (`cargo xtask test` fetches them)",
                             lab::directory().display()
                         )
                     })

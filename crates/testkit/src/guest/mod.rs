@@ -7,6 +7,7 @@ mod qmp;
 mod spec;
 
 pub use memory::RamRange;
+pub(crate) use spec::Boot;
 pub use spec::{Backing, GuestSpec, Machine, Nic, PagingLevels};
 
 use crate::command::{Command, Output, Reply, Request, Spawn, Spawned, Traffic, Transport};
@@ -54,10 +55,16 @@ impl Guest {
     pub fn boot(spec: GuestSpec) -> Result<Self> {
         ensure!(spec.machine != Machine::Microvm || spec.nic.is_none(), "A microvm has no network card here");
         let kernel = kernels::cached_or_fetch(spec.kernel)?;
-        let initramfs = initramfs::build(&kernel)?;
+        let initrd = initramfs::build(&kernel)?.into();
+        let boot = Boot { kernel: kernel.vmlinuz.clone(), initrd, parameters: None };
+        Self::boot_files(spec, &kernel, &boot)
+    }
+
+    /// The same with files of the caller's, for hosts of the lab.
+    pub(crate) fn boot_files(spec: GuestSpec, kernel: &KernelFiles, boot: &Boot) -> Result<Self> {
         let mut attempt = 1;
         let guest = loop {
-            match Self::boot_once(&spec, &kernel, &initramfs) {
+            match Self::boot_once(&spec, kernel, boot) {
                 Ok(guest) => break guest,
                 Err(_) if attempt < BOOTS => attempt += 1,
                 Err(error) => return Err(error.context(format!("No guest came up in {BOOTS} boots"))),
@@ -77,7 +84,7 @@ impl Guest {
         Self::boot(spec).map(Some)
     }
 
-    fn boot_once(spec: &GuestSpec, kernel: &KernelFiles, initramfs: &Path) -> Result<Self> {
+    fn boot_once(spec: &GuestSpec, kernel: &KernelFiles, boot: &Boot) -> Result<Self> {
         static GUESTS: AtomicU32 = AtomicU32::new(0);
         remove_leftovers();
         let process = std::process::id();
@@ -88,7 +95,7 @@ impl Guest {
         let mut lines = LinePort::make_pipe(&directory.path().join(spec::PORT))?;
         let child = process::start(process::Start {
             program: "qemu-system-x86_64",
-            arguments: spec.qemu_command_line(&name, &kernel.vmlinuz, initramfs, directory.path()),
+            arguments: spec.qemu_command_line(&name, boot, directory.path()),
             namespace: spec.nic.as_ref().and_then(|nic| nic.namespace.clone()),
             stderr: File::create(directory.path().join("qemu.log"))?,
         })?;

@@ -52,6 +52,17 @@ pub struct Nic {
     pub mac: String,
 }
 
+/// What QEMU boots.
+#[derive(Debug)]
+pub(crate) struct Boot {
+    /// `-kernel`.
+    pub(crate) kernel: PathBuf,
+    /// `-initrd`: a file, or several with their parameters where the kernel is a multiboot one.
+    pub(crate) initrd: OsString,
+    /// `-append` whole, where the kernel is no Linux.
+    pub(crate) parameters: Option<String>,
+}
+
 /// A guest to boot. The default: 512 MiB in a memfd, q35, one vCPU, 4-level paging, no network.
 #[derive(Clone, Debug)]
 pub struct GuestSpec {
@@ -163,13 +174,7 @@ impl GuestSpec {
     }
 
     /// QEMU's arguments. All files of the guest are in `directory`.
-    pub(crate) fn qemu_command_line(
-        &self,
-        name: &str,
-        vmlinuz: &Path,
-        initramfs: &Path,
-        directory: &Path,
-    ) -> Vec<OsString> {
+    pub(crate) fn qemu_command_line(&self, name: &str, boot: &Boot, directory: &Path) -> Vec<OsString> {
         let mut line = CommandLine(Vec::new());
         line.option("-name", format!("guest={name},debug-threads=on"));
         if let Some(uuid) = &self.uuid {
@@ -220,15 +225,15 @@ impl GuestSpec {
             // No option ROM: nothing boots from the network.
             line.option("-device", format!("virtio-net-pci,netdev=net,mac={mac},romfile="));
         }
-        line.option("-kernel", vmlinuz);
-        line.option("-initrd", initramfs);
+        line.option("-kernel", &boot.kernel);
+        line.option("-initrd", &boot.initrd);
         let mut parameters = vec!["console=ttyS0".to_owned(), "quiet".to_owned(), "panic=-1".to_owned()];
         if self.machine == Machine::Microvm {
             // It has no keyboard controller to reset it: a triple fault does.
             parameters.push("reboot=t".to_owned());
         }
         parameters.extend(self.kernel_parameters.iter().cloned());
-        line.option("-append", parameters.join(" "));
+        line.option("-append", boot.parameters.clone().unwrap_or_else(|| parameters.join(" ")));
         line.0.extend(self.qemu_arguments.iter().cloned());
         line.0
     }

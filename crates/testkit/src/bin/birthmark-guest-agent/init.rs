@@ -2,19 +2,18 @@
 //!
 //! It has one thread (it forks) and no sockets of its own, so that it is the least possible noise in its own tables.
 
-use crate::{launch, survey, system};
+use crate::{launch, port, survey, system};
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{self, SetArg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -59,12 +58,7 @@ fn set_up() -> Result<File> {
     context(fs::create_dir_all(TRAFFIC), TRAFFIC)?;
     context(system::loopback_up(), "Cannot bring the loopback up")?;
     // Namespaces of users are off for others than root on some distributions; here root makes them all.
-    let port = OpenOptions::new().read(true).write(true).open("/dev/ttyS1");
-    let port = context(port, "Cannot open the command port")?;
-    let mut settings = context(termios::tcgetattr(&port), "Cannot read the settings of the command port")?;
-    termios::cfmakeraw(&mut settings);
-    context(termios::tcsetattr(&port, SetArg::TCSANOW, &settings), "Cannot set the command port up")?;
-    Ok(port)
+    port::open_own()
 }
 
 fn serve(mut port: File) -> Result<()> {
@@ -172,6 +166,7 @@ fn execute(command: Command) -> Result<Value> {
             Ok(Value::Null)
         }
         Command::Run { args } => json(run_program(&args)?),
+        Command::Relay { port, inner } => port::relay(&port, &inner),
         Command::Poweroff => {
             // Without ACPI (microvm) only a reset ends the machine, and QEMU takes a reset for its end (-no-reboot).
             let mode = if fs::exists("/sys/firmware/acpi/pm_profile").unwrap_or(false) {
@@ -213,7 +208,7 @@ fn signal_process(pid: u32, signal: i32) -> Result<Value> {
 }
 
 /// What each module of the initramfs needs.
-fn module_needs() -> Result<BTreeMap<String, Vec<String>>> {
+pub(crate) fn module_needs() -> Result<BTreeMap<String, Vec<String>>> {
     let text = context(fs::read_to_string("/lib/modules/needs"), "Cannot read the list of modules")?;
     let line = |line: &str| {
         let (name, needs) = line.split_once(':')?;
@@ -223,7 +218,7 @@ fn module_needs() -> Result<BTreeMap<String, Vec<String>>> {
 }
 
 /// Loads what a module needs, then the module. A need that is not in the list is built into this kernel.
-fn load_module(name: &str, needs: &BTreeMap<String, Vec<String>>, depth: u32) -> Result<Value> {
+pub(crate) fn load_module(name: &str, needs: &BTreeMap<String, Vec<String>>, depth: u32) -> Result<Value> {
     if fs::exists(format!("/sys/module/{name}")).unwrap_or(false) {
         return Ok(Value::Null);
     }

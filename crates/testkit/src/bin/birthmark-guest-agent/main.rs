@@ -7,6 +7,7 @@
 
 mod init;
 mod launch;
+mod port;
 mod proc_net;
 mod proc_pid;
 mod sockets;

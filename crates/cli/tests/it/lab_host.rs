@@ -1,0 +1,89 @@
+//! What is shown alike on every host of the lab, whatever its hypervisor: snapshots that equal the guest's `/proc`, audits,
+//! and the daemon's whole line from drift to quarantine and back.
+
+use facts::{Snapshot, Verdict};
+use serde_json::Value;
+use testkit::host::{Host, Inner};
+use testkit::{Activity, SocketSpec, Spawn};
+
+#[path = "../../../introspect/tests/it/equal.rs"]
+mod equal;
+
+/// The snapshot of a guest has every row that its own `/proc` has, and no other.
+pub fn snapshot_equals_truth(host: &Host, guest: &Inner<'_>, target: &str) -> Snapshot {
+    let (truth, snapshot) = guest
+        .steady(|| host.json::<Snapshot>(&format!("birthmark snapshot {target} --json")))
+        .unwrap_or_else(|error| panic!("{target}: {error:?}"));
+    assert_eq!(equal::differences(&truth, &snapshot), [""; 0], "{target}");
+    snapshot
+}
+
+/// The report of an audit and its exit status, against the certificate in `/run/good.json`.
+fn audit(host: &Host, target: &str) -> (Option<i32>, Value) {
+    let ran = host.run(&format!(
+        "birthmark audit {target} --certificate /run/good.json --trusted-key /run/key.pub --json"
+    ));
+    let ran = ran.unwrap();
+    let report = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+    (ran.status, report)
+}
+
+/// A web server is certified and conforms; a rogue program is drift for `audit`; the daemon sees it, cuts the guest off at
+/// `device`, lets it back on the network when it is released, and notices its end. `address` is that of the guest's `eth0`.
+pub fn drift_is_found_and_cut_off(host: &Host, guest: &Inner<'_>, device: &str, address: &str) {
+    let name = guest.name();
+    guest.net_up("eth0", &format!("{address}/24"), None).unwrap();
+    let listener = |exe: &str, port: u16| Spawn {
+        exe: exe.into(),
+        sockets: vec![SocketSpec::TcpListen { address: ([0, 0, 0, 0], port).into() }],
+        activity: Activity::Echo,
+        ..Spawn::default()
+    };
+    guest.spawn(listener("/usr/sbin/webserver", 80)).unwrap();
+    host.succeed(&format!(
+        "cd /run && birthmark keygen -o key && \
+         birthmark certify {name} --service web --selector 'name=*' --key key -o good.json && mkdir certificates && cp good.json certificates/"
+    ))
+    .unwrap();
+    let (status, report) = audit(host, name);
+    assert_eq!((status, &report["verdict"]), (Some(0), &serde_json::json!(Verdict::Conforms)), "{report}");
+
+    let config = format!(
+        "interval = '1s'\nconfirm_after = '5ms'\nstate_dir = '/run/state'\nfindings = '/run/findings'\n\
+         socket = '/run/d.sock'\ncertificates = '/run/certificates'\ntrusted_keys = ['/run/key.pub']\nonly = ['{name}']\n\
+         [quarantine]\nenabled = true\nmode = 'enforce'\n"
+    );
+    host.succeed(&format!("cat >/run/d.toml <<'END'\n{config}END")).unwrap();
+    host.start("birthmarkd", "birthmarkd --config /run/d.toml").unwrap();
+    let event = |kind: &str| {
+        format!("grep -q '\"{kind}\"' /run/findings || {{ cat /run/findings /run/birthmarkd.log; false; }}")
+    };
+    host.wait_for(&event("conforms")).unwrap();
+    let reached = format!("test \"$(echo hello | timeout 5 nc {address} 80 | head -c 5)\" = hello");
+    host.wait_for(&reached).unwrap();
+
+    let rogue = guest.spawn(listener("/tmp/rogue", 4444)).unwrap();
+    host.wait_for(&event("vm.quarantined")).unwrap();
+    let rules = host.succeed("nft list ruleset").unwrap();
+    for hook in ["ingress", "egress"] {
+        assert!(rules.contains(&format!("hook {hook} device \"{device}\"")), "{rules}");
+    }
+    assert_ne!(host.run(&reached).unwrap().status, Some(0), "a guest in quarantine must not be reached");
+    let (status, report) = audit(host, name);
+    assert_eq!((status, &report["verdict"]), (Some(1), &serde_json::json!(Verdict::Drifted)), "{report}");
+    for rule in ["process.unknown", "socket.listener.unknown"] {
+        let findings = report["findings"].as_array().unwrap();
+        assert!(findings.iter().any(|finding| finding["rule"] == rule), "{rule}: {report}");
+    }
+
+    guest.kill(rogue.pid).unwrap();
+    host.succeed(&format!("birthmark release {name} --socket /run/d.sock")).unwrap();
+    host.wait_for(&reached).unwrap();
+    assert!(!host.succeed("nft list ruleset").unwrap().contains(device));
+}
+
+/// The daemon notices that the guest ended.
+pub fn its_end_is_told(host: &Host) {
+    host.wait_for("grep -q '\"vm.gone\"' /run/findings").unwrap();
+    host.succeed("birthmark status --socket /run/d.sock").unwrap();
+}

@@ -1,0 +1,49 @@
+//! A real KVM: `birthmark` and `birthmarkd` on a Debian host whose kernel drives real `qemu -accel kvm` guests, on memory of
+//! every kind, one of them under libvirt (facts/lab.md 3). The host is emulated, so this runs anywhere; one boot is shared by
+//! all that is shown.
+
+use crate::lab_host::{drift_is_found_and_cut_off, its_end_is_told, snapshot_equals_truth};
+use facts::{Hypervisor, Vm};
+use std::collections::BTreeMap;
+use testkit::Need;
+use testkit::host::{InnerBacking, KvmHost};
+
+const TAP: &str = "tap-kvm";
+
+#[test]
+fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
+    if !testkit::require(&[Need::KvmHost]) {
+        return;
+    }
+    let uuid = |number: u32| format!("7b0e7b5e-0000-4000-8000-{number:012}");
+    let host = KvmHost::boot(1).unwrap();
+    let guests = [
+        host.start_by_libvirt("managed", &uuid(0)).unwrap(),
+        host.start_qemu("memfd", &uuid(1), InnerBacking::Memfd, Some(TAP)).unwrap(),
+        host.start_qemu("anonymous", &uuid(2), InnerBacking::Anonymous, None).unwrap(),
+        host.start_qemu("huge", &uuid(3), InnerBacking::HugePages, None).unwrap(),
+    ];
+    host.wait(&guests).unwrap();
+
+    let listed: Vec<Vm> = host.json("birthmark list --json").unwrap();
+    let listed: BTreeMap<&str, &Vm> = listed.iter().map(|vm| (vm.name.as_str(), vm)).collect();
+    assert_eq!(listed.len(), guests.len(), "{listed:?}");
+    for (number, guest) in (0..).zip(&guests) {
+        let vm = listed[guest.name()];
+        assert_eq!(vm.id, format!("uuid:{}", uuid(number)));
+        assert_eq!((vm.hypervisor, vm.memory_bytes, vm.vcpus), (Hypervisor::Kvm, Some(160 << 20), Some(1)));
+    }
+
+    // By name, and the one that libvirt started by the UUID that libvirt gave it, while libvirt holds its monitor.
+    for guest in &guests[1..] {
+        snapshot_equals_truth(&host, guest, guest.name());
+    }
+    let snapshot = snapshot_equals_truth(&host, &guests[0], &format!("uuid:{}", uuid(0)));
+    assert_eq!(snapshot.vm.name, "managed");
+    assert!(host.succeed("virsh -c qemu:///system domstate managed").unwrap().contains("running"));
+
+    guests[1].load_module("virtio_net").unwrap();
+    drift_is_found_and_cut_off(&host, &guests[1], TAP, "10.79.0.2");
+    host.succeed(&format!("kill {}", listed["memfd"].pid.unwrap())).unwrap();
+    its_end_is_told(&host);
+}
