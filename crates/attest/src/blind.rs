@@ -85,8 +85,20 @@ const PLACES: &[(&[Table], &[&str])] = &[
             "task_struct (parent)",
         ],
     ),
-    (&[Table::Processes], &["init_task", "processes", "task list", "task_struct"]),
-    (&[Table::Modules], &["module", "module list", "modules"]),
+    (
+        &[Table::Processes],
+        &[
+            "css_set table",
+            "css_set task list",
+            "init_task",
+            "pid table",
+            "processes",
+            "run queue",
+            "task list",
+            "task_struct",
+        ],
+    ),
+    (&[Table::Modules], &["module", "module list", "module set", "module tree", "modules"]),
     // The last three lead from a process to its sockets: without them an owner is missing. (`file` is also on the way to
     // the executable, which is `None` then.)
     (

@@ -11,12 +11,14 @@
 //! product. Must never depend on the order of anything, or on a clock.
 
 mod draft;
+mod hidden;
 mod kernel;
 mod process;
 mod socket;
 
 use crate::blind::{Blind, blind_tables};
 use crate::certificate::Certificate;
+use crate::policy::Policy;
 use crate::reading::Owners;
 use crate::text::{list, shown};
 use draft::{Draft, Drafts};
@@ -33,10 +35,11 @@ const TORN_SHARE: usize = 20;
 pub fn compare(certificate: &Certificate, snapshot: &Snapshot) -> Vec<Finding> {
     let blind = blind_tables(snapshot);
     let owners = Owners::new(snapshot);
-    let mut drafts = Drafts::new(certificate);
+    let mut drafts = Drafts::new(&certificate.service, &certificate.policy);
     kernel::compare(certificate, snapshot, &mut drafts);
     process::compare(certificate, snapshot, &blind, &mut drafts);
     socket::compare(certificate, snapshot, &owners, &mut drafts);
+    hidden::compare(snapshot, &mut drafts);
     for blind in &blind {
         let cause = draft::cause("table", [blind.table.to_string().as_str()]);
         drafts.add(rule::GUEST_BLIND, &cause, || blind_draft(blind));
@@ -44,6 +47,15 @@ pub fn compare(certificate: &Certificate, snapshot: &Snapshot) -> Vec<Finding> {
     if too_much_torn(snapshot) {
         drafts.add(rule::GUEST_BLIND, &draft::cause("torn", []), || torn_draft(snapshot.consistency.torn));
     }
+    drafts.finish()
+}
+
+/// What is wrong with a guest whatever it is for: objects that the kernel's views disagree about. For a VM without a
+/// certificate; [`compare`] has these findings too.
+#[must_use]
+pub fn cross_views(snapshot: &Snapshot, policy: &Policy) -> Vec<Finding> {
+    let mut drafts = Drafts::new("", policy);
+    hidden::compare(snapshot, &mut drafts);
     drafts.finish()
 }
 

@@ -57,7 +57,7 @@ pub use certificate::{
     PREDICATE_TYPE, PortRule, Presence, ProcessEntry, RawSocketEntry, SCHEMA_MAJOR, SCHEMA_MINOR,
     STATEMENT_TYPE, SchemaVersion, Selector, Statement, Subject, Validity,
 };
-pub use compare::compare;
+pub use compare::{compare, cross_views};
 pub use error::{Error, Refusal};
 pub use keys::{PrivateKey, PublicKey};
 pub use learn::{LearnOptions, certify};

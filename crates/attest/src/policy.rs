@@ -145,15 +145,17 @@ impl Policy {
 }
 
 /// Each rule with its usual severity, and the action that a learned certificate proposes.
-const RULES: [(&str, Severity, Action); 10] = [
+const RULES: [(&str, Severity, Action); 12] = [
     (rule::PROCESS_UNKNOWN, Severity::High, Action::Quarantine),
     (rule::PROCESS_CHANGED, Severity::Critical, Action::Quarantine),
     (rule::PROCESS_MISSING, Severity::Medium, Action::Alert),
     (rule::PROCESS_IDENTITY, Severity::High, Action::Quarantine),
+    (rule::PROCESS_HIDDEN, Severity::Critical, Action::Quarantine),
     (PROCESS_COMMAND_LINE, Severity::Medium, Action::Alert),
     (rule::LISTENER_UNKNOWN, Severity::High, Action::Quarantine),
     (rule::SOCKET_RAW, Severity::High, Action::Quarantine),
     (rule::MODULE_UNKNOWN, Severity::Critical, Action::Quarantine),
+    (rule::MODULE_HIDDEN, Severity::Critical, Action::Quarantine),
     (rule::KERNEL_CHANGED, Severity::Critical, Action::Quarantine),
     (rule::GUEST_BLIND, Severity::High, Action::Alert),
 ];

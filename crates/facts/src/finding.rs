@@ -14,12 +14,16 @@ pub mod rule {
     pub const PROCESS_MISSING: &str = "process.missing";
     /// A known program runs as another user, with more capabilities, or as a kernel thread when it is none.
     pub const PROCESS_IDENTITY: &str = "process.identity";
+    /// A process is missing in a view of the kernel that every process is in: somebody took it off.
+    pub const PROCESS_HIDDEN: &str = "process.hidden";
     /// Something listens where the certificate allows no listener.
     pub const LISTENER_UNKNOWN: &str = "socket.listener.unknown";
     /// A raw or packet socket that the certificate does not allow.
     pub const SOCKET_RAW: &str = "socket.raw";
     /// A kernel module that the certificate does not allow.
     pub const MODULE_UNKNOWN: &str = "module.unknown";
+    /// A kernel module is missing in a view of the kernel that every module is in.
+    pub const MODULE_HIDDEN: &str = "module.hidden";
     /// The kernel is not the one the VM was born with.
     pub const KERNEL_CHANGED: &str = "kernel.changed";
     /// Part of the guest could not be read, so nothing can be said about it.

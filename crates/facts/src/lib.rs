@@ -21,7 +21,7 @@ pub use finding::{Evidence, Finding, Report, Severity, Verdict, rule};
 pub use kernel::{Kernel, ProfileOrigin, ProfileSource};
 pub use module::{Module, ModuleState};
 pub use process::{ExeState, Namespaces, Process, ProcessState};
-pub use snapshot::{Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot};
+pub use snapshot::{Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot, Views};
 pub use socket::{Family, Socket, SocketState};
 pub use vm::{Hypervisor, Nic, Vm, VmState};
 

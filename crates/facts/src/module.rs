@@ -13,6 +13,8 @@ pub enum ModuleState {
     Loading,
     /// Its exit function runs.
     Unloading,
+    /// It is being put together, or taken apart; `lsmod` does not show it.
+    Unformed,
 }
 
 /// One module, as in `/proc/modules`.

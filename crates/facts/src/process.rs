@@ -39,6 +39,8 @@ pub enum ProcessState {
     Parked,
     /// `I`
     Idle,
+    /// It was made and never ran yet; `/proc` shows `R`.
+    New,
 }
 
 /// Inode numbers of the namespaces a process is in, as in `/proc/PID/ns/*`. `None`: gone (zombie) or unreadable.
@@ -91,6 +93,9 @@ pub struct Process {
     pub kernel_thread: bool,
     /// Scheduler state.
     pub state: Option<ProcessState>,
+    /// It has begun to end (`PF_EXITING`): it gives back what it has, one thing after the other.
+    #[serde(default)]
+    pub exiting: bool,
     /// Start, nanoseconds of the guest's boot clock (suspend included).
     pub start_time_ns: Option<u64>,
     /// Namespaces it is in.

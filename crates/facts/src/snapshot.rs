@@ -58,6 +58,16 @@ pub struct Problem {
     pub detail: String,
 }
 
+/// The views that this kernel has and that must agree: an object that is in one of them and not in another is hidden from
+/// somebody. Views that only ever have some of the objects (run queues) are in an object's own list and not here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Views {
+    /// Names in [`Process::views`]. A zombie may have left `cgroup`.
+    pub processes: Vec<String>,
+    /// Names in [`Module::views`].
+    pub modules: Vec<String>,
+}
+
 /// All facts of one look.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -73,6 +83,9 @@ pub struct Snapshot {
     pub consistency: Consistency,
     /// The kernel.
     pub kernel: Kernel,
+    /// The views that every process and module must be in. Empty: the look did not compare views.
+    #[serde(default)]
+    pub views: Views,
     /// Processes, by pid.
     pub processes: Vec<Process>,
     /// Sockets, by namespace, family, protocol, address.

@@ -5,7 +5,7 @@
 
 use crate::linux::kernel::Kernel;
 use crate::{Error, linux};
-use facts::{Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot, Vm, VmState};
+use facts::{Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot, Views, Vm, VmState};
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::time::Instant;
@@ -173,7 +173,7 @@ pub(crate) fn snapshot(
 
     // Sockets need processes for their owners.
     let mut processes = table(&session, "processes", tables.processes || tables.sockets, |processes| {
-        linux::task::processes(&session, processes)
+        linux::processes::processes(&session, processes)
     })?;
     processes.sort_by_key(|process| (process.facts.pid, process.facts.task));
     let mut sockets = table(&session, "sockets", tables.sockets, |sockets| {
@@ -184,6 +184,8 @@ pub(crate) fn snapshot(
         table(&session, "modules", tables.modules, |modules| linux::module::modules(&session, modules))?;
     modules.sort_by(|a, b| (&a.name, a.module).cmp(&(&b.name, b.module)));
     let facts = kernel.facts(&session);
+    let views =
+        Views { processes: linux::processes::views(&session), modules: linux::module::views(&session) };
 
     let (problems, mut consistency) = session.finish();
     if matches!(vm.state, VmState::Image | VmState::Paused) {
@@ -196,6 +198,7 @@ pub(crate) fn snapshot(
         elapsed_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         consistency,
         kernel: facts,
+        views,
         processes: processes.into_iter().map(|seen| seen.facts).collect(),
         sockets,
         modules,

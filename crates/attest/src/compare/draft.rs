@@ -1,7 +1,7 @@
 //! A finding in the making, and what all findings have in common: id, severity, order, limit.
 
-use crate::certificate::Certificate;
 use crate::keys::hex;
+use crate::policy::Policy;
 use crate::text::json as json_text;
 use facts::{Evidence, Finding};
 use serde::Serialize;
@@ -26,11 +26,12 @@ pub(super) struct Draft {
     message: String,
     evidence: Evidence,
     views: BTreeSet<String>,
+    missing: BTreeSet<String>,
 }
 
 impl Draft {
     pub(super) fn new(subject: String, message: String) -> Self {
-        Self { subject, message, evidence: Evidence::new(), views: BTreeSet::new() }
+        Self { subject, message, evidence: Evidence::new(), views: BTreeSet::new(), missing: BTreeSet::new() }
     }
 
     pub(super) fn expected(self, value: impl Into<String>) -> Self {
@@ -48,6 +49,12 @@ impl Draft {
 
     pub(super) fn views<'v>(mut self, views: impl IntoIterator<Item = &'v String>) -> Self {
         self.views.extend(views.into_iter().cloned());
+        self
+    }
+
+    /// Views that should have seen it and did not.
+    pub(super) fn missing<'v>(mut self, views: impl IntoIterator<Item = &'v String>) -> Self {
+        self.missing.extend(views.into_iter().cloned());
         self
     }
 
@@ -74,7 +81,8 @@ impl Patch {
 
 /// Collects the findings of one look.
 pub(super) struct Drafts<'c> {
-    certificate: &'c Certificate,
+    service: &'c str,
+    policy: &'c Policy,
     by_rule: BTreeMap<&'static str, OfRule>,
 }
 
@@ -86,14 +94,14 @@ struct OfRule {
 }
 
 impl<'c> Drafts<'c> {
-    pub(super) fn new(certificate: &'c Certificate) -> Self {
-        Self { certificate, by_rule: BTreeMap::new() }
+    pub(super) fn new(service: &'c str, policy: &'c Policy) -> Self {
+        Self { service, policy, by_rule: BTreeMap::new() }
     }
 
     /// Adds a finding. Of too many the ones with the lowest ids are kept (they are the same in each look), and only what
     /// may be kept is built.
     pub(super) fn add(&mut self, rule: &'static str, cause: &Cause, build: impl FnOnce() -> Draft) {
-        let id = id(rule, &self.certificate.service, cause);
+        let id = id(rule, self.service, cause);
         let of_rule = self.by_rule.entry(rule).or_default();
         if of_rule.drafts.contains_key(&id) {
             return;
@@ -117,9 +125,9 @@ impl<'c> Drafts<'c> {
                     format!("{more} further causes"),
                     format!("{more} further causes break the rule {rule}; {LIMIT} are listed one by one"),
                 );
-                drafts.insert(id(rule, &self.certificate.service, &cause("more", [])), draft);
+                drafts.insert(id(rule, self.service, &cause("more", [])), draft);
             }
-            let severity = self.certificate.policy.decide(rule).severity;
+            let severity = self.policy.decide(rule).severity;
             findings.extend(drafts.into_iter().map(|(id, draft)| Finding {
                 id,
                 rule: rule.to_owned(),
@@ -128,7 +136,7 @@ impl<'c> Drafts<'c> {
                 message: draft.message,
                 evidence: draft.evidence,
                 views_seen: draft.views.into_iter().collect(),
-                views_missing: Vec::new(),
+                views_missing: draft.missing.into_iter().collect(),
                 confirmations: 1,
             }));
         }

@@ -26,6 +26,7 @@ pub fn process(pid: u32, name: &str, exe: &str) -> Process {
         egid: Some(0),
         capabilities_effective: Some(Address(ALL_CAPABILITIES)),
         kernel_thread: false,
+        exiting: false,
         state: Some(ProcessState::Sleeping),
         start_time_ns: Some(u64::from(pid) * 1_000_000),
         namespaces: Namespaces { net: Some(4026531840), ..Namespaces::default() },
@@ -54,6 +55,7 @@ pub fn kernel_thread(pid: u32, name: &str) -> Process {
         exe_state: Some(ExeState::None),
         args: Some(vec![]),
         kernel_thread: true,
+        exiting: false,
         ..process(pid, name, "")
     }
 }
@@ -159,6 +161,7 @@ pub fn web() -> Snapshot {
                 contradictions: Vec::new(),
             },
         },
+        views: Views::default(),
         processes: vec![
             Process { ppid: Some(0), ..process(1, "systemd", "/usr/lib/systemd/systemd") },
             kernel_thread(2, "kthreadd"),

@@ -11,7 +11,7 @@ use crate::guest::Guest;
 use crate::output::{self, Cell, Output, Paint};
 use crate::trust::{self, Trusted};
 use anyhow::bail;
-use attest::{Certificate, LEAST_CONFIRMATIONS, Tracker};
+use attest::{Certificate, LEAST_CONFIRMATIONS, Policy, Tracker};
 use facts::{Finding, Report, Snapshot, Verdict};
 use introspect::Tables;
 use std::thread::sleep;
@@ -76,17 +76,19 @@ pub(crate) fn audit(args: &AuditArgs, out: &mut Output) -> anyhow::Result<Outcom
 
 /// Looks until nothing is pending, or until more looks are of no use.
 fn observe(guest: &mut Guest, certificate: Option<&Certificate>) -> anyhow::Result<Seen> {
+    let usual = Policy::default();
+    let policy = certificate.map_or(&usual, |certificate| &certificate.policy);
     let mut tracker = Tracker::default();
     let mut looks = 0_u32;
     let mut most = LOOKS_MAX;
     loop {
         let snapshot = guest.look(Tables::ALL)?;
         looks = looks.saturating_add(1);
-        let Some(certificate) = certificate else {
-            return Ok(Seen { snapshot, findings: Vec::new(), pending: 0, looks });
+        let found = match certificate {
+            Some(certificate) => attest::compare(certificate, &snapshot),
+            // What no certificate is needed to know.
+            None => attest::cross_views(&snapshot, policy),
         };
-        let policy = &certificate.policy;
-        let found = attest::compare(certificate, &snapshot);
         let progress = tracker.feed(found, policy, snapshot.consistency.mode);
         if looks == 1 {
             let wanted = |finding: &Finding| policy.decide(&finding.rule).confirmations;

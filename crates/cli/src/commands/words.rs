@@ -79,6 +79,7 @@ pub(crate) fn process_state(state: ProcessState) -> &'static str {
         ProcessState::Zombie => "Z",
         ProcessState::Parked => "P",
         ProcessState::Idle => "I",
+        ProcessState::New => "N",
     }
 }
 
@@ -98,6 +99,7 @@ pub(crate) fn module_state(state: ModuleState) -> &'static str {
         ModuleState::Live => "live",
         ModuleState::Loading => "loading",
         ModuleState::Unloading => "unloading",
+        ModuleState::Unformed => "unformed",
     }
 }
 

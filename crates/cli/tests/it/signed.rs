@@ -3,7 +3,7 @@
 use attest::{LearnOptions, PrivateKey, Validity, certify};
 use facts::{
     Address, Consistency, ConsistencyMode, ExeState, Hypervisor, Kernel, Namespaces, Process, ProcessState,
-    ProfileOrigin, ProfileSource, Snapshot, Vm, VmState,
+    ProfileOrigin, ProfileSource, Snapshot, Views, Vm, VmState,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -93,6 +93,7 @@ fn snapshot() -> Snapshot {
                 contradictions: Vec::new(),
             },
         },
+        views: Views::default(),
         processes: vec![Process {
             pid: 1,
             ppid: Some(0),
@@ -107,6 +108,7 @@ fn snapshot() -> Snapshot {
             egid: Some(0),
             capabilities_effective: Some(Address(0x1ff_ffff_ffff)),
             kernel_thread: false,
+            exiting: false,
             state: Some(ProcessState::Sleeping),
             start_time_ns: Some(1),
             namespaces: Namespaces::default(),

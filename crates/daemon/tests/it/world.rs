@@ -5,7 +5,7 @@ use attest::{LearnOptions, PrivateKey, Validity, certify};
 use daemon::{Config, Control, Daemon, Engine, Guest, Listed, LookError};
 use facts::{
     Address, Consistency, ConsistencyMode, ExeState, Family, Hypervisor, Kernel, Namespaces, Nic, Process,
-    ProfileOrigin, ProfileSource, Snapshot, Socket, SocketState, Vm, VmState,
+    ProfileOrigin, ProfileSource, Snapshot, Socket, SocketState, Views, Vm, VmState,
 };
 use jiff::{Timestamp, ToSpan};
 use quarantine::{Cut, Dropped, Enforce, Error, InterfaceName, Place, Policy, Status};
@@ -47,6 +47,7 @@ pub fn process(pid: u32, exe: &str) -> Process {
         egid: Some(0),
         capabilities_effective: Some(Address(0)),
         kernel_thread: false,
+        exiting: false,
         state: Some(facts::ProcessState::Sleeping),
         start_time_ns: Some(1),
         namespaces: Namespaces::default(),
@@ -82,6 +83,7 @@ pub fn snapshot(vm: &Vm) -> Snapshot {
                 digest: format!("sha256:{}", "ef".repeat(32)),
             },
         },
+        views: Views::default(),
         processes: vec![process(1, "/sbin/init"), process(20, "/usr/sbin/sshd")],
         sockets: vec![Socket {
             family: Family::Inet,

@@ -1,6 +1,11 @@
-//! Control groups: the path of a task in the unified hierarchy, and the container that the path speaks of.
+//! Control groups: the path of a task in the unified hierarchy, the container that the path speaks of, and the tasks that the
+//! groups know.
+//!
+//! Every task but the idle ones is in the list of a ``struct css_set``, and all of those are in one hash table: a view of
+//! processes that `ps` never uses, and that nobody keeps who wants to stay within limits and accounting.
 
 use super::layout::Resolver;
+use super::list::{self, HashTable};
 use crate::session::{Session, member};
 use facts::ProblemKind;
 use vmi_core::{Gva, ReadError};
@@ -9,6 +14,10 @@ use vmi_core::{Gva, ReadError};
 const DEPTH_MAX: usize = 256;
 /// Longest name of one directory (``NAME_MAX``).
 const NAME_MAX: usize = 255;
+/// Name of the view of tasks in [`facts::Process::views`].
+pub(crate) const VIEW: &str = "cgroup";
+/// Buckets of ``css_set_table``: ``CSS_SET_HASH_BITS`` is 7 (kernel/cgroup/cgroup.c, 4.5 to 7.2).
+const SETS: u64 = 128;
 /// Hex digits of a container id.
 const CONTAINER_ID: usize = 64;
 
@@ -19,6 +28,14 @@ pub(crate) struct Layout {
     node: u64,
     parent: u64,
     name: u64,
+    /// In ``struct css_set``: its place in the hash table, and its lists of tasks.
+    hash: u64,
+    tasks: u64,
+    migrating: u64,
+    /// Leaders that exited before their threads, since 5.2.
+    dying: Option<u64>,
+    /// In ``struct task_struct``: its place in such a list.
+    task_node: u64,
 }
 
 impl Layout {
@@ -29,8 +46,34 @@ impl Layout {
             // Renamed in 6.15.
             parent: resolver.first_of("kernfs_node", &["parent", "__parent"]),
             name: resolver.offset("kernfs_node", "name"),
+            hash: resolver.offset("css_set", "hlist"),
+            tasks: resolver.offset("css_set", "tasks"),
+            migrating: resolver.offset("css_set", "mg_tasks"),
+            dying: resolver.optional("css_set", "dying_tasks"),
+            task_node: resolver.offset("task_struct", "cg_list"),
         }
     }
+}
+
+/// Whether this kernel has the view.
+pub(crate) fn is_known(session: &Session<'_>) -> bool {
+    session.kernel.symbol("css_set_table").is_some()
+}
+
+/// ``struct task_struct *`` of all tasks, threads as well as leaders, that the groups know.
+pub(crate) fn tasks(session: &Session<'_>) -> Result<Vec<Gva>, ReadError> {
+    let layout = &session.kernel.layouts().cgroup;
+    let Some(base) = session.kernel.symbol("css_set_table") else { return Ok(Vec::new()) };
+    let table = HashTable { base, count: SETS, stride: 8, head: 0 };
+    let mut tasks = Vec::new();
+    for node in list::hash_table(session, "css_set table", table)? {
+        let Some(set) = node.checked_sub(layout.hash) else { continue };
+        for list in [layout.tasks, layout.migrating].into_iter().chain(layout.dying) {
+            let nodes = list::list(session, "css_set task list", member(set, list)?)?;
+            tasks.extend(nodes.into_iter().filter_map(|node| node.checked_sub(layout.task_node)));
+        }
+    }
+    Ok(tasks)
 }
 
 /// Path in the unified hierarchy, from ``struct css_set *`` through ``struct kernfs_node *``. `None` without one.

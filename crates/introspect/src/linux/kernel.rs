@@ -1,7 +1,9 @@
 //! A kernel that was found: where its page tables are, its profile, and the offsets all walkers use.
 
 use super::image::START_KERNEL_MAP;
-use super::{cgroup, cred, file, hint, layout::Resolver, list, mm, module, namespace, net, path, task};
+use super::{
+    cgroup, cred, file, hint, layout::Resolver, list, mm, module, namespace, net, path, pid, sched, task,
+};
 use crate::Error;
 use crate::session::Session;
 use facts::{Address, ProfileOrigin, ProfileSource};
@@ -89,6 +91,8 @@ pub(crate) struct Layouts {
     pub(crate) file: file::Layout,
     pub(crate) net: net::Layout,
     pub(crate) module: module::Layout,
+    pub(crate) pid: pid::Layout,
+    pub(crate) sched: sched::Layout,
 }
 
 /// A located kernel with its profile. Good for one boot of one guest; see [`Kernel::is_current`].
@@ -113,6 +117,8 @@ impl Kernel {
             file: file::Layout::resolve(&mut resolver),
             net: net::Layout::resolve(&mut resolver),
             module: module::Layout::resolve(&mut resolver),
+            pid: pid::Layout::resolve(&mut resolver),
+            sched: sched::Layout::resolve(&mut resolver),
         };
         for symbol in ["init_task", "modules", "net_namespace_list", "socket_file_ops"] {
             if profile.profile.optional_symbol(symbol).is_none() {

@@ -4,7 +4,7 @@
 //! its neighbour means that the list changed under us (walk again), and on a hostile one it makes an endless list
 //! impossible, because an element that is reached twice cannot point back at two different predecessors.
 
-use crate::session::Session;
+use crate::session::{Session, member};
 use facts::ProblemKind;
 use vmi_core::{AddressSpace, Gva, ReadError};
 
@@ -37,6 +37,23 @@ pub(crate) fn list(session: &Session<'_>, what: &str, head: Gva) -> Result<Vec<G
 /// ``struct hlist_nulls_head``; the end is a null pointer or one with its lowest bit set.
 pub(crate) fn hlist(session: &Session<'_>, what: &str, head: Gva) -> Result<Vec<Gva>, ReadError> {
     walk(session, what, head, |space, nodes| hlist_once(space, head, nodes))
+}
+
+/// Whether the predecessor of the list node at `node` points at it. A node that was taken off its list points at itself
+/// (``list_del_init()``), at its former neighbours or at poison that is not mapped; they do not point back.
+pub(crate) fn is_linked(session: &Session<'_>, node: Gva) -> Result<bool, ReadError> {
+    let predecessor = session.space.pointer(member(node, BACK)?)?;
+    Ok(predecessor != node && session.space.pointer(predecessor).is_ok_and(|next| next == node))
+}
+
+/// The nodes of a circular list as far as one walk gets, for lists that never hold still: that a node is missing in the
+/// result says nothing, so a list that breaks off is no problem.
+pub(crate) fn glimpse(session: &Session<'_>, head: Gva) -> Result<Vec<Gva>, ReadError> {
+    let mut nodes = Vec::new();
+    match list_once(&session.space, head, &mut nodes) {
+        Err(Broken::Read(_, error)) if error.ends_the_look() => Err(error),
+        _ => Ok(nodes),
+    }
 }
 
 fn walk(

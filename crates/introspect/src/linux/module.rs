@@ -1,20 +1,29 @@
-//! Loadable modules: ``struct module`` by the list ``modules`` (what `lsmod` shows).
+//! Loadable modules: ``struct module`` of every module that any view of the kernel has.
+//!
+//! The views are the list ``modules`` (what `lsmod` shows), the tree by which the kernel finds the module of a code address
+//! (``mod_tree``, since 4.2), and the objects behind `/sys/module` (``module_kset``). A module that takes itself off the list,
+//! the oldest trick of a rootkit, is still in the tree: without it the kernel could not print its stack.
 
 use super::layout::Resolver;
 use super::list;
 use crate::session::{Session, member};
 use facts::{Address, Module, ModuleState, ProblemKind};
 use guest_profiles::FieldKind;
+use std::collections::BTreeSet;
 use vmi_core::{Gva, ReadError};
 
-/// Name of this view in [`Module::views`].
-const VIEW: &str = "module_list";
+/// Names of the views in [`Module::views`].
+const LIST: &str = "module_list";
+const TREE: &str = "module_tree";
+const SYSFS: &str = "sysfs";
+/// How often the tree is walked when it changes meanwhile.
+const TRIES: u32 = 4;
+/// Most nodes of the tree: a module has up to seven ranges of memory.
+const NODES_MAX: usize = 64 << 10;
 /// ``MODULE_NAME_LEN`` (include/linux/module.h): 64 minus the size of a long.
 const NAME_MAX: usize = 56;
 /// ``MODULE_REF_BASE``, kernel/module/internal.h: the reference the kernel holds itself.
 const REF_BASE: u32 = 1;
-/// ``MODULE_STATE_UNFORMED``: still being set up, and not shown by the kernel either.
-const UNFORMED: u32 = 3;
 
 /// Offsets in ``struct module``, in bytes.
 #[derive(Clone, Debug)]
@@ -24,6 +33,56 @@ pub(crate) struct Layout {
     state: u64,
     references: u64,
     sizes: Vec<u64>,
+    tree: Option<TreeLayout>,
+    sysfs: Option<SysfsLayout>,
+}
+
+/// Offsets of the tree of modules, in bytes.
+#[derive(Clone, Debug)]
+struct TreeLayout {
+    /// In ``struct mod_tree_root``.
+    sequence: u64,
+    roots: u64,
+    /// In ``struct mod_tree_node``: the module, and the first of the two nodes.
+    module: u64,
+    nodes: u64,
+    node_size: u64,
+    right: u64,
+    left: u64,
+}
+
+/// Offsets of the objects behind `/sys/module`, in bytes.
+#[derive(Clone, Debug)]
+struct SysfsLayout {
+    /// In ``struct kset``.
+    list: u64,
+    /// From the start of ``struct module_kobject`` to its place in that list, and to the module.
+    entry: u64,
+    module: u64,
+}
+
+impl TreeLayout {
+    fn resolve(resolver: &Resolver<'_>) -> Option<Self> {
+        Some(Self {
+            sequence: resolver.optional("mod_tree_root", "root.seq")?,
+            roots: resolver.optional("mod_tree_root", "root.tree")?,
+            module: resolver.optional("mod_tree_node", "mod")?,
+            nodes: resolver.optional("mod_tree_node", "node.node")?,
+            node_size: resolver.profile().size("rb_node").ok()?,
+            right: resolver.optional("rb_node", "rb_right")?,
+            left: resolver.optional("rb_node", "rb_left")?,
+        })
+    }
+}
+
+impl SysfsLayout {
+    fn resolve(resolver: &Resolver<'_>) -> Option<Self> {
+        Some(Self {
+            list: resolver.optional("kset", "list")?,
+            entry: resolver.optional("module_kobject", "kobj.entry")?,
+            module: resolver.optional("module_kobject", "mod")?,
+        })
+    }
 }
 
 impl Layout {
@@ -34,6 +93,8 @@ impl Layout {
             state: resolver.offset("module", "state"),
             references: resolver.offset("module", "refcnt"),
             sizes: sizes(resolver),
+            tree: TreeLayout::resolve(resolver),
+            sysfs: SysfsLayout::resolve(resolver),
         }
     }
 }
@@ -60,25 +121,171 @@ fn sizes(resolver: &mut Resolver<'_>) -> Vec<u64> {
         .collect()
 }
 
-/// Adds all modules on the list.
+/// ``struct module *`` of the modules that each view has. `None`: this kernel has no such view.
+struct Views {
+    list: BTreeSet<Gva>,
+    tree: Option<BTreeSet<Gva>>,
+    sysfs: Option<BTreeSet<Gva>>,
+}
+
+impl Views {
+    fn take(session: &Session<'_>, head: Gva) -> Result<Self, ReadError> {
+        let offset = session.kernel.layouts().module.list;
+        let nodes = list::list(session, "module list", head)?;
+        Ok(Self {
+            list: nodes.into_iter().filter_map(|node| node.checked_sub(offset)).collect(),
+            tree: tree(session)?,
+            sysfs: sysfs(session)?,
+        })
+    }
+
+    fn each(&self) -> [(&'static str, Option<&BTreeSet<Gva>>); 3] {
+        [(LIST, Some(&self.list)), (TREE, self.tree.as_ref()), (SYSFS, self.sysfs.as_ref())]
+    }
+
+    fn all(&self) -> BTreeSet<Gva> {
+        self.each().into_iter().filter_map(|(_, view)| view).flatten().copied().collect()
+    }
+
+    /// The names of the views that have the module, and whether that is all that there are.
+    fn of(&self, module: Gva) -> (Vec<&'static str>, bool) {
+        let (having, lacking): (Vec<_>, Vec<_>) = self
+            .each()
+            .into_iter()
+            .filter_map(|(name, view)| Some((name, view?.contains(&module))))
+            .partition(|(_, has)| *has);
+        (having.into_iter().map(|(name, _)| name).collect(), lacking.is_empty())
+    }
+}
+
+/// Adds all modules that any view has.
+///
+/// A module that comes or goes is in some of the views for a moment. So where they disagree they are taken a second time:
+/// what either time has counts as seen, and what the second has nowhere is gone.
 pub(crate) fn modules(session: &Session<'_>, modules: &mut Vec<Module>) -> Result<(), ReadError> {
-    let layout = &session.kernel.layouts().module;
     let Some(head) = session.kernel.symbol("modules") else {
         session.problem(ProblemKind::Profile, "modules", "The kernel has no such symbol.");
         return Ok(());
     };
-    for node in list::list(session, "module list", head)? {
-        let Some(module) = node.checked_sub(layout.list) else { continue };
-        match read(session, module) {
-            Ok(Some(facts)) => modules.push(facts),
-            Ok(None) => {}
+    let first = Views::take(session, head)?;
+    let mut all = first.all();
+    let second = if all.iter().all(|module| first.of(*module).1) {
+        None
+    } else {
+        session.space.look().forget_pages();
+        let second = Views::take(session, head)?;
+        all = second.all();
+        Some(second)
+    };
+    for module in all {
+        let (again, _) = second.as_ref().map(|views| views.of(module)).unwrap_or_default();
+        let (once, _) = first.of(module);
+        let views =
+            [LIST, TREE, SYSFS].into_iter().filter(|view| once.contains(view) || again.contains(view));
+        match read(session, module, views.map(str::to_owned).collect()) {
+            Ok(facts) => modules.push(facts),
             Err(error) => session.unreadable("module", module, error)?,
         }
     }
     Ok(())
 }
 
-fn read(session: &Session<'_>, module: Gva) -> Result<Option<Module>, ReadError> {
+/// Names of the views of modules that the guest's kernel has, in the order of [`Module::views`].
+pub(crate) fn views(session: &Session<'_>) -> Vec<String> {
+    let layout = &session.kernel.layouts().module;
+    let has = |symbol: &str| session.kernel.symbol(symbol).is_some();
+    [
+        (true, LIST),
+        (layout.tree.is_some() && has("mod_tree"), TREE),
+        (layout.sysfs.is_some() && has("module_kset"), SYSFS),
+    ]
+    .into_iter()
+    .filter(|(known, _)| *known)
+    .map(|(_, name)| name.to_owned())
+    .collect()
+}
+
+/// The modules in ``mod_tree``. `None`: this kernel has no such tree.
+///
+/// It is two trees of the same modules (a latch, include/linux/rbtree_latch.h), of which one is whole at any time: the one
+/// that the lowest bit of the sequence number says, as long as that number stays.
+fn tree(session: &Session<'_>) -> Result<Option<BTreeSet<Gva>>, ReadError> {
+    let (Some(layout), Some(root)) =
+        (&session.kernel.layouts().module.tree, session.kernel.symbol("mod_tree"))
+    else {
+        return Ok(None);
+    };
+    let sequence = |session: &Session<'_>| session.space.u32(member(root, layout.sequence)?);
+    let mut found = BTreeSet::new();
+    for _ in 0..TRIES {
+        let before = sequence(session);
+        let Some(before) = session.known("module tree", root, before)? else { return Ok(None) };
+        let walked = walk_tree(session, layout, root, u64::from(before & 1));
+        found = session.known("module tree", root, walked)?.unwrap_or_default();
+        session.space.look().forget_pages();
+        if session.known("module tree", root, sequence(session))? == Some(before) {
+            break;
+        }
+        session.retry();
+    }
+    Ok(Some(found))
+}
+
+fn walk_tree(
+    session: &Session<'_>,
+    layout: &TreeLayout,
+    root: Gva,
+    which: u64,
+) -> Result<BTreeSet<Gva>, ReadError> {
+    let space = &session.space;
+    let top = member(root, layout.roots)?
+        .element(which, 8)
+        .ok_or(ReadError::NotAnAddress { at: root, len: layout.roots })?;
+    let mut open = vec![space.pointer(top)?];
+    let mut seen = BTreeSet::new();
+    let mut modules = BTreeSet::new();
+    while let Some(node) = open.pop() {
+        if node.is_null() || !seen.insert(node) {
+            continue;
+        }
+        if seen.len() > NODES_MAX {
+            session.problem(
+                ProblemKind::Budget,
+                format_args!("module tree {root}"),
+                format_args!("More than {NODES_MAX} nodes."),
+            );
+            break;
+        }
+        let offset = layout.nodes.saturating_add(which.saturating_mul(layout.node_size));
+        let owner = node.checked_sub(offset).ok_or(ReadError::NotAnAddress { at: node, len: offset })?;
+        modules.insert(space.pointer(member(owner, layout.module)?)?);
+        open.push(space.pointer(member(node, layout.right)?)?);
+        open.push(space.pointer(member(node, layout.left)?)?);
+    }
+    modules.remove(&Gva(0));
+    Ok(modules)
+}
+
+/// The modules that have an object in `/sys/module`; built-in ones have an object and no module. `None`: this kernel has no
+/// such set.
+fn sysfs(session: &Session<'_>) -> Result<Option<BTreeSet<Gva>>, ReadError> {
+    let (Some(layout), Some(symbol)) =
+        (&session.kernel.layouts().module.sysfs, session.kernel.symbol("module_kset"))
+    else {
+        return Ok(None);
+    };
+    let space = &session.space;
+    let Some(set) = session.known("module set", symbol, space.pointer(symbol))? else { return Ok(None) };
+    let mut modules = BTreeSet::new();
+    for entry in list::list(session, "module set", member(set, layout.list)?)? {
+        let Some(object) = entry.checked_sub(layout.entry) else { continue };
+        let module = member(object, layout.module).and_then(|at| space.pointer(at));
+        modules.extend(session.known("module set", object, module)?.filter(|module| !module.is_null()));
+    }
+    Ok(Some(modules))
+}
+
+fn read(session: &Session<'_>, module: Gva, views: Vec<String>) -> Result<Module, ReadError> {
     let layout = &session.kernel.layouts().module;
     let space = &session.space;
     // ``enum module_state``, include/linux/module.h.
@@ -86,7 +293,7 @@ fn read(session: &Session<'_>, module: Gva) -> Result<Option<Module>, ReadError>
         0 => Some(ModuleState::Live),
         1 => Some(ModuleState::Loading),
         2 => Some(ModuleState::Unloading),
-        UNFORMED => return Ok(None),
+        3 => Some(ModuleState::Unformed),
         other => {
             session.problem(
                 ProblemKind::Implausible,
@@ -102,12 +309,12 @@ fn read(session: &Session<'_>, module: Gva) -> Result<Option<Module>, ReadError>
         size = size.saturating_add(u64::from(space.u32(member(module, *offset)?)?));
     }
     let references = space.u32(member(module, layout.references)?)?;
-    Ok(Some(Module {
+    Ok(Module {
         name: String::from_utf8_lossy(&name).into_owned(),
         size: Some(size),
         references: references.checked_sub(REF_BASE),
         state,
-        views: vec![VIEW.to_owned()],
+        views,
         module: Address(module.0),
-    }))
+    })
 }

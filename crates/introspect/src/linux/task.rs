@@ -1,25 +1,28 @@
-//! Processes: ``struct task_struct`` by the list of all thread group leaders, ``init_task.tasks``.
+//! One process: ``struct task_struct`` of a thread group leader.
 //!
-//! The list is the view that `ps` effectively has; that a task is *not* on it proves nothing (issue: cross-views), which
-//! is why each process says in which views it was seen.
+//! Which tasks there are is [`super::processes`]'s question; here one is read, together with what says that it was still the
+//! same process at the end of the reading as at its start.
 
 use super::layout::Resolver;
 use super::{cgroup, cred, list, mm, namespace};
 use crate::session::{Session, member};
 use facts::{Address, ExeState, ProblemKind, Process, ProcessState};
-use std::collections::HashSet;
 use vmi_core::{Gva, ReadError};
 
-/// Name of this view in [`Process::views`].
-const VIEW: &str = "task_list";
 /// ``PF_KTHREAD``, include/linux/sched.h (6.12).
 const PF_KTHREAD: u32 = 0x0020_0000;
+/// ``PF_EXITING``, include/linux/sched.h (6.12).
+const PF_EXITING: u32 = 0x4;
 /// ``TASK_COMM_LEN``, include/linux/sched.h.
 const COMM: usize = 16;
 /// ``PID_MAX_LIMIT``, include/linux/threads.h: no pid reaches it.
 const PID_MAX_LIMIT: u32 = 4 << 20;
+/// ``EXIT_DEAD``, include/linux/sched.h: it was reaped, and its memory is about to be freed.
+const EXIT_DEAD: u32 = 0x10;
 /// ``TASK_REPORT``, include/linux/sched.h: the state bits that `/proc` shows.
 const TASK_REPORT: u32 = 0x7f;
+/// ``TASK_NEW``, include/linux/sched.h (0x800 since 4.8, 5.10 to 7.2 the same): set from its making to its first wake-up.
+const TASK_NEW: u32 = 0x800;
 /// ``TASK_IDLE`` = ``TASK_UNINTERRUPTIBLE | TASK_NOLOAD``.
 const TASK_IDLE: u32 = 0x402;
 
@@ -43,6 +46,7 @@ pub(crate) struct Layout {
     cgroups: u64,
     signal: u64,
     nr_threads: u64,
+    group_leader: u64,
 }
 
 impl Layout {
@@ -67,7 +71,15 @@ impl Layout {
             cgroups: resolver.offset("task_struct", "cgroups"),
             signal: resolver.offset("task_struct", "signal"),
             nr_threads: resolver.offset("signal_struct", "nr_threads"),
+            group_leader: resolver.offset("task_struct", "group_leader"),
         }
+    }
+}
+
+impl Layout {
+    /// Where a task's place in the task list is.
+    pub(super) fn tasks(&self) -> u64 {
+        self.tasks
     }
 }
 
@@ -81,54 +93,67 @@ pub(crate) struct Seen {
 
 /// What says that a ``struct task_struct`` is still the one whose reading began.
 #[derive(PartialEq, Eq)]
-struct Stamp {
+pub(super) struct Stamp {
     pid: u32,
     exit_state: u32,
     start_time: u64,
 }
 
-/// Adds all processes on the task list.
-pub(crate) fn processes(session: &Session<'_>, processes: &mut Vec<Seen>) -> Result<(), ReadError> {
-    let layout = &session.kernel.layouts().task;
-    let Some(head) = session.kernel.symbol("init_task").and_then(|task| task.checked_add(layout.tasks))
-    else {
-        session.problem(ProblemKind::Profile, "init_task", "The kernel has no such symbol.");
-        return Ok(());
-    };
-    // Memory of a task that ended may be a new task's, further down the same list, before the walk is over.
-    let mut seen = HashSet::new();
-    for node in list::list(session, "task list", head)? {
-        let Some(task) = node.checked_sub(layout.tasks).filter(|task| seen.insert(*task)) else { continue };
-        match process(session, task) {
-            Ok(Some(process)) => processes.push(process),
-            Ok(None) => session.torn(),
-            Err(error) => session.unreadable("task_struct", task, error)?,
-        }
+impl Stamp {
+    pub(super) fn of(session: &Session<'_>, task: Gva) -> Result<Self, ReadError> {
+        let layout = &session.kernel.layouts().task;
+        Ok(Self {
+            pid: session.space.u32(member(task, layout.pid)?)?,
+            exit_state: session.space.u32(member(task, layout.exit_state)?)?,
+            start_time: session.space.u64(member(task, layout.start_time)?)?,
+        })
     }
-    if processes.is_empty() {
-        session.problem(
-            ProblemKind::Inconsistent,
-            format_args!("task list {head}"),
-            "It has no process: a running Linux has at least one.",
-        );
+
+    /// Whether the task is still the process of this row. That a process became a zombie meanwhile does not matter here.
+    pub(super) fn is_of(&self, seen: &Seen) -> bool {
+        self.pid == seen.facts.pid && Some(self.start_time) == seen.facts.start_time_ns
     }
-    Ok(())
 }
 
-/// One process. `Ok(None)`: the task went away, or kept changing, while it was read.
-fn process(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, ReadError> {
+/// The thread group leader of a task. `None`: it is an idle task.
+pub(super) fn leader(session: &Session<'_>, task: Gva) -> Result<Option<Gva>, ReadError> {
+    let layout = &session.kernel.layouts().task;
+    let pid = session.space.u32(member(task, layout.pid)?)?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    let leader = session.space.pointer(member(task, layout.group_leader)?)?;
+    Ok(Some(leader).filter(|leader| !leader.is_null()))
+}
+
+/// A process that is on the task list. `Ok(None)`: the task went away, or kept changing, while it was read.
+pub(super) fn listed(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, ReadError> {
     for _ in 0..2 {
-        let before = stamp(session, task)?;
+        let before = Stamp::of(session, task)?;
         let seen = read(session, task, &before)?;
         if !is_listed(session, task)? {
             return Ok(None);
         }
-        if stamp(session, task)? == before {
+        if Stamp::of(session, task)? == before {
             return Ok(Some(seen));
         }
         session.space.look().forget_pages();
     }
     Ok(None)
+}
+
+/// A process that other views have. `Ok(None)`: it has ended, never began, or kept changing while it was read.
+pub(super) fn unlisted(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, ReadError> {
+    session.space.look().forget_pages();
+    let before = Stamp::of(session, task)?;
+    let lives = before.exit_state & EXIT_DEAD == 0
+        && before.start_time != 0
+        && (1..PID_MAX_LIMIT).contains(&before.pid);
+    if !lives {
+        return Ok(None);
+    }
+    let seen = read(session, task, &before)?;
+    Ok((Stamp::of(session, task)? == before).then_some(seen))
 }
 
 /// Whether the predecessor on the task list still points at this task.
@@ -137,19 +162,7 @@ fn process(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, ReadError> 
 /// ``struct task_struct`` (dup_task_struct(), kernel/fork.c): a half-born task looks like its parent, pid and all, until it
 /// is told otherwise. What it cannot look like is an element of the list.
 fn is_listed(session: &Session<'_>, task: Gva) -> Result<bool, ReadError> {
-    let node = member(task, session.kernel.layouts().task.tasks)?;
-    let predecessor = session.space.pointer(member(node, list::BACK)?)?;
-    // A poisoned link (LIST_POISON2) of a task that just left the list is not mapped.
-    Ok(session.space.pointer(predecessor).is_ok_and(|next| next == node))
-}
-
-fn stamp(session: &Session<'_>, task: Gva) -> Result<Stamp, ReadError> {
-    let layout = &session.kernel.layouts().task;
-    Ok(Stamp {
-        pid: session.space.u32(member(task, layout.pid)?)?,
-        exit_state: session.space.u32(member(task, layout.exit_state)?)?,
-        start_time: session.space.u64(member(task, layout.start_time)?)?,
-    })
+    list::is_linked(session, member(task, session.kernel.layouts().task.tasks)?)
 }
 
 fn read(session: &Session<'_>, task: Gva, stamp: &Stamp) -> Result<Seen, ReadError> {
@@ -214,12 +227,13 @@ fn read(session: &Session<'_>, task: Gva, stamp: &Stamp) -> Result<Seen, ReadErr
         egid: cred.as_ref().map(|cred| cred.egid),
         capabilities_effective: cred.as_ref().map(|cred| Address(cred.capabilities_effective)),
         kernel_thread,
+        exiting: flags & PF_EXITING != 0,
         state: state(space.u32(member(task, layout.state)?)?, stamp.exit_state),
         start_time_ns: Some(stamp.start_time),
         namespaces,
         cgroup,
         container,
-        views: vec![VIEW.to_owned()],
+        views: Vec::new(),
         task: Address(task.0),
     };
     Ok(Seen { facts, files })
@@ -227,6 +241,9 @@ fn read(session: &Session<'_>, task: Gva, stamp: &Stamp) -> Result<Seen, ReadErr
 
 /// ``__task_state_index()``, include/linux/sched.h (6.12): the highest reported bit counts.
 fn state(state: u32, exit_state: u32) -> Option<ProcessState> {
+    if state & TASK_NEW != 0 && exit_state == 0 {
+        return Some(ProcessState::New);
+    }
     if state & TASK_IDLE == TASK_IDLE && exit_state == 0 {
         return Some(ProcessState::Idle);
     }

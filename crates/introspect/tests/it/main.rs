@@ -4,7 +4,8 @@
 //! `tables`, which compares every table on every kind of guest.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
-mod churn; // a guest that changes while it is looked at
+mod churn;
+mod cross_views; // a guest that changes while it is looked at
 mod equal; // compares a snapshot with the guest's /proc, entry by entry
 mod hostile; // a guest that lies
 mod images; // memory images

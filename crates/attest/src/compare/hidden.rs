@@ -1,0 +1,108 @@
+//! Objects that some view of the kernel has and another, which must have it, has not.
+//!
+//! No certificate is needed to know that this is wrong: a kernel that works keeps its views together, and whoever takes an
+//! object off one of them hides it from whoever reads that one. No certificate can allow it either. Must never count an
+//! object that is on its way in or out: the walkers have looked twice, and two looks must agree before it is drift.
+
+use super::draft::{Cause, Draft, Drafts, cause};
+use crate::text::{list, shown};
+use facts::{ExeState, Module, ModuleState, Process, ProcessState, Snapshot, rule};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(super) fn compare(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
+    processes(snapshot, drafts);
+    modules(snapshot, drafts);
+}
+
+/// Views in `all` that are not among those that saw an object.
+fn missing<'v>(all: &'v [String], seen: &[String]) -> Vec<&'v String> {
+    all.iter().filter(|view| !seen.contains(view)).collect()
+}
+
+/// Views of processes that should have this one and have not.
+///
+/// A process is put into its views one after the other while it is made, and taken out so while it ends, and a guest's CPU may
+/// stand still in between for as long as the host likes. So one that never ran yet need only be on the task list, and one
+/// that ends and has no memory any more may be on no list: neither can do anything.
+fn missing_of_process<'v>(snapshot: &'v Snapshot, process: &Process) -> Vec<&'v String> {
+    let has = |name: &str| process.views.iter().any(|view| view == name);
+    let begins = process.state == Some(ProcessState::New) && has("task_list") && !has("run_queue");
+    let ends = process.exiting && process.exe_state == Some(ExeState::None);
+    if begins || ends { Vec::new() } else { missing(&snapshot.views.processes, &process.views) }
+}
+
+fn processes(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
+    let mut hidden: BTreeMap<Cause, Vec<&Process>> = BTreeMap::new();
+    for process in &snapshot.processes {
+        let missing = missing_of_process(snapshot, process);
+        if !missing.is_empty() {
+            let program = process.exe.as_deref().unwrap_or(&process.name);
+            let parts = std::iter::once(program).chain(missing.into_iter().map(String::as_str));
+            hidden.entry(cause("process", parts)).or_default().push(process);
+        }
+    }
+    for (cause, processes) in hidden {
+        let Some(first) = processes.first() else { continue };
+        drafts.add(rule::PROCESS_HIDDEN, &cause, || {
+            let program = shown(first.exe.as_deref().unwrap_or(&first.name));
+            let pids = list(processes.iter().map(|process| process.pid));
+            let missing = missing_of_process(snapshot, first);
+            let seen: BTreeSet<&String> = processes.iter().flat_map(|process| &process.views).collect();
+            Draft::new(
+                format!("process {program} (pid {pids})"),
+                format!(
+                    "{program} runs (pid {pids}) and is missing in {}: it is hidden from whoever looks there",
+                    list(missing.iter())
+                ),
+            )
+            .expected(format!("in {}", list(snapshot.views.processes.iter())))
+            .seen(format!("in {}", list(seen.iter())))
+            .with("tasks", list(processes.iter().map(|process| process.task)))
+            .with("pids", pids)
+            .views(seen)
+            .missing(missing)
+        });
+    }
+}
+
+/// Whether the module shows itself as not there yet while it is set up: `lsmod` leaves such a module out. In `/sys/module` it
+/// comes only after that state, and leaves before it (load_module(), free_module(), kernel/module/main.c 6.12).
+fn poses_as_unformed(module: &Module) -> bool {
+    module.state == Some(ModuleState::Unformed) && module.views.iter().any(|view| view == "sysfs")
+}
+
+/// Whether the module is on its way in or out: it is in `/sys/module` only in between, and on the list and in the tree all the
+/// time, so `lsmod` shows it.
+fn comes_or_goes(module: &Module) -> bool {
+    let has = |name: &str| module.views.iter().any(|view| view == name);
+    let between =
+        matches!(module.state, Some(ModuleState::Loading | ModuleState::Unloading | ModuleState::Unformed));
+    between && has("module_list") && has("module_tree") && !has("sysfs")
+}
+
+fn modules(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
+    for module in &snapshot.modules {
+        let missing = missing(&snapshot.views.modules, &module.views);
+        if comes_or_goes(module) || (missing.is_empty() && !poses_as_unformed(module)) {
+            continue;
+        }
+        let name = shown(&module.name);
+        let parts = std::iter::once(module.name.as_str()).chain(missing.iter().map(|view| view.as_str()));
+        drafts.add(rule::MODULE_HIDDEN, &cause("module", parts), || {
+            let message = if missing.is_empty() {
+                format!("The kernel module {name} is set up and says that it is not yet: `lsmod` leaves it out")
+            } else {
+                format!(
+                    "The kernel module {name} is loaded and missing in {}: it is hidden from whoever looks there",
+                    list(missing.iter())
+                )
+            };
+            Draft::new(format!("module {name}"), message)
+                .expected(format!("in {}", list(snapshot.views.modules.iter())))
+                .seen(format!("in {}", list(module.views.iter())))
+                .with("module", module.module.to_string())
+                .views(&module.views)
+                .missing(missing)
+        });
+    }
+}

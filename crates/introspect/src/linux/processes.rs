@@ -1,0 +1,214 @@
+//! The process table: what independent views of the kernel have, put together.
+//!
+//! The views are the list of all thread group leaders (``init_task.tasks``, what `ps` effectively has), the pid table, the
+//! tasks of the control groups, and the run queues. Each process says in which of them it was seen. Every living process is
+//! in the first three, so one that was taken off a list to hide it stands out by the view that is missing.
+//!
+//! A running guest makes and ends processes between two walks, and that must never look like hiding. So where the views
+//! disagree they are all taken a second time: what either time has counts as seen, and what the second has nowhere has ended.
+
+use super::task::{self, Seen, Stamp};
+use super::{cgroup, list, pid, sched};
+use crate::session::Session;
+use facts::ProblemKind;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use vmi_core::{Gva, ReadError};
+
+/// Name of the task list in [`facts::Process::views`]; the other views name themselves.
+const LIST: &str = "task_list";
+
+/// ``struct task_struct *`` of the thread group leaders that each view has.
+struct Views {
+    /// In the order of the list, each once.
+    list: Vec<Gva>,
+    listed: HashSet<Gva>,
+    /// `None`: this kernel has no such view.
+    pid_table: Option<HashSet<Gva>>,
+    cgroup: Option<HashSet<Gva>>,
+    run_queue: HashSet<Gva>,
+}
+
+impl Views {
+    /// The task list comes last: what was born since the others were walked is then on it, and found in them the second time.
+    fn take(session: &Session<'_>, head: Gva) -> Result<Self, ReadError> {
+        let pid_table = pid::is_known(session).then(|| pid::leaders(session)).transpose()?;
+        let cgroup = cgroup::is_known(session)
+            .then(|| cgroup::tasks(session).and_then(|tasks| leaders(session, tasks)))
+            .transpose()?;
+        let run_queue = leaders(session, sched::tasks(session)?)?;
+        let offset = session.kernel.layouts().task.tasks();
+        // Memory of a task that ended may be a new task's, further down the same list, before the walk is over.
+        let mut listed = HashSet::new();
+        let list = list::list(session, "task list", head)?
+            .into_iter()
+            .filter_map(|node| node.checked_sub(offset))
+            .filter(|task| listed.insert(*task))
+            .collect();
+        Ok(Self { list, listed, pid_table, cgroup, run_queue })
+    }
+
+    /// Whether each view has the task, with the view's name. A view that this kernel does not have is left out.
+    fn of(&self, task: Gva) -> impl Iterator<Item = (&'static str, bool)> {
+        let optional =
+            |view: &Option<HashSet<Gva>>, name| view.as_ref().map(|view| (name, view.contains(&task)));
+        [
+            Some((LIST, self.listed.contains(&task))),
+            optional(&self.pid_table, pid::VIEW),
+            optional(&self.cgroup, cgroup::VIEW),
+            Some((sched::VIEW, self.run_queue.contains(&task))),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    fn names(&self, task: Gva) -> Vec<String> {
+        self.of(task).filter(|(_, seen)| *seen).map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// The names of the views that either of two takes has the task in.
+    fn names_of_either(&self, other: &Self, task: Gva) -> Vec<String> {
+        let both = self.of(task).zip(other.of(task));
+        both.filter(|((_, first), (_, second))| *first || *second)
+            .map(|((name, _), _)| name.to_owned())
+            .collect()
+    }
+
+    fn has(&self, task: Gva) -> bool {
+        self.of(task).any(|(_, seen)| seen)
+    }
+
+    /// Tasks that some view has and another lacks that must have it.
+    fn doubtful(&self) -> BTreeSet<Gva> {
+        let others = [self.pid_table.as_ref(), self.cgroup.as_ref(), Some(&self.run_queue)];
+        let all = others.into_iter().flatten().flatten().chain(&self.list).copied();
+        all.filter(|task| self.of(*task).any(|(name, seen)| !seen && name != sched::VIEW)).collect()
+    }
+}
+
+/// The names of the views that every living process is in, of those that this kernel has. The run queues have only those
+/// that run.
+pub(crate) fn views(session: &Session<'_>) -> Vec<String> {
+    [(true, LIST), (pid::is_known(session), pid::VIEW), (cgroup::is_known(session), cgroup::VIEW)]
+        .into_iter()
+        .filter(|(known, _)| *known)
+        .map(|(_, view)| view.to_owned())
+        .collect()
+}
+
+/// Adds all processes that any view has.
+pub(crate) fn processes(session: &Session<'_>, processes: &mut Vec<Seen>) -> Result<(), ReadError> {
+    let offset = session.kernel.layouts().task.tasks();
+    let Some(head) = session.kernel.symbol("init_task").and_then(|task| task.checked_add(offset)) else {
+        session.problem(ProblemKind::Profile, "init_task", "The kernel has no such symbol.");
+        return Ok(());
+    };
+    let views = Views::take(session, head)?;
+    for task in &views.list {
+        match task::listed(session, *task) {
+            Ok(Some(mut process)) => {
+                process.facts.views = views.names(*task);
+                processes.push(process);
+            }
+            Ok(None) => session.torn(),
+            Err(error) => session.unreadable("task_struct", *task, error)?,
+        }
+    }
+    if processes.is_empty() {
+        session.problem(
+            ProblemKind::Inconsistent,
+            format_args!("task list {head}"),
+            "It has no process: a running Linux has at least one.",
+        );
+    }
+    let doubtful = views.doubtful();
+    if !doubtful.is_empty() {
+        settle(session, head, &views, &doubtful, processes)?;
+    }
+    Ok(())
+}
+
+/// Looks a second time at the tasks that not all views had.
+fn settle(
+    session: &Session<'_>,
+    head: Gva,
+    first: &Views,
+    doubtful: &BTreeSet<Gva>,
+    processes: &mut Vec<Seen>,
+) -> Result<(), ReadError> {
+    session.space.look().forget_pages();
+    let second = Views::take(session, head)?;
+    let mut rows: HashMap<Gva, Seen> = HashMap::new();
+    for process in processes.extract_if(.., |process| doubtful.contains(&Gva(process.facts.task.0))) {
+        rows.insert(Gva(process.facts.task.0), process);
+    }
+    let mut unlisted = Vec::new();
+    for task in doubtful.iter().copied().filter(|task| second.has(*task)) {
+        let listed = second.listed.contains(&task);
+        let row = match current(session, task, rows.remove(&task), listed) {
+            Ok(row) => row,
+            // Mostly memory of a task that ended just now. A task on the list has been told of as unreadable already.
+            Err(error) if error.ends_the_look() => return Err(error),
+            Err(_) => None,
+        };
+        match row {
+            Some(mut row) => {
+                row.facts.views = first.names_of_either(&second, task);
+                let rows = if listed { &mut *processes } else { &mut unlisted };
+                rows.push(row);
+            }
+            None => session.torn(),
+        }
+    }
+    processes.append(&mut still_there(session, head, unlisted)?);
+    Ok(())
+}
+
+/// The row of a task if it is still of the same process, else a new one. `None`: it is no process any more, or kept changing.
+fn current(
+    session: &Session<'_>,
+    task: Gva,
+    row: Option<Seen>,
+    listed: bool,
+) -> Result<Option<Seen>, ReadError> {
+    let now = Stamp::of(session, task)?;
+    match row {
+        Some(row) if now.is_of(&row) => Ok(Some(row)),
+        _ if listed => task::listed(session, task),
+        _ => task::unlisted(session, task),
+    }
+}
+
+/// Those of the rows that are not on the task list which some view leads to once more, and which are still the same process.
+///
+/// Memory of a task that ended is the next one's, which starts as a copy of its parent, pid and all (see [`task::listed`]): a
+/// view that was walked before that leads to what looks like the parent a second time.
+fn still_there(session: &Session<'_>, head: Gva, rows: Vec<Seen>) -> Result<Vec<Seen>, ReadError> {
+    if rows.is_empty() {
+        return Ok(rows);
+    }
+    session.space.look().forget_pages();
+    let third = Views::take(session, head)?;
+    let mut kept = Vec::new();
+    for row in rows {
+        let task = Gva(row.facts.task.0);
+        match Stamp::of(session, task) {
+            Ok(now) if third.has(task) && now.is_of(&row) => kept.push(row),
+            Err(error) if error.ends_the_look() => return Err(error),
+            _ => session.torn(),
+        }
+    }
+    Ok(kept)
+}
+
+/// The thread group leaders of tasks, the idle tasks left out. Tasks that cannot be read are gone.
+fn leaders(session: &Session<'_>, tasks: Vec<Gva>) -> Result<HashSet<Gva>, ReadError> {
+    let mut leaders = HashSet::new();
+    for task in tasks {
+        match task::leader(session, task) {
+            Ok(leader) => leaders.extend(leader),
+            Err(error) if error.ends_the_look() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(leaders)
+}
