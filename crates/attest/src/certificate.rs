@@ -6,10 +6,10 @@
 //! [`crate::pattern`]. Must never hold anything about one particular run: no pid, no address, no boot id.
 
 use crate::capabilities::Capabilities;
+use crate::flow::Flows;
 use crate::pattern::Pattern;
-use crate::policy::{LEAST_CONFIRMATIONS, Policy};
-use crate::text::shown;
-use crate::{Error, Refusal, dsse, keys::PrivateKey};
+use crate::policy::Policy;
+use crate::{Error, dsse, keys::PrivateKey};
 use facts::{ExeState, Family, Vm};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -24,7 +24,7 @@ pub const PREDICATE_TYPE: &str = "https://birthmark.dev/attestation/birth-certif
 /// Major version of the predicate's schema that this program reads.
 pub const SCHEMA_MAJOR: u32 = 1;
 /// Minor version that it writes.
-pub const SCHEMA_MINOR: u32 = 0;
+pub const SCHEMA_MINOR: u32 = 1;
 
 /// An in-toto Statement whose predicate is a birth certificate: the bytes that are signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +58,9 @@ pub struct Certificate {
     pub schema: SchemaVersion,
     /// Grows with every certificate of the service, from 1; one that is lower than the highest seen is refused.
     pub serial: u64,
+    /// `sha256:…` of the payload of the certificate that this one replaces. Absent: it is the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supersedes: Option<String>,
     /// The service.
     pub service: String,
     /// When it holds.
@@ -71,6 +74,9 @@ pub struct Certificate {
     pub processes: Vec<ProcessEntry>,
     /// What may listen.
     pub listeners: Vec<ListenerEntry>,
+    /// With whom it may speak. Absent: flows are not judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<Flows>,
     /// What may see raw packets.
     pub raw_sockets: Vec<RawSocketEntry>,
     /// Which kernel modules may be loaded.
@@ -203,8 +209,16 @@ pub struct ProcessEntry {
     /// Templates for the argument vector, one for one; a last `**` stands for any further arguments. Absent: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args: Option<Vec<Pattern>>,
+    /// SHA-256 of the executable's file (lower-case hex), one for each version that may run, where it is known from an
+    /// image. A look at memory does not see the file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sha256: Vec<String>,
     /// As whom it may run: at least one.
     pub identities: Vec<Identity>,
+    /// Templates for the executable of the process that started it; a kernel thread is its name in brackets. Absent: any.
+    /// The first process has no parent and always fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parents: Option<Vec<Pattern>>,
     /// How many at a time.
     #[serde(default, skip_serializing_if = "is_any_number")]
     pub count: Count,
@@ -442,82 +456,9 @@ impl Statement {
         self.check().map_err(Error::WouldBeRefused)?;
         dsse::seal(dsse::PAYLOAD_TYPE, &self.to_json()?, key)
     }
-
-    /// Whether it makes sense in itself.
-    pub(crate) fn check(&self) -> Result<(), Refusal> {
-        let certificate = &self.predicate;
-        if certificate.service.trim().is_empty() {
-            return Err(Refusal::NoService);
-        }
-        if certificate.serial == 0 {
-            return Err(Refusal::SerialZero);
-        }
-        let Validity { not_before, not_after } = certificate.validity;
-        if not_after <= not_before {
-            return Err(Refusal::ValidityReversed { not_before, not_after });
-        }
-        if self.subject.is_empty() || self.subject.iter().any(|subject| subject.digest.is_empty()) {
-            return Err(Refusal::NoSubject);
-        }
-        if certificate.guest.kernels.is_empty() {
-            return Err(Refusal::NoKernel);
-        }
-        for kernel in &certificate.guest.kernels {
-            let hex = kernel.btf_digest.strip_prefix("sha256:");
-            let named = |subject: &Subject| subject.digest.get("sha256").map(String::as_str) == hex;
-            if hex.is_none() || !self.subject.iter().any(named) {
-                return Err(Refusal::KernelNotSubject {
-                    release: shown(&kernel.release),
-                    digest: shown(&kernel.btf_digest),
-                });
-            }
-        }
-        for (index, entry) in certificate.processes.iter().enumerate() {
-            entry.contradiction().map_or(Ok(()), |what| Err(Refusal::ProcessEntry { index, what }))?;
-        }
-        for (index, entry) in certificate.listeners.iter().enumerate() {
-            entry.contradiction().map_or(Ok(()), |what| Err(Refusal::ListenerEntry { index, what }))?;
-        }
-        let defaults = ("default", Some(certificate.policy.confirmations));
-        let rules =
-            certificate.policy.rules.iter().map(|(rule, policy)| (rule.as_str(), policy.confirmations));
-        for (rule, confirmations) in std::iter::once(defaults).chain(rules) {
-            if let Some(confirmations) = confirmations.filter(|wanted| *wanted < LEAST_CONFIRMATIONS) {
-                let rule = shown(rule);
-                return Err(Refusal::TooFewConfirmations { rule, confirmations, least: LEAST_CONFIRMATIONS });
-            }
-        }
-        Ok(())
-    }
 }
 
 impl ProcessEntry {
-    fn contradiction(&self) -> Option<&'static str> {
-        if self.kernel_thread {
-            if self.executable.is_some() || self.container.is_some() || self.args.is_some() {
-                return Some("kernel threads have no executable, no arguments and no container");
-            }
-            if self.names.is_empty() {
-                return Some("kernel threads are told by their names, and it has none");
-            }
-        } else if self.executable.is_none() && matches!(self.exe_state, ExeState::Present | ExeState::Deleted)
-        {
-            return Some(
-                "it has no executable, and is neither kernel threads nor of exe_state memfd or none",
-            );
-        }
-        if self.identities.is_empty() {
-            return Some("it has no identity, so nothing could ever match it");
-        }
-        if self.presence == Presence::Allowed && self.count.min > 0 {
-            return Some("count.min is above 0, but its presence is not required");
-        }
-        if self.count.max.is_some_and(|max| max < self.least()) {
-            return Some("count.max is less than the number that must run");
-        }
-        None
-    }
-
     /// How many must run.
     #[must_use]
     pub fn least(&self) -> u32 {
@@ -525,21 +466,5 @@ impl ProcessEntry {
             Presence::Required => self.count.min.max(1),
             Presence::Allowed => 0,
         }
-    }
-}
-
-impl ListenerEntry {
-    fn contradiction(&self) -> Option<&'static str> {
-        let internet = matches!(self.family, Family::Inet | Family::Inet6);
-        if internet && (self.address.is_none() || self.port.is_none()) {
-            return Some("an inet or inet6 listener has an address and a port");
-        }
-        if self.family == Family::Unix && self.path.is_none() {
-            return Some("a unix listener has a path");
-        }
-        if self.port.is_none() && self.path.is_none() {
-            return Some("it has neither a port nor a path");
-        }
-        None
     }
 }

@@ -11,6 +11,7 @@
 //! product. Must never depend on the order of anything, or on a clock.
 
 mod draft;
+mod flow;
 mod hidden;
 mod kernel;
 mod process;
@@ -24,6 +25,8 @@ use crate::text::{list, shown};
 use draft::{Draft, Drafts};
 use facts::{Finding, Problem, Snapshot, rule};
 
+/// Most entries that a proposed change adds: beyond this no person would approve it.
+const PROPOSAL_LIMIT: usize = 16;
 /// Torn objects that are nothing to speak of, whatever the size of the guest.
 const TORN: usize = 8;
 /// One in so many rows may be torn.
@@ -37,9 +40,12 @@ pub fn compare(certificate: &Certificate, snapshot: &Snapshot) -> Vec<Finding> {
     let owners = Owners::new(snapshot);
     let mut drafts = Drafts::new(&certificate.service, &certificate.policy);
     kernel::compare(certificate, snapshot, &mut drafts);
-    process::compare(certificate, snapshot, &blind, &mut drafts);
+    process::compare(certificate, snapshot, &owners, &blind, &mut drafts);
     socket::compare(certificate, snapshot, &owners, &mut drafts);
     hidden::compare(snapshot, &mut drafts);
+    if let Some(flows) = &certificate.flows {
+        flow::compare(flows, snapshot, &owners, &mut drafts);
+    }
     for blind in &blind {
         let cause = draft::cause("table", [blind.table.to_string().as_str()]);
         drafts.add(rule::GUEST_BLIND, &cause, || blind_draft(blind));

@@ -95,6 +95,20 @@ pub enum Error {
         /// The first contradiction.
         first: String,
     },
+    /// VMs of one service have one architecture.
+    #[error("The VMs to learn from have different architectures, {one} and {other}")]
+    SeveralArchitectures {
+        /// Of the looks so far.
+        one: String,
+        /// Of this one.
+        other: String,
+    },
+    /// More different things were seen than a person could approve.
+    #[error("More than {limit} different facts were seen; no certificate can be learned from that")]
+    TooMuchToLearn {
+        /// The most that are learned.
+        limit: usize,
+    },
     /// One fact that the certificate needs is unknown.
     #[error("Snapshot {index} of {vm} is not fit to learn from: `{fact}` of {object} is unknown")]
     FactUnknown {
@@ -285,6 +299,22 @@ pub enum Refusal {
         index: usize,
         /// How.
         what: &'static str,
+    },
+    /// A flow entry that contradicts itself.
+    #[error("Flow entry {index} ({direction}) contradicts itself: {what}")]
+    FlowEntry {
+        /// `egress` or `ingress`.
+        direction: &'static str,
+        /// Which, from 0.
+        index: usize,
+        /// How.
+        what: &'static str,
+    },
+    /// `supersedes` is no digest.
+    #[error("The certificate supersedes {found:?}, which is not a digest like \"sha256:…\"")]
+    SupersedesFormat {
+        /// What it says.
+        found: String,
     },
     /// One observation is never enough for a running guest: races are not drift.
     #[error("The policy of {rule} asks for {confirmations} confirmations; at least {least} are needed")]

@@ -22,6 +22,7 @@
 //!     selector: None,
 //!     image_sha256: None,
 //!     accept_unknown: false,
+//!     flows: false,
 //! };
 //! let envelope = certify(&[good.clone()], &options)?.sign(&key)?;
 //!
@@ -36,9 +37,12 @@
 mod blind;
 mod capabilities;
 mod certificate;
+mod check;
 mod compare;
 pub mod dsse;
 mod error;
+mod flow;
+mod generalise;
 mod json;
 mod keys;
 mod learn;
@@ -59,10 +63,11 @@ pub use certificate::{
 };
 pub use compare::{compare, cross_views};
 pub use error::{Error, Refusal};
+pub use flow::{Cidr, FlowEntry, Flows};
 pub use keys::{PrivateKey, PublicKey};
-pub use learn::{LearnOptions, certify};
+pub use learn::{DRAFT_SCHEMA, Draft, LearnOptions, Learner, Note, certify};
 pub use pattern::{PATTERN_LIMIT, Pattern, PatternError};
-pub use policy::{Action, Decision, LEAST_CONFIRMATIONS, Mode, PROCESS_COMMAND_LINE, Policy, RulePolicy};
+pub use policy::{Action, Decision, LEAST_CONFIRMATIONS, Mode, Policy, RulePolicy};
 pub use tracker::{Progress, Tracker};
 pub use verdict::{judge, report};
 pub use verify::{Verified, VerifyOptions, parse, verify};

@@ -7,8 +7,6 @@ use facts::{Severity, rule};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A known program runs with arguments that the certificate's template does not allow (DESIGN 4.2).
-pub const PROCESS_COMMAND_LINE: &str = "process.command_line";
 /// The fewest looks in a row that make drift of a running guest.
 pub const LEAST_CONFIRMATIONS: u32 = 2;
 
@@ -145,14 +143,18 @@ impl Policy {
 }
 
 /// Each rule with its usual severity, and the action that a learned certificate proposes.
-const RULES: [(&str, Severity, Action); 12] = [
+const RULES: [(&str, Severity, Action); 16] = [
     (rule::PROCESS_UNKNOWN, Severity::High, Action::Quarantine),
     (rule::PROCESS_CHANGED, Severity::Critical, Action::Quarantine),
     (rule::PROCESS_MISSING, Severity::Medium, Action::Alert),
     (rule::PROCESS_IDENTITY, Severity::High, Action::Quarantine),
     (rule::PROCESS_HIDDEN, Severity::Critical, Action::Quarantine),
-    (PROCESS_COMMAND_LINE, Severity::Medium, Action::Alert),
+    (rule::PROCESS_COMMAND_LINE, Severity::Medium, Action::Alert),
+    (rule::PROCESS_FILELESS, Severity::Critical, Action::Quarantine),
+    (rule::PROCESS_PARENT, Severity::Medium, Action::Alert),
+    (rule::PROCESS_COUNT, Severity::Medium, Action::Alert),
     (rule::LISTENER_UNKNOWN, Severity::High, Action::Quarantine),
+    (rule::FLOW_UNKNOWN, Severity::High, Action::Alert),
     (rule::SOCKET_RAW, Severity::High, Action::Quarantine),
     (rule::MODULE_UNKNOWN, Severity::Critical, Action::Quarantine),
     (rule::MODULE_HIDDEN, Severity::Critical, Action::Quarantine),

@@ -90,7 +90,9 @@ pub(crate) enum Role<'s> {
     Listener(Endpoint<'s>),
     /// Sees raw packets.
     Raw,
-    /// A connection, or nothing yet.
+    /// Has a peer.
+    Connection,
+    /// Nothing yet, or nothing that leaves the guest.
     Other,
 }
 
@@ -132,7 +134,8 @@ pub(crate) fn role(socket: &Socket) -> Result<Role<'_>, Unknown> {
         None => false,
     };
     if !listens {
-        return Ok(Role::Other);
+        let connected = internet && socket.remote_port.is_some_and(|port| port != 0);
+        return Ok(if connected { Role::Connection } else { Role::Other });
     }
     let endpoint = Endpoint {
         protocol: protocol.ok_or(Unknown("protocol"))?,
@@ -151,6 +154,81 @@ pub(crate) fn role(socket: &Socket) -> Result<Role<'_>, Unknown> {
     Ok(Role::Listener(endpoint))
 }
 
+/// Who opened a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Direction {
+    /// The guest.
+    Egress,
+    /// Its peer.
+    Ingress,
+}
+
+impl Direction {
+    /// As a certificate names it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+        }
+    }
+}
+
+/// A connection that leaves the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Connection<'s> {
+    pub(crate) direction: Direction,
+    pub(crate) protocol: &'s str,
+    pub(crate) peer: IpAddr,
+    /// The port at the end that serves.
+    pub(crate) port: u16,
+    /// Whether it may be held by nobody: not accepted yet, or on its way out.
+    pub(crate) may_be_ownerless: bool,
+}
+
+/// Where the guest serves, which tells the two directions of a connection apart.
+pub(crate) struct Serving<'s>(BTreeSet<(&'s str, u16)>);
+
+impl<'s> Serving<'s> {
+    pub(crate) fn new(snapshot: &'s Snapshot) -> Self {
+        let listens = |socket: &'s Socket| match role(socket) {
+            Ok(Role::Listener(endpoint)) => Some((endpoint.protocol, endpoint.port?)),
+            _ => None,
+        };
+        Self(snapshot.sockets.iter().filter_map(listens).collect())
+    }
+
+    /// What a socket of [`Role::Connection`] connects; `None` when it stays inside the guest.
+    pub(crate) fn connection(&self, socket: &'s Socket) -> Result<Option<Connection<'s>>, Unknown> {
+        let protocol = socket.protocol.as_deref().ok_or(Unknown("protocol"))?;
+        let peer = socket.remote_address.ok_or(Unknown("remote_address"))?.to_canonical();
+        let local_address = socket.local_address.ok_or(Unknown("local_address"))?.to_canonical();
+        let local_port = socket.local_port.ok_or(Unknown("local_port"))?;
+        let remote_port = socket.remote_port.ok_or(Unknown("remote_port"))?;
+        if peer.is_loopback() || peer == local_address {
+            return Ok(None);
+        }
+        let accepted = socket.state == Some(SocketState::SynRecv) || self.0.contains(&(protocol, local_port));
+        let open = matches!(
+            socket.state,
+            Some(SocketState::Established | SocketState::SynSent | SocketState::CloseWait)
+        );
+        let (direction, port) =
+            if accepted { (Direction::Ingress, local_port) } else { (Direction::Egress, remote_port) };
+        Ok(Some(Connection { direction, protocol, peer, port, may_be_ownerless: accepted || !open }))
+    }
+}
+
+/// The process that started another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Parent {
+    /// It has none: the first process.
+    None,
+    /// Its executable; its name in brackets for a kernel thread.
+    Program(String),
+    /// It ended while the guest was read.
+    Vanished,
+}
+
 /// Finds the programs behind pids.
 pub(crate) struct Owners<'s>(Vec<(u32, &'s Process)>);
 
@@ -161,13 +239,32 @@ impl<'s> Owners<'s> {
         Self(by_pid)
     }
 
+    fn by_pid(&self, pid: u32) -> Option<&'s Process> {
+        let index = self.0.binary_search_by_key(&pid, |(pid, _)| *pid).ok()?;
+        self.0.get(index).map(|(_, process)| *process)
+    }
+
+    pub(crate) fn parent(&self, process: &Process) -> Result<Parent, Unknown> {
+        let pid = process.ppid.ok_or(Unknown("ppid"))?;
+        if pid == 0 {
+            return Ok(Parent::None);
+        }
+        let Some(parent) = self.by_pid(pid) else { return Ok(Parent::Vanished) };
+        Ok(match standing(parent)? {
+            Standing::KernelThread => Parent::Program(format!("[{}]", parent.name)),
+            Standing::Program(Some(path), _) => Parent::Program(path.to_owned()),
+            Standing::Program(None, _) | Standing::FalseKernelThread | Standing::Leaderless => {
+                Parent::Program(parent.name.clone())
+            }
+            Standing::Dying | Standing::Gone => Parent::Vanished,
+        })
+    }
+
     /// Executables of the processes that hold the socket. None: the kernel holds it. Zombies hold nothing.
     pub(crate) fn of(&self, socket: &Socket) -> Result<BTreeSet<&'s str>, Unknown> {
         let mut owners = BTreeSet::new();
         for pid in &socket.processes {
-            let index =
-                self.0.binary_search_by_key(pid, |(pid, _)| *pid).map_err(|_| Unknown("processes"))?;
-            let Some((_, process)) = self.0.get(index) else { return Err(Unknown("processes")) };
+            let process = self.by_pid(*pid).ok_or(Unknown("processes"))?;
             match standing(process)? {
                 Standing::Program(path, _) => owners.insert(path.unwrap_or(process.name.as_str())),
                 Standing::KernelThread | Standing::FalseKernelThread => owners.insert(process.name.as_str()),

@@ -123,6 +123,9 @@ pub(crate) struct CertifyArgs {
     /// Observe for this long (10m, 1h) and certify what was seen in it.
     #[arg(long, value_name = "DURATION", default_value = "2s")]
     pub(crate) learn: Duration,
+    /// Certify also with whom the VM speaks; without this, flows are not judged.
+    #[arg(long)]
+    pub(crate) flows: bool,
     /// What birthmarkd does about drift that shows that something foreign runs.
     #[arg(long, value_enum, default_value_t = ActionArg::Quarantine)]
     pub(crate) action: ActionArg,

@@ -16,6 +16,17 @@ pub mod rule {
     pub const PROCESS_IDENTITY: &str = "process.identity";
     /// A process is missing in a view of the kernel that every process is in: somebody took it off.
     pub const PROCESS_HIDDEN: &str = "process.hidden";
+    /// A known program runs with arguments that the certificate's templates do not allow.
+    pub const PROCESS_COMMAND_LINE: &str = "process.command_line";
+    /// A process runs a program that no file system ever named (`memfd_create`), and the certificate does not allow it.
+    pub const PROCESS_FILELESS: &str = "process.fileless";
+    /// A known program was started by a program that the certificate does not name as its parent.
+    pub const PROCESS_PARENT: &str = "process.parent";
+    /// More processes of a program run than the certificate allows.
+    pub const PROCESS_COUNT: &str = "process.count";
+    /// A connection that the certificate does not allow: to or from another peer, at another port, of another program, or in
+    /// the other direction.
+    pub const FLOW_UNKNOWN: &str = "socket.flow.unknown";
     /// Something listens where the certificate allows no listener.
     pub const LISTENER_UNKNOWN: &str = "socket.listener.unknown";
     /// A raw or packet socket that the certificate does not allow.

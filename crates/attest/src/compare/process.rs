@@ -1,34 +1,36 @@
 //! Processes: unknown, changed, missing, as somebody else, with other arguments.
 
+use super::PROPOSAL_LIMIT;
 use super::draft::{Cause, Draft, Drafts, Patch, cause, unknown_fact};
 use crate::blind::{Blind, Table};
 use crate::certificate::{Certificate, Count, Identity, Presence, ProcessEntry};
-use crate::learn::Programs;
+use crate::generalise;
+use crate::learn::{Look, Programs, parent_template};
 use crate::pattern::Pattern;
-use crate::policy::PROCESS_COMMAND_LINE;
-use crate::reading::{Standing, Unknown, identity, name_template, standing};
+use crate::reading::{Owners, Parent, Standing, Unknown, identity, name_template, standing};
 use crate::text::{list, shown};
 use facts::{ExeState, Process, Snapshot, rule};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// Most entries that a proposed change adds: beyond this no person would approve it.
-const PROPOSAL_LIMIT: usize = 16;
-
 pub(super) fn compare(
     certificate: &Certificate,
     snapshot: &Snapshot,
+    owners: &Owners<'_>,
     blind: &[Blind<'_>],
     drafts: &mut Drafts<'_>,
 ) {
-    let mut comparison = Comparison::new(&certificate.processes);
+    let mut comparison = Comparison::new(&certificate.processes, owners);
     for process in &snapshot.processes {
         comparison.take(process);
     }
     for ((rule, cause), group) in &comparison.groups {
-        drafts.add(rule, cause, || group.draft(&certificate.processes));
+        drafts.add(rule, cause, || group.draft(&certificate.processes, owners, &comparison.matched));
     }
     comparison.counts(blind.iter().any(|blind| blind.table == Table::Processes), drafts);
 }
+
+/// What is unknown when the program of a parent is.
+const PARENT: &str = "parent";
 
 /// Finds the entries that could be meant by a process.
 struct Index<'c> {
@@ -103,6 +105,7 @@ enum Fit {
     Name,
     Arguments,
     Identity,
+    Parent,
     /// It fits as far as is known.
     Unknown(Unknown),
     Full,
@@ -128,6 +131,7 @@ enum Reason {
     /// A kernel thread by its flag, but with an executable or under a program's name.
     FalseKernelThread,
     Arguments(usize),
+    Parent(usize),
     Fact(&'static str),
 }
 
@@ -138,6 +142,7 @@ struct Group<'s> {
 
 struct Comparison<'c, 's> {
     entries: &'c [ProcessEntry],
+    owners: &'c Owners<'s>,
     index: Index<'c>,
     /// Processes that fit, by entry.
     matched: Vec<u32>,
@@ -149,9 +154,10 @@ struct Comparison<'c, 's> {
 }
 
 impl<'c, 's> Comparison<'c, 's> {
-    fn new(entries: &'c [ProcessEntry]) -> Self {
+    fn new(entries: &'c [ProcessEntry], owners: &'c Owners<'s>) -> Self {
         Self {
             entries,
+            owners,
             index: Index::new(entries),
             matched: vec![0; entries.len()],
             accounted: vec![false; entries.len()],
@@ -231,7 +237,15 @@ impl<'c, 's> Comparison<'c, 's> {
             Some((Fit::Full, index)) => self.count(index),
             Some((Fit::Unknown(Unknown(fact)), index)) => {
                 self.account(index);
-                self.report(rule::GUEST_BLIND, of_file(fact), Reason::Fact(fact), process);
+                // A parent ends any time; only the same orphan twice is worth telling.
+                let pid = if fact == PARENT { process.pid.to_string() } else { String::new() };
+                let cause = cause("program", [file.as_str(), fact, &pid]);
+                self.report(rule::GUEST_BLIND, cause, Reason::Fact(fact), process);
+            }
+            Some((Fit::Parent, index)) => {
+                self.account(index);
+                let parent = parent_text(self.owners, process);
+                self.report(rule::PROCESS_PARENT, named(&parent), Reason::Parent(index), process);
             }
             Some((Fit::Identity, index)) => {
                 self.account(index);
@@ -240,7 +254,14 @@ impl<'c, 's> Comparison<'c, 's> {
             }
             Some((Fit::Arguments, index)) => {
                 self.account(index);
-                self.report(PROCESS_COMMAND_LINE, named(""), Reason::Arguments(index), process);
+                self.report(rule::PROCESS_COMMAND_LINE, named(""), Reason::Arguments(index), process);
+            }
+            _ if state == ExeState::Memfd => {
+                // It replaces what runs under that name, if anything does.
+                let certified = self.index.program_named(&process.name);
+                let reason = certified.map_or(Reason::Program, Reason::Executable);
+                certified.into_iter().for_each(|index| self.account(index));
+                self.report(rule::PROCESS_FILELESS, of_file(""), reason, process);
             }
             Some((Fit::ExeState, index)) => {
                 self.account(index);
@@ -280,7 +301,7 @@ impl<'c, 's> Comparison<'c, 's> {
         });
         for index in literal.iter().chain(templates) {
             let Some(entry) = self.entries.get(*index) else { continue };
-            let fit = fit(entry, process, state);
+            let fit = fit(entry, process, state, self.owners);
             if best.is_none_or(|(known, _)| fit > known) {
                 best = Some((fit, *index));
             }
@@ -320,7 +341,7 @@ impl<'c, 's> Comparison<'c, 's> {
                 });
             }
             if let Some(max) = entry.count.max.filter(|max| seen > *max) {
-                drafts.add(rule::PROCESS_UNKNOWN, &entry_cause("too many", entry), || {
+                drafts.add(rule::PROCESS_COUNT, &entry_cause("too many", entry), || {
                     too_many(index, entry, max, seen)
                 });
             }
@@ -357,7 +378,7 @@ fn too_many(index: usize, entry: &ProcessEntry, max: u32, seen: u32) -> Draft {
         .allow_with(Patch::default().add(&format!("/processes/{index}/count/max"), &seen))
 }
 
-fn fit(entry: &ProcessEntry, process: &Process, state: ExeState) -> Fit {
+fn fit(entry: &ProcessEntry, process: &Process, state: ExeState, owners: &Owners<'_>) -> Fit {
     if entry.exe_state != state {
         return Fit::ExeState;
     }
@@ -379,7 +400,20 @@ fn fit(entry: &ProcessEntry, process: &Process, state: ExeState) -> Fit {
             Some(_) => {}
         }
     }
-    fit_identity(entry, process)
+    match fit_identity(entry, process) {
+        Fit::Full => fit_parent(entry, process, owners),
+        other => other,
+    }
+}
+
+fn fit_parent(entry: &ProcessEntry, process: &Process, owners: &Owners<'_>) -> Fit {
+    let Some(parents) = &entry.parents else { return Fit::Full };
+    match owners.parent(process) {
+        Ok(Parent::None) => Fit::Full,
+        Ok(Parent::Program(program)) if parents.iter().any(|parent| parent.matches(&program)) => Fit::Full,
+        Ok(Parent::Program(_)) => Fit::Parent,
+        Ok(Parent::Vanished) | Err(_) => Fit::Unknown(Unknown(PARENT)),
+    }
 }
 
 fn fits_name(entry: &ProcessEntry, name: &str) -> bool {
@@ -408,7 +442,8 @@ fn fit_identity(entry: &ProcessEntry, process: &Process) -> Fit {
 }
 
 impl Group<'_> {
-    fn draft(&self, entries: &[ProcessEntry]) -> Draft {
+    /// `matched`: how many processes fit each entry.
+    fn draft(&self, entries: &[ProcessEntry], owners: &Owners<'_>, matched: &[u32]) -> Draft {
         let Some(first) = self.processes.first() else {
             return unknown_fact("processes", "pid", 0);
         };
@@ -447,8 +482,14 @@ impl Group<'_> {
             Reason::Arguments(index) => {
                 let templates =
                     entries.get(index).and_then(|e| e.args.as_ref()).map(list).unwrap_or_default();
-                let args = first.args.as_deref().unwrap_or_default().iter().map(|arg| shown(arg));
-                (list(args), templates)
+                let args = generalise::redacted(first.args.as_deref().unwrap_or_default());
+                (list(args.iter().map(|arg| shown(arg))), templates)
+            }
+            Reason::Parent(index) => {
+                let parents =
+                    entries.get(index).and_then(|e| e.parents.as_ref()).map(list).unwrap_or_default();
+                let by = |parent: &str| format!("{file} started by {parent}");
+                (by(&shown(&parent_text(owners, first))), by(&parents))
             }
             Reason::Fact(fact) => {
                 let object = match first.exe.as_deref() {
@@ -473,7 +514,7 @@ impl Group<'_> {
             _ => format!("{seen} runs ({pids}); certified is {expected}"),
         };
         let draft = Draft::new(format!("process {what} ({pids})"), message).expected(expected).seen(seen);
-        self.evidence(draft).allow_with(self.proposal(entries))
+        self.evidence(draft).allow_with(self.proposal(entries, owners, matched))
     }
 
     fn evidence(&self, draft: Draft) -> Draft {
@@ -485,7 +526,7 @@ impl Group<'_> {
             .views(self.processes.iter().flat_map(|process| &process.views))
     }
 
-    fn proposal(&self, entries: &[ProcessEntry]) -> Patch {
+    fn proposal(&self, entries: &[ProcessEntry], owners: &Owners<'_>, matched: &[u32]) -> Patch {
         let none = Patch::default();
         match self.reason {
             Reason::Identity(index) => {
@@ -495,9 +536,16 @@ impl Group<'_> {
                     patch.add(&format!("/processes/{index}/identities/-"), identity)
                 })
             }
+            Reason::Parent(index) => {
+                let parents: BTreeSet<_> =
+                    self.processes.iter().map(|process| parent_text(owners, process)).collect();
+                parents.iter().fold(none, |patch, parent| {
+                    patch.add(&format!("/processes/{index}/parents/-"), &parent_template(parent))
+                })
+            }
             Reason::KernelThread => {
                 let Some(index) = entries.iter().position(|entry| entry.kernel_thread) else {
-                    return self.new_entries();
+                    return self.new_entries(owners);
                 };
                 let names: BTreeSet<_> =
                     self.processes.iter().map(|process| name_template(process)).collect();
@@ -505,14 +553,24 @@ impl Group<'_> {
             }
             Reason::Arguments(index) => {
                 let Some(entry) = entries.get(index) else { return none };
-                let vectors: BTreeSet<_> = self.processes.iter().filter_map(|p| p.args.as_ref()).collect();
+                let vectors: BTreeSet<Vec<Pattern>> = self
+                    .processes
+                    .iter()
+                    .filter_map(|process| process.args.as_ref())
+                    .map(|args| {
+                        generalise::arguments(args, 0).into_iter().map(|part| part.template).collect()
+                    })
+                    .collect();
                 if vectors.len() > PROPOSAL_LIMIT {
                     return none;
                 }
-                vectors.iter().fold(none, |patch, args| {
-                    let args = args.iter().map(|arg| Pattern::literal(arg)).collect();
-                    let presence = Presence::Allowed;
-                    let count = Count::default();
+                // A required program that only runs with the new arguments has changed them; else it has new ones too.
+                let changed = entry.least() > matched.get(index).copied().unwrap_or(0);
+                vectors.into_iter().enumerate().fold(none, |patch, (number, args)| {
+                    if changed && number == 0 {
+                        return patch.add(&format!("/processes/{index}/args"), &args);
+                    }
+                    let (presence, count) = (Presence::Allowed, Count::default());
                     patch.add(
                         "/processes/-",
                         &ProcessEntry { args: Some(args), presence, count, ..entry.clone() },
@@ -520,14 +578,14 @@ impl Group<'_> {
                 })
             }
             Reason::Masquerade | Reason::FalseKernelThread | Reason::Fact(_) => none,
-            _ => self.new_entries(),
+            _ => self.new_entries(owners),
         }
     }
 
-    fn new_entries(&self) -> Patch {
+    fn new_entries(&self, owners: &Owners<'_>) -> Patch {
         let mut programs = Programs::default();
         for process in &self.processes {
-            if programs.add(0, process).is_err() {
+            if programs.add(Look::default(), process, owners).is_err() {
                 return Patch::default();
             }
         }
@@ -535,7 +593,7 @@ impl Group<'_> {
         if new.len() > PROPOSAL_LIMIT {
             return Patch::default();
         }
-        new.iter().fold(Patch::default(), |patch, entry| patch.add("/processes/-", entry))
+        new.iter().fold(Patch::default(), |patch, (entry, _)| patch.add("/processes/-", entry))
     }
 }
 
@@ -565,6 +623,14 @@ fn entry_text(entry: &ProcessEntry) -> String {
 fn describe(identity: &Identity) -> String {
     let Identity { uid, euid, gid, egid, capabilities } = identity;
     format!("uid {uid}, euid {euid}, gid {gid}, egid {egid}, capabilities {capabilities}")
+}
+
+/// The program that started a process; empty where there is none or it is unknown.
+fn parent_text(owners: &Owners<'_>, process: &Process) -> String {
+    match owners.parent(process) {
+        Ok(Parent::Program(program)) => program,
+        Ok(Parent::None | Parent::Vanished) | Err(_) => String::new(),
+    }
 }
 
 fn identity_text(process: &Process) -> String {

@@ -19,7 +19,7 @@ pub(super) fn compare(
     let mut groups = Groups::default();
     for socket in &snapshot.sockets {
         let outcome = role(socket).and_then(|role| match role {
-            Role::Other => Ok(()),
+            Role::Other | Role::Connection => Ok(()),
             Role::Listener(endpoint) => {
                 let held_by = owners.of(socket)?;
                 let verdict = listeners.find(&endpoint, &held_by);
@@ -121,7 +121,7 @@ fn covers(entry: &ListenerEntry, endpoint: &Endpoint<'_>) -> bool {
 }
 
 /// Everyone who holds it is allowed to; nobody at all is only right where nobody is certified.
-fn allows_owners(processes: &[Pattern], held_by: &BTreeSet<&str>) -> bool {
+pub(super) fn allows_owners(processes: &[Pattern], held_by: &BTreeSet<&str>) -> bool {
     if held_by.is_empty() {
         return processes.is_empty();
     }
@@ -291,7 +291,7 @@ fn raw_draft(family: Family, protocol: Option<&str>, owners: &BTreeSet<&str>, so
     evidence(draft, sockets.iter().copied())
 }
 
-fn evidence<'s>(draft: Draft, sockets: impl Iterator<Item = &'s Socket> + Clone) -> Draft {
+pub(super) fn evidence<'s>(draft: Draft, sockets: impl Iterator<Item = &'s Socket> + Clone) -> Draft {
     let pids: BTreeSet<u32> = sockets.clone().flat_map(|socket| socket.processes.iter().copied()).collect();
     let namespaces: BTreeSet<u32> = sockets.clone().filter_map(|socket| socket.net_namespace).collect();
     let draft = draft
@@ -301,7 +301,7 @@ fn evidence<'s>(draft: Draft, sockets: impl Iterator<Item = &'s Socket> + Clone)
     if namespaces.is_empty() { draft } else { draft.with("net_namespaces", list(&namespaces)) }
 }
 
-fn owners_text(owners: &BTreeSet<&str>) -> String {
+pub(super) fn owners_text(owners: &BTreeSet<&str>) -> String {
     if owners.is_empty() { "no process".to_owned() } else { list(owners.iter().map(|owner| shown(owner))) }
 }
 
@@ -316,6 +316,6 @@ fn endpoint_text(endpoint: &Endpoint<'_>) -> String {
 }
 
 /// The family as a snapshot prints it.
-fn family_text(family: Family) -> String {
+pub(super) fn family_text(family: Family) -> String {
     serde_json::to_value(family).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }

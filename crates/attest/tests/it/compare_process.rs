@@ -1,7 +1,7 @@
 //! Findings about processes: unknown, changed, missing, with another identity.
 
 use crate::fixture::*;
-use attest::{PROCESS_COMMAND_LINE, Pattern, compare};
+use attest::{Pattern, compare};
 use facts::*;
 
 #[test]
@@ -14,6 +14,7 @@ fn another_look_at_the_same_service_conforms() {
     let findings = drift(|s| {
         for process in &mut s.processes {
             process.pid += 1000 * u32::from(process.pid > 2);
+            process.ppid = process.ppid.map(|pid| pid + 1000 * u32::from(pid > 2));
             process.start_time_ns = Some(1);
             process.task = Address(0xffff_8889_0000_0000);
         }
@@ -141,7 +142,7 @@ fn a_deleted_or_unnamed_executable_is_changed() {
     assert_eq!(deleted.evidence["seen"], "/usr/sbin/dhclient (deleted)");
     let memfd = Process { exe_state: Some(ExeState::Memfd), ..process(600, "sshd", "/memfd:sshd") };
     let memfd = only(drift(|s| s.processes.push(memfd)));
-    assert_eq!(memfd.rule, rule::PROCESS_CHANGED);
+    assert_eq!(memfd.rule, rule::PROCESS_FILELESS);
     assert_eq!(memfd.evidence["seen"], "/memfd:sshd (memfd) under the name sshd");
 }
 
@@ -240,7 +241,7 @@ fn counts_outside_the_certified_range_are_found() {
     let mut certificate = certificate();
     let index = certificate.processes.iter().position(|e| e.names[0].as_str() == "nginx").unwrap();
     certificate.processes[index].count.max = Some(2);
-    assert_eq!(only(compare(&certificate, &web())).rule, rule::PROCESS_UNKNOWN);
+    assert_eq!(only(compare(&certificate, &web())).rule, rule::PROCESS_COUNT);
     certificate.processes[index].count.max = Some(3);
     assert_eq!(compare(&certificate, &web()), []);
     certificate.processes[index].count.min = 4;
@@ -279,14 +280,15 @@ fn capabilities_beyond_the_certified_ones_are_an_identity_and_fewer_are_not() {
 #[test]
 fn arguments_are_compared_only_where_a_template_is_certified() {
     let other = web_with(|s| s.processes[7].args = Some(vec!["dhclient".to_owned(), "-sf".to_owned()]));
-    assert_eq!(compare(&certificate(), &other), []);
     let mut certificate = certificate();
+    certificate.processes.iter_mut().for_each(|entry| entry.args = None);
+    assert_eq!(compare(&certificate, &other), []);
     let entry = certificate.processes.iter_mut().find(|e| e.names[0].as_str() == "dhclient").unwrap();
     let template = |texts: &[&str]| Some(texts.iter().map(|t| Pattern::parse(t).unwrap()).collect());
     entry.args = template(&["/usr/sbin/dhclient"]);
     assert_eq!(compare(&certificate, &web()), []);
     let finding = only(compare(&certificate, &other));
-    assert_eq!(finding.rule, PROCESS_COMMAND_LINE);
+    assert_eq!(finding.rule, rule::PROCESS_COMMAND_LINE);
     assert_eq!(finding.evidence["seen"], "dhclient, -sf");
     let entry = certificate.processes.iter_mut().find(|e| e.names[0].as_str() == "dhclient").unwrap();
     entry.args = template(&["dhclient", "**"]);
@@ -371,4 +373,61 @@ fn an_unreadable_kernel_worker_is_the_same_finding_whatever_its_number() {
         only(drift(|s| s.processes.push(worker))).id
     };
     assert_eq!(unread("kworker/0:1"), unread("kworker/u8:3-events"));
+}
+
+#[test]
+fn a_program_started_by_somebody_else_is_a_parent_and_an_orphan_is_not() {
+    let by = |ppid| drift(move |s| s.processes[9].ppid = Some(ppid));
+    assert_eq!(by(470), []);
+    assert_eq!(by(1), [], "its shell ended, and the first process adopted it");
+    let finding = only(by(402));
+    assert_eq!(finding.rule, rule::PROCESS_PARENT);
+    assert_eq!(finding.evidence["seen"], "/usr/bin/bash started by /usr/sbin/nginx");
+    assert_eq!(
+        finding.evidence["expected"],
+        "/usr/bin/bash started by /usr/lib/systemd/systemd, /usr/sbin/sshd"
+    );
+    assert_ne!(only(by(450)).id, finding.id);
+    // Of a kernel thread there is only the name, and a helper that the kernel starts has one for a parent.
+    assert!(only(by(30)).evidence["seen"].ends_with("started by [kworker/0:1-events]"));
+}
+
+#[test]
+fn a_parent_that_is_not_there_is_unknown_and_has_to_be_so_of_the_same_process_twice() {
+    let orphan = |pid: u32| {
+        drift(move |s| {
+            s.processes[9].ppid = Some(31337);
+            s.processes[9].pid = pid;
+        })
+    };
+    let finding = only(orphan(900));
+    assert_eq!(finding.rule, rule::GUEST_BLIND);
+    assert_ne!(only(orphan(901)).id, finding.id);
+    let open = |certificate: &mut attest::Certificate| {
+        certificate.processes.iter_mut().for_each(|entry| entry.parents = None);
+    };
+    let mut certificate = certificate();
+    open(&mut certificate);
+    assert_eq!(compare(&certificate, &web_with(|s| s.processes[9].ppid = None)), []);
+}
+
+#[test]
+fn a_program_without_a_file_is_fileless_whatever_it_calls_itself() {
+    let memfd = |name: &str| {
+        let rogue = Process { exe_state: Some(ExeState::Memfd), ..process(600, name, "/memfd:x") };
+        only(drift(move |s| s.processes.push(rogue)))
+    };
+    assert_eq!(memfd("x").rule, rule::PROCESS_FILELESS);
+    assert_eq!(memfd("nginx").evidence["expected"], "/usr/sbin/nginx as nginx");
+    assert_eq!(memfd("nginx").id, memfd("x").id, "one cause under two names");
+}
+
+#[test]
+fn a_secret_in_arguments_is_not_in_the_finding() {
+    let finding = only(drift(|s| {
+        s.processes[7].args = Some(vec!["dhclient".to_owned(), "--password=hunter2".to_owned()]);
+    }));
+    assert_eq!(finding.rule, rule::PROCESS_COMMAND_LINE);
+    assert_eq!(finding.evidence["seen"], "dhclient, --password=[redacted]");
+    assert!(!format!("{finding:?}").contains("hunter2"), "{finding:#?}");
 }

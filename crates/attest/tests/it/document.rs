@@ -31,11 +31,13 @@ fn the_example_in_the_documentation_is_what_the_program_makes() {
         serde_json::from_slice(&self::statement().sign(&key).unwrap()).unwrap();
     let payload = envelope["payload"].as_str().unwrap();
     envelope["payload"] = format!("{}…", &payload[..48]).into();
+    let flows = certificate_with_everything().flows.unwrap();
     let finding = only(drift(|s| s.processes.push(process(666, "rogue", "/tmp/rogue"))));
     let page_path = path("../../docs/birth-certificate.md");
     let page = std::fs::read_to_string(&page_path).unwrap();
     let mut wanted = replace_example(&page, "statement", &statement);
     wanted = replace_example(&wanted, "envelope", &serde_json::to_string_pretty(&envelope).unwrap());
+    wanted = replace_example(&wanted, "flows", &serde_json::to_string_pretty(&flows).unwrap());
     wanted = replace_example(&wanted, "finding", &serde_json::to_string_pretty(&finding).unwrap());
     if blessing() {
         std::fs::write(&page_path, &wanted).unwrap();
@@ -47,12 +49,7 @@ fn the_example_in_the_documentation_is_what_the_program_makes() {
 #[test]
 fn the_documentation_explains_every_field_of_the_certificate_and_every_rule() {
     let page = std::fs::read_to_string(path("../../docs/birth-certificate.md")).unwrap();
-    let mut full = serde_json::to_value(statement()).unwrap();
-    let entry = &mut full["predicate"]["processes"][0];
-    for optional in ["args", "container", "exe_state", "kernel_thread"] {
-        entry[optional] = "".into();
-    }
-    entry["count"]["max"] = 1.into();
+    let full = serde_json::to_value(attest::Statement::new(certificate_with_everything(), None)).unwrap();
     let mut names = BTreeSet::new();
     collect(&full, &mut names);
     for rule in full["predicate"]["policy"]["rules"].as_object().unwrap().keys() {
@@ -62,6 +59,51 @@ fn the_documentation_explains_every_field_of_the_certificate_and_every_rule() {
         |name: &str| page.lines().any(|line| line.starts_with('|') && line.contains(&format!("`{name}`")));
     let missing: Vec<_> = names.iter().filter(|name| !explained(name)).collect();
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn the_schema_describes_every_field_of_the_certificate() {
+    let schema: serde_json::Value = serde_json::from_str(
+        &std::fs::read_to_string(path("../../docs/birth-certificate.schema.json")).unwrap(),
+    )
+    .unwrap();
+    let full = serde_json::to_value(attest::Statement::new(certificate_with_everything(), None)).unwrap();
+    let mut missing = Vec::new();
+    described(&schema, &schema, &full, "", &mut missing);
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// Collects the members of a value that its schema has no word for.
+fn described(
+    root: &serde_json::Value,
+    schema: &serde_json::Value,
+    value: &serde_json::Value,
+    at: &str,
+    missing: &mut Vec<String>,
+) {
+    let schema = match schema["$ref"].as_str() {
+        Some(reference) => root.pointer(reference.strip_prefix('#').unwrap()).unwrap(),
+        None => schema,
+    };
+    match value {
+        serde_json::Value::Array(list) => {
+            for item in list {
+                described(root, &schema["items"], item, at, missing);
+            }
+        }
+        serde_json::Value::Object(object) => {
+            for (name, member) in object {
+                let (named, any) = (&schema["properties"][name], &schema["additionalProperties"]);
+                let at = format!("{at}/{name}");
+                match (named.is_null(), any.is_object()) {
+                    (false, _) => described(root, named, member, &at, missing),
+                    (true, true) => described(root, any, member, &at, missing),
+                    (true, false) => missing.push(at),
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 fn collect(value: &serde_json::Value, names: &mut BTreeSet<String>) {

@@ -1,6 +1,8 @@
 //! Snapshots made by hand: a small web server and its parts.
 
-use attest::{Certificate, LearnOptions, Statement, Validity, certify};
+use attest::{
+    Certificate, Count, LearnOptions, Pattern, Presence, ProcessEntry, Statement, Validity, certify,
+};
 use facts::*;
 use jiff::Timestamp;
 use std::net::IpAddr;
@@ -102,6 +104,18 @@ pub fn tcp(address: &str, port: u16, owners: &[u32]) -> Socket {
     internet(address, port, socket(Family::Inet, "stream", "tcp", SocketState::Listen, owners))
 }
 
+/// A connection of the guest's address 10.0.2.15 (or `::15`) with a peer.
+pub fn flow(local_port: u16, peer: &str, remote_port: u16, owners: &[u32]) -> Socket {
+    let peer: IpAddr = peer.parse().unwrap();
+    let local = if peer.is_ipv4() { "10.0.2.15" } else { "2001:db8::15" };
+    Socket {
+        state: Some(SocketState::Established),
+        remote_address: Some(peer),
+        remote_port: Some(remote_port),
+        ..tcp(local, local_port, owners)
+    }
+}
+
 pub fn udp(address: &str, port: u16, owners: &[u32]) -> Socket {
     internet(address, port, socket(Family::Inet, "dgram", "udp", SocketState::Unconnected, owners))
 }
@@ -198,6 +212,7 @@ pub fn options() -> LearnOptions {
         selector: None,
         image_sha256: None,
         accept_unknown: false,
+        flows: false,
     }
 }
 
@@ -207,6 +222,34 @@ pub fn statement() -> Statement {
 
 pub fn certificate() -> Certificate {
     statement().predicate
+}
+
+/// A certificate in which no field is left out.
+pub fn certificate_with_everything() -> Certificate {
+    let mut certificate = certificate();
+    certificate.supersedes = Some(format!("sha256:{}", "5a".repeat(32)));
+    certificate.selector.uuids = vec![Pattern::parse("uuid:6f2d1a38-*").unwrap()];
+    certificate.flows = Some(
+        serde_json::from_str(
+            r#"{
+                "egress": [{"protocol": "tcp", "cidr": "10.0.5.0/24", "port": 5432, "processes": ["/usr/sbin/nginx"]}],
+                "ingress": [{"protocol": "tcp", "cidr": "0.0.0.0/0", "port": 443, "processes": ["/usr/sbin/nginx"]}]
+            }"#,
+        )
+        .unwrap(),
+    );
+    let nginx = certificate.processes.iter_mut().find(|entry| entry.names[0].as_str() == "nginx").unwrap();
+    nginx.sha256 = vec!["ab".repeat(32)];
+    nginx.count.max = Some(64);
+    let contained = ProcessEntry {
+        container: Some(Pattern::parse("*").unwrap()),
+        exe_state: ExeState::Deleted,
+        count: Count::default(),
+        presence: Presence::Allowed,
+        ..nginx.clone()
+    };
+    certificate.processes.push(contained);
+    certificate
 }
 
 /// The web server after something was done to it.

@@ -202,3 +202,127 @@ fn a_guest_that_contradicts_the_stored_profile_is_not_certified_whatever_is_acce
         assert!(error.to_string().contains("modules at 0x1"), "{error}");
     }
 }
+
+#[test]
+fn what_services_are_started_with_is_certified_and_what_people_type_is_not() {
+    let certificate = certificate();
+    let args = |name| entry(&certificate, name).args.as_ref().map(|args| args[0].as_str().to_owned());
+    assert_eq!(args("dhclient").as_deref(), Some("/usr/sbin/dhclient"));
+    assert_eq!(args("bash"), None);
+    // More ways than a person would read: left open.
+    let many = web_with(|s| {
+        for (n, pid) in (500..505).enumerate() {
+            let args = Some(vec!["dhclient".to_owned(), format!("eth{n}")]);
+            s.processes.push(Process { args, ..process(pid, "dhclient", "/usr/sbin/dhclient") });
+        }
+    });
+    assert_eq!(entry(&learn(&[many]), "dhclient").args, None);
+}
+
+#[test]
+fn a_program_that_shows_its_state_as_its_arguments_is_certified_in_every_state() {
+    let title = |s: &mut Snapshot, state: &str| {
+        for process in s.processes.iter_mut().filter(|p| p.name == "nginx") {
+            process.args = Some(vec![format!("nginx: {state}")]);
+        }
+    };
+    let certificate = learn(&[web_with(|s| title(s, "worker process"))]);
+    let nginx = entry(&certificate, "nginx").args.clone().unwrap();
+    assert_eq!(nginx.iter().map(|arg| arg.as_str()).collect::<Vec<_>>(), ["nginx: **", "**"]);
+    assert_eq!(compare(&certificate, &web_with(|s| title(s, "worker process is shutting down"))), []);
+}
+
+#[test]
+fn parents_are_certified_and_the_first_process_may_adopt() {
+    let certificate = certificate();
+    let parents = |name| {
+        let parents = entry(&certificate, name).parents.as_ref().unwrap();
+        parents.iter().map(|parent| parent.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(parents("bash"), ["/usr/lib/systemd/systemd", "/usr/sbin/sshd"]);
+    assert_eq!(parents("sshd"), ["/usr/lib/systemd/systemd"]);
+    assert_eq!(entry(&certificate, "systemd").parents, None);
+    assert_eq!(entry(&certificate, "kthreadd").parents, None);
+}
+
+#[test]
+fn flows_are_learned_when_asked_for_peer_by_peer_until_there_are_too_many() {
+    let options = attest::LearnOptions { flows: true, ..options() };
+    let snapshot = web_with(|s| {
+        s.sockets.push(flow(40001, "10.0.5.9", 5432, &[401]));
+        s.sockets.push(flow(443, "203.0.113.7", 55555, &[401]));
+        s.sockets.push(flow(40003, "127.0.0.1", 6379, &[401]));
+        s.sockets.extend((0..17).map(|n| flow(41000 + n, &format!("198.51.100.{n}"), 443, &[900])));
+    });
+    let draft = {
+        let mut learner = attest::Learner::new(&options);
+        learner.look(&snapshot).unwrap();
+        learner.draft(&options).unwrap()
+    };
+    let certificate = &draft.statement.predicate;
+    assert_eq!(compare(certificate, &snapshot), []);
+    let flows = certificate.flows.as_ref().unwrap();
+    let lines = |entries: &[attest::FlowEntry]| {
+        entries.iter().map(|e| format!("{} {} {}", e.cidr, e.port, e.processes[0])).collect::<Vec<_>>()
+    };
+    assert_eq!(lines(&flows.egress), ["0.0.0.0/0 443 /usr/bin/bash", "10.0.5.9/32 5432 /usr/sbin/nginx"]);
+    assert_eq!(lines(&flows.ingress), ["0.0.0.0/0 443 /usr/sbin/nginx"]);
+    let review = |path: &str| &draft.notes.iter().find(|note| note.path == path).unwrap().review;
+    assert!(review("/flows/egress/0")[0].contains("more than 16 peers"));
+    assert!(review("/flows/ingress/0")[0].contains("anybody may connect"));
+    assert_eq!(learn(&[snapshot]).flows, None);
+}
+
+#[test]
+fn what_was_seen_once_or_on_one_sibling_or_looks_made_up_is_marked_for_review() {
+    let mut learner = attest::Learner::new(&options());
+    learner.look(&web()).unwrap();
+    let sibling = web_with(|s| {
+        s.vm.name = "web-2".to_owned();
+        s.vm.id = "uuid:2".to_owned();
+        s.processes.push(process(700, "job", "/tmp/tmp.aB3xY9Qz/job"));
+        s.sockets.push(unix("/tmp/dbus-kQzRtWpL2x", &[470]));
+        s.processes[7].args = Some(vec!["dhclient".to_owned(), "--password=hunter2".to_owned()]);
+    });
+    learner.look(&sibling).unwrap();
+    let draft = learner.draft(&options()).unwrap();
+    let json = serde_json::to_string(&draft).unwrap();
+    assert!(
+        !json.contains("hunter2") && !json.contains("aB3xY9Qz") && !json.contains("kQzRtWpL2x"),
+        "{json}"
+    );
+    let certificate = &draft.statement.predicate;
+    let note = |index: Option<usize>, section: &str| {
+        let path = format!("/{section}/{}", index.unwrap());
+        draft.notes.iter().find(|note| note.path == path).unwrap()
+    };
+    let job = certificate.processes.iter().position(|e| e.names[0].as_str() == "job");
+    assert_eq!(certificate.processes[job.unwrap()].executable.as_ref().unwrap().as_str(), "/tmp/tmp.*/job");
+    let job = note(job, "processes");
+    assert_eq!((job.looks, job.vms), (Some(1), Some(1)));
+    assert!(job.review.iter().any(|text| text.contains("one of 2 looks only")), "{job:?}");
+    assert!(job.review.iter().any(|text| text.contains("one of 2 VMs only")), "{job:?}");
+    assert!(job.review.iter().any(|text| text.contains("made up")), "{job:?}");
+    let dbus = certificate
+        .listeners
+        .iter()
+        .position(|l| l.path.as_ref().is_some_and(|p| p.as_str() == "/tmp/dbus-*"));
+    assert!(!note(dbus, "listeners").review.is_empty());
+    let nginx = certificate.processes.iter().position(|e| e.names[0].as_str() == "nginx");
+    assert!(note(nginx, "processes").review.is_empty());
+    assert_eq!(compare(certificate, &sibling), []);
+}
+
+#[test]
+fn a_look_that_is_not_fit_leaves_nothing_behind() {
+    let mut learner = attest::Learner::new(&options());
+    learner.look(&web()).unwrap();
+    let before = learner.draft(&options()).unwrap();
+    let blind = web_with(|s| {
+        s.processes.push(process(700, "job", "/opt/job"));
+        s.sockets[0].local_port = None;
+    });
+    assert!(learner.look(&blind).is_err());
+    assert_eq!(learner.draft(&options()).unwrap(), before);
+    assert_eq!(learner.looks(), 1);
+}

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod capabilities;
+mod compare_flow;
 mod compare_hidden;
 mod compare_kernel;
 mod compare_process;

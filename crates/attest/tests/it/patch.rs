@@ -45,7 +45,7 @@ fn the_change_that_a_finding_proposes_allows_what_was_found() {
         s.sockets.push(tcp("::", 4444, &[666]));
     };
     type Change<'c> = &'c dyn Fn(&mut Snapshot);
-    let changes: [(&str, Change<'_>); 17] = [
+    let changes: [(&str, Change<'_>); 20] = [
         ("unknown program and listener", &rogue),
         ("special characters", &|s| s.processes.push(process(666, "[*#\\", "/tmp/**/#1[a\\"))),
         ("known program, new name", &|s| s.processes.push(process(666, "nc", "/usr/sbin/nginx"))),
@@ -71,6 +71,12 @@ fn the_change_that_a_finding_proposes_allows_what_was_found() {
         ("missing", &|s| {
             s.processes.retain(|p| p.name != "dhclient");
             s.sockets.retain(|socket| !socket.processes.contains(&450));
+        }),
+        ("parent", &|s| s.processes[9].ppid = Some(402)),
+        ("parent that is a kernel thread", &|s| s.processes[9].ppid = Some(30)),
+        ("arguments with a secret", &|s| {
+            s.processes[7].args =
+                Some(vec!["dhclient".to_owned(), "--token".to_owned(), "hunter2".to_owned()]);
         }),
         ("identity", &|s| s.processes[5].euid = Some(0)),
         ("kernel thread identity", &|s| s.processes[3].uid = Some(99)),
@@ -117,4 +123,16 @@ fn nothing_is_proposed_for_what_no_certificate_can_allow() {
     assert!(!only(flagged).evidence.contains_key("allow_with"));
     let blind = drift(|s| s.problems.push(problem(ProblemKind::Unmapped, "module list 0xffffffff82e00000")));
     assert!(!only(blind).evidence.contains_key("allow_with"));
+}
+
+#[test]
+fn the_change_proposed_for_a_flow_allows_it() {
+    let mut certificate = certificate();
+    certificate.flows = Some(attest::Flows::default());
+    let snapshot = web_with(|s| {
+        s.sockets.push(flow(40001, "192.0.2.7", 443, &[900]));
+        s.sockets.push(flow(40002, "2001:db8::7", 443, &[900]));
+        s.sockets.push(flow(443, "198.51.100.9", 50000, &[401]));
+    });
+    the_proposal_allows_it(&certificate, &snapshot);
 }

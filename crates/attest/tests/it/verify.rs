@@ -93,8 +93,8 @@ fn statements_of_another_kind_are_refused() {
 fn a_newer_minor_is_accepted_with_its_unknown_fields_and_a_newer_major_is_refused() {
     let newer = signed(|s| {
         s["predicate"]["schema"] = "1.9".into();
-        s["predicate"]["flows"] = json!({"egress": [{"cidr": "10.0.0.0/8"}]});
-        s["predicate"]["processes"][0]["parents"] = json!(["/sbin/init"]);
+        s["predicate"]["phases"] = json!({"boot": [{"of": "10.0.0.0/8"}]});
+        s["predicate"]["processes"][0]["weather"] = json!(["/sbin/init"]);
         s["predicate"]["policy"]["rules"]["socket.flow.unknown"] = json!({"severity": "low", "weight": 3});
     });
     assert_eq!(newer.unwrap().certificate().schema.to_string(), "1.9");
@@ -167,7 +167,7 @@ fn a_field_of_another_type_or_a_missing_one_is_refused() {
 #[test]
 fn a_statement_that_contradicts_itself_is_refused_and_not_signed() {
     type Case = (&'static str, fn(&mut Statement), fn(&Refusal) -> bool);
-    let cases: [Case; 17] = [
+    let cases: [Case; 23] = [
         ("no service", |s| s.predicate.service = "  ".to_owned(), |r| matches!(r, Refusal::NoService)),
         ("serial 0", |s| s.predicate.serial = 0, |r| matches!(r, Refusal::SerialZero)),
         (
@@ -222,6 +222,40 @@ fn a_statement_that_contradicts_itself_is_refused_and_not_signed() {
             "unix listener without a path",
             |s| s.predicate.listeners.iter_mut().for_each(|l| l.path = None),
             |r| matches!(r, Refusal::ListenerEntry { .. }),
+        ),
+        (
+            "empty parents",
+            |s| s.predicate.processes[1].parents = Some(Vec::new()),
+            |r| matches!(r, Refusal::ProcessEntry { index: 1, .. }),
+        ),
+        (
+            "digest of a program in capitals",
+            |s| s.predicate.processes[1].sha256 = vec!["AB".repeat(32)],
+            |r| matches!(r, Refusal::ProcessEntry { index: 1, .. }),
+        ),
+        (
+            "kernel threads with a digest",
+            |s| s.predicate.processes.last_mut().unwrap().sha256 = vec!["ab".repeat(32)],
+            |r| matches!(r, Refusal::ProcessEntry { .. }),
+        ),
+        (
+            "flow at port 0",
+            |s| {
+                let json = r#"{"protocol": "tcp", "cidr": "10.0.0.0/8", "port": 0, "processes": []}"#;
+                let entry = serde_json::from_str(json).unwrap();
+                s.predicate.flows = Some(attest::Flows { egress: vec![], ingress: vec![entry] });
+            },
+            |r| matches!(r, Refusal::FlowEntry { direction: "ingress", index: 0, .. }),
+        ),
+        (
+            "supersedes no digest",
+            |s| s.predicate.supersedes = Some("6".to_owned()),
+            |r| matches!(r, Refusal::SupersedesFormat { .. }),
+        ),
+        (
+            "supersedes a short digest",
+            |s| s.predicate.supersedes = Some("sha256:00".to_owned()),
+            |r| matches!(r, Refusal::SupersedesFormat { .. }),
         ),
         (
             "one confirmation",

@@ -11,7 +11,7 @@ use crate::output::{Cell, Output, Paint, Table};
 use crate::trust;
 use anyhow::{Context, bail};
 use attest::dsse::ENVELOPE_LIMIT;
-use attest::{Certificate, Pattern, Presence, Statement, Verified, VerifyOptions};
+use attest::{Certificate, Flows, Pattern, Presence, Statement, Verified, VerifyOptions};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use facts::ExeState;
@@ -118,6 +118,9 @@ fn patterns(patterns: &[Pattern], none: &str) -> String {
 fn print(certificate: &Certificate, out: &mut Output) -> anyhow::Result<()> {
     out.field("Service", format!("{}, serial {}", certificate.service, certificate.serial))?;
     out.field("Valid", valid(certificate))?;
+    if let Some(digest) = &certificate.supersedes {
+        out.field("Supersedes", digest)?;
+    }
     let selector = &certificate.selector;
     let chosen: Vec<&str> = selector.names.iter().chain(&selector.uuids).map(Pattern::as_str).collect();
     out.field("For VMs", if chosen.is_empty() { "none by itself".to_owned() } else { chosen.join(", ") })?;
@@ -141,9 +144,16 @@ fn print(certificate: &Certificate, out: &mut Output) -> anyhow::Result<()> {
             policy.confirmations
         ),
     )?;
-    for table in
-        [processes(certificate), listeners(certificate), raw_sockets(certificate), rules(certificate)]
-    {
+    if certificate.flows.is_none() {
+        out.field("Flows", "not judged")?;
+    }
+    for table in [
+        processes(certificate),
+        listeners(certificate),
+        flows(certificate),
+        raw_sockets(certificate),
+        rules(certificate),
+    ] {
         if !table.is_empty() {
             out.line(&[])?;
             out.table(&table)?;
@@ -154,7 +164,7 @@ fn print(certificate: &Certificate, out: &mut Output) -> anyhow::Result<()> {
 
 fn processes(certificate: &Certificate) -> Table {
     let mut table =
-        Table::new(&["PROGRAM", "PRESENCE", ">COUNT", "UID:GID", "CAPABILITIES", "NAMES", "ARGS"]);
+        Table::new(&["PROGRAM", "PRESENCE", ">COUNT", "UID:GID", "CAPABILITIES", "NAMES", "ARGS", "PARENTS"]);
     for entry in &certificate.processes {
         let program = match (&entry.executable, entry.exe_state) {
             _ if entry.kernel_thread => "(kernel threads)".to_owned(),
@@ -198,6 +208,10 @@ fn processes(certificate: &Certificate) -> Table {
             if capabilities.is_empty() { Cell::new("none") } else { Cell::new(capabilities.join(", ")) },
             Cell::new(patterns(&entry.names, "any")),
             args.map_or_else(|| Cell::new("any"), Cell::new),
+            entry
+                .parents
+                .as_ref()
+                .map_or_else(|| Cell::new("any"), |parents| Cell::new(patterns(parents, "none"))),
         ]);
     }
     table
@@ -220,6 +234,24 @@ fn listeners(certificate: &Certificate) -> Table {
             Cell::new(at),
             Cell::new(patterns(&entry.processes, "the kernel")),
         ]);
+    }
+    table
+}
+
+fn flows(certificate: &Certificate) -> Table {
+    let mut table = Table::new(&["FLOW", "PROTOCOL", "PEERS", ">PORT", "HELD BY"]);
+    let none = Flows::default();
+    let Flows { egress, ingress } = certificate.flows.as_ref().unwrap_or(&none);
+    for (direction, entries) in [("egress", egress), ("ingress", ingress)] {
+        for entry in entries {
+            table.row([
+                Cell::new(direction),
+                Cell::new(&entry.protocol),
+                Cell::new(entry.cidr.to_string()),
+                Cell::new(entry.port.to_string()),
+                Cell::new(patterns(&entry.processes, "the kernel")),
+            ]);
+        }
     }
     table
 }

@@ -44,6 +44,7 @@ pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Ou
         selector: args.selector(),
         image_sha256: args.image_sha256.clone(),
         accept_unknown: args.accept_unknown,
+        flows: args.flows,
     };
     let mut guest = Guest::open(&args.target.target)?;
     let (snapshots, looks) = observe(&mut guest, learn, &options)?;

@@ -43,6 +43,7 @@ impl Signer {
             selector: None,
             image_sha256: None,
             accept_unknown: false,
+            flows: false,
         };
         let path = self.path(name);
         fs::write(&path, certify(&[snapshot()], &options).unwrap().sign(&self.key).unwrap()).unwrap();

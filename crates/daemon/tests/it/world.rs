@@ -271,6 +271,7 @@ impl Site {
             selector: None,
             image_sha256: None,
             accept_unknown: true,
+            flows: false,
         };
         let envelope = certify(std::slice::from_ref(good), &options).unwrap().sign(&self.key).unwrap();
         let path = self.path("certificates").join(file);
