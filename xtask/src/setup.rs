@@ -15,6 +15,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("lz4", "lz4"),
     ("strip", "binutils"),
     ("cc", "gcc"),
+    ("openssl", "openssl"),
+    ("python3", "python3"),
 ];
 
 /// Files that must be there, and the package that has them.
@@ -23,6 +25,7 @@ const FILES: &[(&str, &str)] = &[("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev
 /// What booting guests needs: packages, kernels, and what is put into the guests.
 pub(crate) fn lab() -> Result<()> {
     packages()?;
+    testkit::python::prepare().context("The Python environment could not be made ready")?;
     for kernel in Kernel::ALL {
         if kernels::cached(kernel).is_none() {
             eprintln!("fetching kernel {}", kernel.name);
@@ -43,6 +46,11 @@ fn packages() -> Result<()> {
     let busybox = command("busybox").arg("--help").output();
     if busybox.is_ok() && !static_busybox()? {
         missing.push("busybox-static");
+    }
+    // Debian's Python makes no environment without this package.
+    let ensurepip = command("python3").args(["-c", "import ensurepip, venv"]).output();
+    if !ensurepip.is_ok_and(|output| output.status.success()) {
+        missing.push("python3-venv");
     }
     if missing.is_empty() {
         return Ok(());

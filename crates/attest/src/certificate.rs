@@ -6,10 +6,11 @@
 //! [`crate::pattern`]. Must never hold anything about one particular run: no pid, no address, no boot id.
 
 use crate::capabilities::Capabilities;
+use crate::dsse::{Envelope, PAYLOAD_TYPE};
 use crate::flow::Flows;
 use crate::pattern::Pattern;
 use crate::policy::Policy;
-use crate::{Error, dsse, keys::PrivateKey};
+use crate::{Error, keys::PrivateKey};
 use facts::{ExeState, Family, Vm};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -453,8 +454,15 @@ impl Statement {
     /// Signs it: bytes of a DSSE envelope for a file. A statement that verification would refuse whatever the time is
     /// not signed.
     pub fn sign(&self, key: &PrivateKey) -> Result<Vec<u8>, Error> {
+        let mut envelope = self.to_envelope()?;
+        envelope.sign(key)?;
+        envelope.to_json()
+    }
+
+    /// An envelope to be signed. `Err` for a statement that verification would refuse whatever the time.
+    pub fn to_envelope(&self) -> Result<Envelope, Error> {
         self.check().map_err(Error::WouldBeRefused)?;
-        dsse::seal(dsse::PAYLOAD_TYPE, &self.to_json()?, key)
+        Ok(Envelope::new(PAYLOAD_TYPE, self.to_json()?))
     }
 }
 

@@ -32,13 +32,14 @@ const URL_SAFE_ALPHABET: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAF
 struct OutgoingEnvelope<'a> {
     payload: String,
     payload_type: &'a str,
-    signatures: [OutgoingSignature<'a>; 1],
+    signatures: Vec<OutgoingSignature<'a>>,
 }
 
 #[derive(Serialize)]
 struct OutgoingSignature<'a> {
-    keyid: &'a str,
-    sig: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keyid: Option<&'a str>,
+    sig: &'a str,
 }
 
 #[derive(Deserialize)]
@@ -77,42 +78,123 @@ pub fn pae(payload_type: &str, body: &[u8]) -> Vec<u8> {
 
 /// Signs `body` and gives the envelope as one line of JSON with a newline.
 pub fn seal(payload_type: &str, body: &[u8], key: &PrivateKey) -> Result<Vec<u8>, Error> {
-    let signature = key.sign(&pae(payload_type, body));
-    let public = key.public();
-    let envelope = OutgoingEnvelope {
-        payload: STANDARD.encode(body),
-        payload_type,
-        signatures: [OutgoingSignature { keyid: public.id(), sig: STANDARD.encode(signature.to_bytes()) }],
-    };
-    let mut bytes = serde_json::to_vec(&envelope).map_err(Error::Encode)?;
-    bytes.push(b'\n');
-    Ok(bytes)
+    let mut envelope = Envelope::new(payload_type, body.to_vec());
+    envelope.sign(key)?;
+    envelope.to_json()
+}
+
+/// An envelope to which signatures are added, by keys here or elsewhere.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    payload_type: String,
+    body: Vec<u8>,
+    /// Key ids and signatures in base64, as they came.
+    signatures: Vec<(Option<String>, String)>,
+}
+
+impl Envelope {
+    /// An envelope without any signature.
+    #[must_use]
+    pub fn new(payload_type: &str, body: Vec<u8>) -> Self {
+        Self { payload_type: payload_type.to_owned(), body, signatures: Vec::new() }
+    }
+
+    /// Reads an envelope to add a signature to it. Nothing in it is trusted: whoever signs has to look at the body.
+    pub fn read(envelope: &[u8], payload_type: &'static str) -> Result<Self, Refusal> {
+        let incoming = IncomingEnvelope::read(envelope)?;
+        let (payload, signatures) = incoming.content(payload_type)?;
+        let body = decode(&payload).map_err(Refusal::PayloadEncoding)?;
+        let signatures = signatures.into_iter().map(|one| (one.keyid, one.sig)).collect();
+        Ok(Self { payload_type: payload_type.to_owned(), body, signatures })
+    }
+
+    /// What is in it.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The bytes to sign.
+    #[must_use]
+    pub fn to_be_signed(&self) -> Vec<u8> {
+        pae(&self.payload_type, &self.body)
+    }
+
+    /// Adds the signature of a key. `Err`: it has one of that key.
+    pub fn sign(&mut self, key: &PrivateKey) -> Result<(), Error> {
+        let signature = key.sign(&self.to_be_signed());
+        self.add(&key.public(), &signature.to_bytes())
+    }
+
+    /// Adds a signature that was made elsewhere, of 64 bytes, over [`Envelope::to_be_signed`]. `Err`: it is not one of that
+    /// key over these bytes, or there is one of that key already.
+    pub fn add(&mut self, key: &PublicKey, signature: &[u8]) -> Result<(), Error> {
+        let message = self.to_be_signed();
+        let of_key =
+            |bytes: &[u8]| Signature::from_slice(bytes).is_ok_and(|one| key.verifies(&message, &one));
+        if !of_key(signature) {
+            return Err(Error::NotASignature { key_id: key.id().to_owned(), bytes: signature.len() });
+        }
+        if self.signatures.iter().any(|(_, other)| decode(other).is_ok_and(|bytes| of_key(&bytes))) {
+            return Err(Error::AlreadySigned { key_id: key.id().to_owned() });
+        }
+        self.signatures.push((Some(key.id().to_owned()), STANDARD.encode(signature)));
+        Ok(())
+    }
+
+    /// The envelope as one line of JSON with a newline.
+    pub fn to_json(&self) -> Result<Vec<u8>, Error> {
+        let signatures = self
+            .signatures
+            .iter()
+            .map(|(keyid, sig)| OutgoingSignature { keyid: keyid.as_deref(), sig })
+            .collect();
+        let envelope = OutgoingEnvelope {
+            payload: STANDARD.encode(&self.body),
+            payload_type: &self.payload_type,
+            signatures,
+        };
+        let mut bytes = serde_json::to_vec(&envelope).map_err(Error::Encode)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+}
+
+impl IncomingEnvelope {
+    fn read(envelope: &[u8]) -> Result<Self, Refusal> {
+        if envelope.len() > ENVELOPE_LIMIT {
+            return Err(Refusal::TooLarge { bytes: envelope.len(), limit: ENVELOPE_LIMIT });
+        }
+        json::from_slice(envelope).map_err(Refusal::Envelope)
+    }
+
+    /// The payload in base64 and the signatures, at least one and not too many.
+    fn content(self, payload_type: &'static str) -> Result<(String, Vec<IncomingSignature>), Refusal> {
+        let Some(payload) = self.payload else {
+            return Err(match self.statement {
+                Some(_) => Refusal::Unsigned,
+                None => Refusal::EnvelopeField { field: "payload" },
+            });
+        };
+        let found = self.payload_type.ok_or(Refusal::EnvelopeField { field: "payloadType" })?;
+        if found != payload_type {
+            return Err(Refusal::PayloadType { found: shown(&found), expected: payload_type });
+        }
+        let signatures = self.signatures.unwrap_or_default();
+        if signatures.is_empty() {
+            return Err(Refusal::Unsigned);
+        }
+        if signatures.len() > SIGNATURE_LIMIT {
+            return Err(Refusal::TooManySignatures { count: signatures.len(), limit: SIGNATURE_LIMIT });
+        }
+        Ok((payload, signatures))
+    }
 }
 
 /// Checks the envelope and gives the signed bytes. At least one signature must be by a trusted key; signatures by others
 /// are ignored.
 pub fn open(envelope: &[u8], payload_type: &'static str, trusted: &[PublicKey]) -> Result<Opened, Refusal> {
-    if envelope.len() > ENVELOPE_LIMIT {
-        return Err(Refusal::TooLarge { bytes: envelope.len(), limit: ENVELOPE_LIMIT });
-    }
-    let envelope: IncomingEnvelope = json::from_slice(envelope).map_err(Refusal::Envelope)?;
-    let Some(payload) = envelope.payload else {
-        return Err(match envelope.statement {
-            Some(_) => Refusal::Unsigned,
-            None => Refusal::EnvelopeField { field: "payload" },
-        });
-    };
-    let found = envelope.payload_type.ok_or(Refusal::EnvelopeField { field: "payloadType" })?;
-    if found != payload_type {
-        return Err(Refusal::PayloadType { found: shown(&found), expected: payload_type });
-    }
-    let signatures = envelope.signatures.unwrap_or_default();
-    if signatures.is_empty() {
-        return Err(Refusal::Unsigned);
-    }
-    if signatures.len() > SIGNATURE_LIMIT {
-        return Err(Refusal::TooManySignatures { count: signatures.len(), limit: SIGNATURE_LIMIT });
-    }
+    let (payload, signatures) = IncomingEnvelope::read(envelope)?.content(payload_type)?;
     if trusted.is_empty() {
         return Err(Refusal::NoTrustedKey);
     }

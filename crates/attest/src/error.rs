@@ -57,6 +57,20 @@ pub enum Error {
     /// The statement could not be written as JSON.
     #[error("The certificate could not be written as JSON")]
     Encode(#[source] serde_json::Error),
+    /// A signature that is not one of the key it should be of.
+    #[error("The signature of {bytes} bytes is not one of key {key_id} over this certificate")]
+    NotASignature {
+        /// The key.
+        key_id: String,
+        /// Its length.
+        bytes: usize,
+    },
+    /// A key signs once.
+    #[error("The certificate is already signed by key {key_id}")]
+    AlreadySigned {
+        /// The key.
+        key_id: String,
+    },
     /// The statement would be refused by everyone who verifies it, so it is not signed.
     #[error("The certificate is not signed because verification would refuse it")]
     WouldBeRefused(#[source] Refusal),
@@ -144,6 +158,17 @@ pub enum Refusal {
         /// The field.
         field: &'static str,
     },
+    /// Not a draft in JSON.
+    #[error("The file is not a draft of a certificate")]
+    Draft(#[source] serde_json::Error),
+    /// A draft of another version.
+    #[error("The draft has schema {found:?}, not {expected:?}")]
+    DraftSchema {
+        /// What it says.
+        found: String,
+        /// What ours says.
+        expected: &'static str,
+    },
     /// No signature at all.
     #[error("The certificate is not signed")]
     Unsigned,
@@ -191,6 +216,59 @@ pub enum Refusal {
     SignatureMismatch {
         /// The key it names.
         key_id: Option<String>,
+    },
+    /// Signed by a key that was taken back.
+    #[error("The certificate is signed by key {key_id}, which is revoked")]
+    KeyRevoked {
+        /// The key.
+        key_id: String,
+    },
+    /// The certificate itself was taken back.
+    #[error("The certificate {digest} is revoked")]
+    CertificateRevoked {
+        /// `sha256:…` of its payload.
+        digest: String,
+    },
+    /// Signed by a key whose time has not come.
+    #[error("The signature of key {key_id} does not count before {not_before}")]
+    KeyNotYetValid {
+        /// The key.
+        key_id: String,
+        /// First instant at which it does.
+        not_before: Timestamp,
+    },
+    /// Signed by a key whose time is over.
+    #[error("The signature of key {key_id} counts no longer since {not_after}")]
+    KeyExpired {
+        /// The key.
+        key_id: String,
+        /// First instant at which it did not.
+        not_after: Timestamp,
+    },
+    /// Signed by a key that may not sign for this service.
+    #[error("Key {key_id} may not sign for service {service:?}, only for {}", .allowed.join(", "))]
+    KeyOutOfScope {
+        /// The key.
+        key_id: String,
+        /// The service.
+        service: String,
+        /// Templates of the services it may sign for.
+        allowed: Vec<String>,
+    },
+    /// Fewer keys agree than the operator asks for.
+    #[error(
+        "Service {service:?} needs the signatures of {needed} trusted keys, and {} count{}", .signers.len(),
+        match .passed_over.len() { 0 => String::new(), _ => format!(" (passed over: {})", .passed_over.join(", ")) }
+    )]
+    TooFewSigners {
+        /// The service.
+        service: String,
+        /// How many it needs.
+        needed: usize,
+        /// Keys whose signatures count.
+        signers: Vec<String>,
+        /// Trusted keys whose signatures do not count, for their time or their scope.
+        passed_over: Vec<String>,
     },
     /// The signed bytes are not a statement.
     #[error("The signed content is not an in-toto Statement in JSON")]

@@ -51,6 +51,7 @@ mod policy;
 mod reading;
 mod text;
 mod tracker;
+mod trust;
 mod verdict;
 mod verify;
 
@@ -69,5 +70,6 @@ pub use learn::{DRAFT_SCHEMA, Draft, LearnOptions, Learner, Note, certify};
 pub use pattern::{PATTERN_LIMIT, Pattern, PatternError};
 pub use policy::{Action, Decision, LEAST_CONFIRMATIONS, Mode, Policy, RulePolicy};
 pub use tracker::{Progress, Tracker};
+pub use trust::{KeyTrust, Revoked, ServiceTrust, TrustPolicy};
 pub use verdict::{judge, report};
-pub use verify::{Verified, VerifyOptions, parse, verify};
+pub use verify::{Verified, VerifyOptions, digest, parse, verify};

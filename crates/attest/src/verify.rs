@@ -1,4 +1,4 @@
-//! Whether a certificate may be trusted: signature, kind, form, time, serial, in that order.
+//! Whether a certificate may be trusted: signature, kind, form, who signed, time, serial, in that order.
 //!
 //! The signature comes first, so that nothing of an unsigned document is interpreted beyond its envelope. Must never
 //! read a clock (the caller says what time it is) and never return a certificate next to a doubt.
@@ -6,11 +6,13 @@
 use crate::certificate::{
     Certificate, PREDICATE_TYPE, SCHEMA_MAJOR, STATEMENT_TYPE, SchemaVersion, Statement,
 };
-use crate::keys::PublicKey;
+use crate::keys::{PublicKey, hex};
 use crate::text::shown;
+use crate::trust::TrustPolicy;
 use crate::{Refusal, dsse, json};
 use jiff::Timestamp;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 /// What else is demanded of a certificate.
@@ -19,6 +21,10 @@ pub struct VerifyOptions {
     /// The highest serial seen so far by service; a certificate with a lower one is refused. (By service, since the
     /// caller learns the service from the certificate.)
     pub highest_serials: BTreeMap<String, u64>,
+    /// Whom to trust with what.
+    pub trust: TrustPolicy,
+    /// Take also a certificate whose time has not come. The caller asks again whenever it uses it.
+    pub early: bool,
 }
 
 /// A certificate that passed every check.
@@ -26,8 +32,12 @@ pub struct VerifyOptions {
 pub struct Verified {
     /// The whole statement.
     pub statement: Statement,
-    /// Ids of the trusted keys that signed it.
+    /// Ids of the trusted keys that signed it and may do so.
     pub signers: Vec<String>,
+    /// `sha256:…` of the signed bytes: what a revocation list and the next certificate's `supersedes` call it.
+    pub digest: String,
+    /// First instant at which it no longer holds: the end of its validity, or of that of the keys it stands on.
+    pub holds_until: Timestamp,
 }
 
 impl Verified {
@@ -61,10 +71,16 @@ pub fn verify(
     options: &VerifyOptions,
 ) -> Result<Verified, Refusal> {
     let opened = dsse::open(envelope, dsse::PAYLOAD_TYPE, trusted)?;
+    let signers = options.trust.unrevoked(opened.signers)?;
+    let digest = digest(&opened.body);
+    if options.trust.revoked.certificates.contains(&digest) {
+        return Err(Refusal::CertificateRevoked { digest });
+    }
     let statement = parse(&opened.body)?;
     let certificate = &statement.predicate;
+    let (signers, keys_end) = options.trust.agree(signers, &certificate.service, now)?;
     let validity = certificate.validity;
-    if now < validity.not_before {
+    if now < validity.not_before && !options.early {
         return Err(Refusal::NotYetValid { not_before: validity.not_before, now });
     }
     if now >= validity.not_after {
@@ -75,7 +91,14 @@ pub fn verify(
         let service = certificate.service.clone();
         return Err(Refusal::RolledBack { service, serial: certificate.serial, highest });
     }
-    Ok(Verified { statement, signers: opened.signers })
+    let holds_until = keys_end.map_or(validity.not_after, |end| end.min(validity.not_after));
+    Ok(Verified { statement, signers, digest, holds_until })
+}
+
+/// What a certificate is called: `sha256:…` of the bytes that are signed.
+#[must_use]
+pub fn digest(body: &[u8]) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(body)))
 }
 
 /// Parses the bytes of a statement without any signature: to show a draft, or what a refused envelope says. What comes

@@ -57,6 +57,11 @@ fn refusal(refusal: &Refusal) -> Option<&'static str> {
     Some(match refusal {
         Refusal::NoTrustedKey => "give one with --trusted-key, or put it into /etc/birthmark/trusted-keys",
         Refusal::UntrustedKey { .. } => "give the signer's public key with --trusted-key if you trust it",
+        Refusal::NotYetValid { .. } => "if that time is past, this host's clock is behind: see `timedatectl`",
+        Refusal::TooFewSigners { .. } => "`birthmark sign` adds a signature",
+        Refusal::KeyExpired { .. } | Refusal::KeyRevoked { .. } | Refusal::CertificateRevoked { .. } => {
+            "have its newest certificate signed with a key that is trusted now"
+        }
         Refusal::Expired { .. } | Refusal::RolledBack { .. } => {
             "use its newest certificate, or make one with `birthmark certify`"
         }

@@ -46,6 +46,8 @@ pub(crate) enum Command {
     /// Kernel profiles: layouts and symbol addresses of kernel builds, as this host keeps them.
     #[command(subcommand)]
     Profile(ProfileCommand),
+    /// Sign a draft, or add a signature to a certificate.
+    Sign(SignArgs),
     /// Show how birthmarkd and the VMs that it watches stand.
     Status(DaemonArgs),
     /// Show the findings that birthmarkd has now.
@@ -77,12 +79,30 @@ pub(crate) struct PsArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct TrustArgs {
     /// Public key (PEM) that a certificate must be signed with; may be given more than once.
-    /// Default: every .pub and .pem file of CONFIG_DIR/trusted-keys.
+    /// Default: every .pub and .pem file of CONFIG_DIR/trusted-keys, within the limits of trust.toml there.
     #[arg(long = "trusted-key", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) trusted_keys: Vec<PathBuf>,
     /// Directory with certificates/ and trusted-keys/.
     #[arg(long, value_name = "DIR", env = "BIRTHMARK_CONFIG_DIR", default_value = "/etc/birthmark")]
     pub(crate) config_dir: PathBuf,
+    /// Directory in which birthmarkd and `audit` remember the highest serials seen.
+    #[arg(long, value_name = "DIR", env = "BIRTHMARK_STATE_DIR", default_value = "/var/lib/birthmark")]
+    pub(crate) state_dir: PathBuf,
+}
+
+/// Who signs.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KeyArgs {
+    /// Private key (PEM) that signs: a file (see `birthmark keygen`), or env:NAME for an environment variable.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) key: Option<String>,
+    /// Program that signs in place of a key, for a KMS or HSM: it is given the bytes to sign on standard input, and prints
+    /// the Ed25519 signature, 64 bytes or their base64.
+    #[arg(long, value_name = "PROGRAM", value_hint = ValueHint::CommandName, conflicts_with = "key", requires = "signer_key")]
+    pub(crate) signer: Option<PathBuf>,
+    /// Public key (PEM) of --signer.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "signer")]
+    pub(crate) signer_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -104,10 +124,9 @@ pub(crate) struct CertifyArgs {
     /// Name of the service that VMs like this one provide.
     #[arg(long, value_name = "NAME")]
     pub(crate) service: String,
-    /// Private key (PEM) that signs; see `birthmark keygen`.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) key: PathBuf,
-    /// File for the certificate.
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
+    /// File for the certificate, or for the draft when nobody signs it.
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: PathBuf,
     /// Serial: 1 for the first certificate of a service, one more for each later one.
@@ -263,6 +282,21 @@ pub(crate) struct VerifyArgs {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SignArgs {
+    /// Draft, or certificate that others have signed already.
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
+    /// File for the certificate.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -14,6 +14,7 @@ mod guest;
 mod hints;
 mod output;
 mod profiles;
+mod signing;
 mod trust;
 
 use args::{Cli, Command};
@@ -63,6 +64,7 @@ fn run(command: Command, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Verify(args) => commands::certificate::verify(&args, out),
         Command::Show(args) => commands::certificate::show(&args, out),
         Command::Profile(command) => commands::profile::profile(&command, out),
+        Command::Sign(args) => commands::sign::sign(&args, out),
         Command::Status(args) => commands::daemon::status(&args, out),
         Command::Findings(args) => commands::daemon::findings(&args, out),
         Command::Quarantine(args) => commands::daemon::quarantine(&args, out),

@@ -34,7 +34,7 @@ pub(crate) fn discover(shared: &Shared, told: &mut Option<String>) {
     for (vm, gone) in changes.appeared {
         let service = match shared.trust().find(&vm, Timestamp::now()) {
             Match::One(certificate) => Some(certificate.service.clone()),
-            Match::None | Match::Ambiguous(_) => None,
+            Match::None | Match::NotNow(_) | Match::Ambiguous(_) => None,
         };
         shared.sink.emit(&Event::VmAppeared { vm: VmRef::from(&vm), service });
         ensure(shared, &vm);

@@ -6,6 +6,7 @@ use crate::registry::CertificateRef;
 use crate::run::Shared;
 use crate::trust::Match;
 use crate::watch::{Outcome, Watch};
+use attest::Certificate;
 use facts::{Nic, Snapshot, Verdict, Vm};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -20,6 +21,35 @@ const REST_AFTER_FAILURE: u32 = 10;
 /// How long a VM that was never looked at may be without a kernel before that is told as what it then is: a VM that cannot be
 /// read. A slow firmware with a network boot takes minutes.
 const BOOT: Duration = Duration::from_secs(300);
+
+/// Why a VM that certificates select is held against none.
+enum Unusable {
+    NotNow(Arc<Certificate>),
+    /// Certificates of these services.
+    Ambiguous(Vec<String>),
+}
+
+impl Unusable {
+    /// For the operator. A host whose clock went wrong sees every certificate like that, so the clock is in it.
+    fn problem(&self) -> String {
+        match self {
+            Self::Ambiguous(services) => {
+                format!("Certificates of several services fit: {}", services.join(", "))
+            }
+            Self::NotNow(certificate) => {
+                let attest::Validity { not_before, not_after } = certificate.validity;
+                let now = Timestamp::now();
+                let (service, serial) = (&certificate.service, certificate.serial);
+                let what = if now < not_before {
+                    format!("is not valid before {not_before}")
+                } else {
+                    format!("ended at {not_after} or with the keys that signed it")
+                };
+                format!("Certificate {serial} of {service} {what}, and this host's clock says {now}")
+            }
+        }
+    }
+}
 
 /// A VM on its way through the schedule.
 #[derive(Debug)]
@@ -61,7 +91,12 @@ impl Job {
         let certificate = match shared.trust().find(&self.vm, Timestamp::now()) {
             Match::One(certificate) => certificate,
             Match::None => return Some(self.uncertified(shared, None)),
-            Match::Ambiguous(services) => return Some(self.uncertified(shared, Some(services))),
+            Match::NotNow(certificate) => {
+                return Some(self.uncertified(shared, Some(Unusable::NotNow(certificate))));
+            }
+            Match::Ambiguous(services) => {
+                return Some(self.uncertified(shared, Some(Unusable::Ambiguous(services))));
+            }
         };
         let snapshot = match self.snapshot(shared) {
             Ok(snapshot) => snapshot,
@@ -122,19 +157,17 @@ impl Job {
         after(wait)
     }
 
-    fn uncertified(&mut self, shared: &Shared, ambiguous: Option<Vec<String>>) -> Instant {
+    fn uncertified(&mut self, shared: &Shared, unusable: Option<Unusable>) -> Instant {
         // What was open under a certificate that is used no longer is nobody's finding now.
         self.watch = Watch::default();
         self.early = 0;
-        if let Some(services) = ambiguous {
-            let told = services.join(", ");
-            if self.told.as_ref() != Some(&told) {
-                shared.sink.emit(&Event::CertificateAmbiguous { vm: VmRef::from(&self.vm), services });
-            }
-            self.told = Some(told);
+        let problem = unusable.as_ref().map(Unusable::problem);
+        if let Some(Unusable::Ambiguous(services)) = unusable
+            && self.told != problem
+        {
+            shared.sink.emit(&Event::CertificateAmbiguous { vm: VmRef::from(&self.vm), services });
         }
-        let problem =
-            self.told.clone().map(|services| format!("Certificates of several services fit: {services}"));
+        self.told.clone_from(&problem);
         shared.registry.change(&self.vm, |record| {
             record.certificate = None;
             record.verdict = Some(Verdict::Uncertified);

@@ -1,15 +1,18 @@
 //! Which certificates may be used, and which of them is for a VM.
 //!
-//! Certificates are verified once, when they are read; whether their time is over is asked again at every look. A file
-//! that is refused is told and passed over: it never stops the others. The highest serial of each service is kept on
-//! disk, so that an old certificate stays refused after a restart.
+//! Certificates are verified once, when they are read; whether their time has come or is over is asked again at every look,
+//! so the next certificate of a service can be put in place before its time. A file that is refused is told and passed over:
+//! it never stops the others. The highest serial of each service is kept on disk, so that an old certificate stays refused
+//! after a restart; it counts from the first instant of its validity on.
+//!
+//! A `trust.toml` beside the keys narrows what they may sign. One that cannot be understood lets no certificate in.
 
 use crate::events::Event;
 use crate::store;
-use attest::{Certificate, PublicKey, VerifyOptions, verify};
+use attest::{Certificate, PublicKey, TrustPolicy, VerifyOptions, verify};
 use facts::Vm;
 use jiff::Timestamp;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -20,10 +23,27 @@ const MAX_FILE: u64 = 32 << 20;
 /// Most files taken from one directory.
 const MAX_FILES: usize = 10_000;
 
+/// Limits of the keys of a directory.
+const POLICY: &str = "trust.toml";
+
 /// The certificates that may be used.
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
-    certificates: Vec<Arc<Certificate>>,
+    /// By service, then the highest serial first.
+    certificates: Vec<Usable>,
+}
+
+#[derive(Clone, Debug)]
+struct Usable {
+    certificate: Arc<Certificate>,
+    /// First instant at which it no longer holds.
+    until: Timestamp,
+}
+
+impl Usable {
+    fn has_begun(&self, now: Timestamp) -> bool {
+        self.certificate.validity.not_before <= now
+    }
 }
 
 /// What is for a VM.
@@ -33,6 +53,8 @@ pub enum Match {
     One(Arc<Certificate>),
     /// None.
     None,
+    /// This one, at another time: its own is to come, or over.
+    NotNow(Arc<Certificate>),
     /// Several services claim it.
     Ambiguous(Vec<String>),
 }
@@ -55,8 +77,18 @@ impl Trust {
                 Err(reason) => refuse(&path, reason),
             }
         }
-        let mut options = match store::read(serials) {
-            Ok(highest_serials) => VerifyOptions { highest_serials },
+        let policy = match policy(keys) {
+            Ok(policy) => policy,
+            Err((path, reason)) => {
+                refuse(
+                    &path,
+                    format!("No certificate is used, since the limits of the keys are unknown: {reason}"),
+                );
+                return (Self::default(), events);
+            }
+        };
+        let mut highest: BTreeMap<String, u64> = match store::read(serials) {
+            Ok(highest) => highest,
             Err(error) => {
                 let reason =
                     format!("The serials seen so far cannot be read, so no certificate is used: {error}");
@@ -64,81 +96,123 @@ impl Trust {
                 return (Self::default(), events);
             }
         };
-        let mut best: BTreeMap<String, (PathBuf, Certificate)> = BTreeMap::new();
+        let now = Timestamp::now();
+        let options = VerifyOptions { highest_serials: highest.clone(), trust: policy, early: true };
+        let mut found: BTreeMap<String, Vec<(PathBuf, Usable)>> = BTreeMap::new();
         for path in files(certificates, &[], &mut refuse) {
-            let verified = read(&path).map_err(|error| error.to_string()).and_then(|bytes| {
-                verify(&bytes, &trusted, Timestamp::now(), &options).map_err(|refusal| chain(&refusal))
-            });
+            let verified = read(&path)
+                .map_err(|error| error.to_string())
+                .and_then(|bytes| verify(&bytes, &trusted, now, &options).map_err(|refusal| chain(&refusal)));
             match verified {
                 Ok(verified) => {
-                    let certificate = verified.certificate().clone();
-                    let older = best
-                        .get(&certificate.service)
-                        .is_some_and(|(_, other)| other.serial >= certificate.serial);
-                    if older {
-                        let reason = "Another file holds a certificate of this service with the same or a higher serial";
-                        refuse(&path, reason.into());
-                    } else if let Some((path, _)) =
-                        best.insert(certificate.service.clone(), (path, certificate))
-                    {
-                        refuse(
-                            &path,
-                            "Another file holds a certificate of this service with a higher serial".into(),
-                        );
-                    }
+                    let until = verified.holds_until;
+                    let certificate = Arc::new(verified.statement.predicate);
+                    let of_service = found.entry(certificate.service.clone()).or_default();
+                    of_service.push((path, Usable { certificate, until }));
                 }
                 Err(reason) => refuse(&path, reason),
             }
         }
-        let before = options.highest_serials.clone();
-        for (service, (_, certificate)) in &best {
-            let highest = options.highest_serials.entry(service.clone()).or_default();
-            *highest = certificate.serial.max(*highest);
+        let before = highest.clone();
+        let mut usable = Vec::new();
+        for (service, mut of_service) in found {
+            of_service.sort_by_key(|(_, one)| std::cmp::Reverse(one.certificate.serial));
+            let mut last = None;
+            let mut replaced = false;
+            for (path, one) in of_service {
+                let serial = one.certificate.serial;
+                if replaced || last == Some(serial) {
+                    let how = if last == Some(serial) { "the same" } else { "a higher" };
+                    refuse(
+                        &path,
+                        format!("Another file holds a certificate of this service with {how} serial"),
+                    );
+                    continue;
+                }
+                last = Some(serial);
+                if one.has_begun(now) {
+                    replaced = true;
+                    let known = highest.entry(service.clone()).or_default();
+                    *known = serial.max(*known);
+                }
+                usable.push((path, one));
+            }
         }
-        if before != options.highest_serials
-            && let Err(error) = store::write(serials, &options.highest_serials)
+        if before != highest
+            && let Err(error) = store::write(serials, &highest)
         {
             refuse(serials, format!("The highest serials could not be kept: {error}"));
         }
         let mut certificates = Vec::new();
-        for (path, certificate) in best.into_values() {
-            let (service, serial) = (certificate.service.clone(), certificate.serial);
+        for (path, one) in usable {
+            let (service, serial) = (one.certificate.service.clone(), one.certificate.serial);
             events.push(Event::CertificateLoaded { path, service, serial });
-            certificates.push(Arc::new(certificate));
+            certificates.push(one);
         }
         (Self { certificates }, events)
     }
 
     /// Uses the given certificates, verified by the caller.
     #[must_use]
-    pub fn of(certificates: Vec<Certificate>) -> Self {
-        Self { certificates: certificates.into_iter().map(Arc::new).collect() }
+    pub fn of(mut certificates: Vec<Certificate>) -> Self {
+        certificates.sort_by(|a, b| a.service.cmp(&b.service).then_with(|| b.serial.cmp(&a.serial)));
+        let usable = |certificate: Certificate| {
+            let until = certificate.validity.not_after;
+            Usable { certificate: Arc::new(certificate), until }
+        };
+        Self { certificates: certificates.into_iter().map(usable).collect() }
     }
 
-    /// The certificate for a VM at a time.
+    /// The certificate for a VM at a time: of each service the highest serial whose time has come.
     #[must_use]
     pub fn find(&self, vm: &Vm, now: Timestamp) -> Match {
-        let holds = |certificate: &Certificate| {
-            certificate.validity.not_before <= now && now < certificate.validity.not_after
-        };
-        let mut fitting = self
-            .certificates
-            .iter()
-            .filter(|certificate| holds(certificate) && certificate.selector.selects(vm));
-        match (fitting.next(), fitting.next()) {
-            (None, _) => Match::None,
-            (Some(one), None) => Match::One(Arc::clone(one)),
-            (Some(one), Some(two)) => {
-                let all = [one, two].into_iter().chain(fitting).map(|one| one.service.clone());
-                Match::Ambiguous(all.collect::<BTreeSet<_>>().into_iter().collect())
+        let mut fitting: Vec<&Usable> = Vec::new();
+        let mut not_now = None;
+        let of_one_service = |a: &Usable, b: &Usable| a.certificate.service == b.certificate.service;
+        for of_service in self.certificates.chunk_by(of_one_service) {
+            let current = of_service.iter().find(|one| one.has_begun(now));
+            let Some(one) = current.or(of_service.last()) else { continue };
+            if !one.certificate.selector.selects(vm) {
+                continue;
+            }
+            if current.is_some() && now < one.until {
+                fitting.push(one);
+            } else {
+                not_now = Some(one);
+            }
+        }
+        match (fitting.as_slice(), not_now) {
+            ([one], _) => Match::One(Arc::clone(&one.certificate)),
+            ([], Some(one)) => Match::NotNow(Arc::clone(&one.certificate)),
+            ([], None) => Match::None,
+            (several, _) => {
+                Match::Ambiguous(several.iter().map(|one| one.certificate.service.clone()).collect())
             }
         }
     }
 
-    /// The certificates.
+    /// The certificates, those whose time is to come included.
     pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
-        self.certificates.iter().map(AsRef::as_ref)
+        self.certificates.iter().map(|one| one.certificate.as_ref())
     }
+}
+
+/// What the directories of keys say about them. `Err`: the file, and why it cannot be used.
+fn policy(keys: &[PathBuf]) -> Result<TrustPolicy, (PathBuf, String)> {
+    let mut found: Option<TrustPolicy> = None;
+    for path in keys.iter().filter(|path| path.is_dir()).map(|directory| directory.join(POLICY)) {
+        let text = match read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err((path, error.to_string())),
+        };
+        let parsed = toml::from_str(&String::from_utf8_lossy(&text));
+        let policy = parsed.map_err(|error| (path.clone(), error.to_string().trim().replace('\n', " ")))?;
+        if found.replace(policy).is_some() {
+            return Err((path, "another directory of keys has limits too, and only one may".to_owned()));
+        }
+    }
+    Ok(found.unwrap_or_default())
 }
 
 /// Files of a list of files and directories. From a directory those with one of `endings` are taken (any, if there are

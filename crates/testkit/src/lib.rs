@@ -35,6 +35,7 @@ pub mod lime;
 mod needs;
 pub mod net;
 mod packages;
+pub mod python;
 pub mod truth;
 mod vmlinux;
 

@@ -3,7 +3,7 @@
 //! On a laptop a test that lacks something says so on stderr and passes at once. With `BIRTHMARK_TESTS=all`, as
 //! `cargo xtask test` and CI set it, nothing is skipped: what is missing is a failure.
 
-use crate::{Kernel, host, kernels, lab};
+use crate::{Kernel, host, kernels, lab, python};
 use std::path::Path;
 
 /// Something a test cannot do without.
@@ -19,6 +19,8 @@ pub enum Need {
     Network,
     /// All it takes to boot a host with a real KVM, emulated.
     KvmHost,
+    /// Python with independent implementations of what we sign and write ([`crate::python`]).
+    Python,
 }
 
 /// Whether all needs are met. If not: says on stderr what is missing and returns false, or panics if
@@ -73,6 +75,11 @@ impl Need {
                         )
                     })
                 }),
+            Self::Python => Self::Program("python3").missing(may_download).or_else(|| {
+                (!may_download && python::cached().is_none()).then(|| {
+                    "there is no Python environment in the lab (`cargo xtask test` makes it)".to_owned()
+                })
+            }),
             Self::Network => Self::Root
                 .missing(may_download)
                 .or_else(|| Self::Program("ip").missing(may_download))

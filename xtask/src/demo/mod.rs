@@ -217,6 +217,8 @@ impl Stage {
     fn birthmark(&self, arguments: &[&str]) -> Result<()> {
         println!("\n$ birthmark {}", arguments.join(" "));
         let status = Command::new(&self.birthmark)
+            // What the host remembers of its own services is none of the demo's business.
+            .env("BIRTHMARK_STATE_DIR", &self.directory)
             .args(arguments)
             .current_dir(&self.directory)
             .status()

@@ -5,6 +5,8 @@
 
 use super::sightings::Sightings;
 use crate::certificate::Statement;
+use crate::text::shown;
+use crate::{Error, Refusal, dsse, json};
 use serde::{Deserialize, Serialize};
 
 /// `schema` of a draft.
@@ -46,6 +48,26 @@ impl Draft {
     #[must_use]
     pub fn new(statement: Statement, about: Vec<String>, notes: Vec<Note>) -> Self {
         Self { schema: DRAFT_SCHEMA.to_owned(), statement, about, notes }
+    }
+
+    /// Reads a draft. `Err`: it is none, or its statement is one that verification would refuse whatever the time.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
+        if bytes.len() > dsse::ENVELOPE_LIMIT {
+            return Err(Refusal::TooLarge { bytes: bytes.len(), limit: dsse::ENVELOPE_LIMIT });
+        }
+        let draft: Self = json::from_slice(bytes).map_err(Refusal::Draft)?;
+        if draft.schema != DRAFT_SCHEMA {
+            return Err(Refusal::DraftSchema { found: shown(&draft.schema), expected: DRAFT_SCHEMA });
+        }
+        draft.statement.check()?;
+        Ok(draft)
+    }
+
+    /// The draft as JSON, for a file.
+    pub fn to_json(&self) -> Result<Vec<u8>, Error> {
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(Error::Encode)?;
+        bytes.push(b'\n');
+        Ok(bytes)
     }
 }
 

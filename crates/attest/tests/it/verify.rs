@@ -55,7 +55,8 @@ fn a_serial_below_the_highest_seen_of_its_service_is_refused() {
     let key = PrivateKey::generate().unwrap();
     let envelope = statement().sign(&key).unwrap();
     let seen = |service: &str, serial| {
-        let options = VerifyOptions { highest_serials: BTreeMap::from([(service.to_owned(), serial)]) };
+        let highest_serials = BTreeMap::from([(service.to_owned(), serial)]);
+        let options = VerifyOptions { highest_serials, ..VerifyOptions::default() };
         check(&envelope, &key, NOW, &options)
     };
     assert!(seen("web-frontend", 7).is_ok());

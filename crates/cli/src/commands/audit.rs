@@ -9,7 +9,7 @@ use crate::Outcome;
 use crate::args::AuditArgs;
 use crate::guest::Guest;
 use crate::output::{self, Cell, Output, Paint};
-use crate::trust::{self, Trusted};
+use crate::trust::{Trust, Trusted, remember};
 use anyhow::bail;
 use attest::{Certificate, LEAST_CONFIRMATIONS, Policy, Tracker};
 use facts::{Finding, Report, Snapshot, Verdict};
@@ -35,14 +35,17 @@ struct Seen {
 }
 
 pub(crate) fn audit(args: &AuditArgs, out: &mut Output) -> anyhow::Result<Outcome> {
-    let keys = trust::keys(&args.trust)?;
+    let trust = Trust::load(&args.trust)?;
     // Before the guest is opened: a certificate that is refused needs no guest to be refused.
-    let named = args.certificate.as_ref().map(|path| trust::verify(path, &keys)).transpose()?;
+    let named = args.certificate.as_ref().map(|path| trust.verify(path)).transpose()?;
     let mut guest = Guest::open(&args.target.target)?;
     let trusted = match named {
         Some(trusted) => Some(trusted),
-        None => trust::find(&args.trust, &keys, guest.vm())?,
+        None => trust.find(&args.trust, guest.vm())?,
     };
+    if let Some(trusted) = &trusted {
+        remember(&args.trust, trusted);
+    }
     let certificate = trusted.as_ref().map(|trusted| trusted.verified.certificate());
     let seen = match observe(&mut guest, certificate) {
         Ok(seen) => seen,

@@ -8,21 +8,19 @@ use crate::Outcome;
 use crate::args::VerifyArgs;
 use crate::files;
 use crate::output::{Cell, Output, Paint, Table};
-use crate::trust;
+use crate::trust::Trust;
 use anyhow::{Context, bail};
 use attest::dsse::ENVELOPE_LIMIT;
-use attest::{Certificate, Flows, Pattern, Presence, Statement, Verified, VerifyOptions};
+use attest::{Certificate, Flows, Pattern, Presence, Statement, Verified};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use facts::ExeState;
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
 pub(crate) fn verify(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<Outcome> {
-    let keys = trust::keys(&args.trust)?;
-    let trusted = trust::verify(&args.file, &keys)?;
-    let Verified { statement, signers } = &trusted.verified;
+    let trusted = Trust::load(&args.trust)?.verify(&args.file)?;
+    let Verified { statement, signers, digest, holds_until } = &trusted.verified;
     let certificate = &statement.predicate;
     if out.json {
         out.json(&json!({
@@ -33,6 +31,8 @@ pub(crate) fn verify(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<Outc
             "not_before": certificate.validity.not_before,
             "not_after": certificate.validity.not_after,
             "signers": signers,
+            "digest": digest,
+            "holds_until": holds_until,
         }))?;
     } else {
         out.line(&[
@@ -43,15 +43,14 @@ pub(crate) fn verify(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<Outc
         out.field("Service", format!("{}, serial {}", certificate.service, certificate.serial))?;
         out.field("Valid", valid(certificate))?;
         out.field("Signed by", signers.join(", "))?;
+        out.field("Digest", digest)?;
     }
     Ok(Outcome::Done)
 }
 
 pub(crate) fn show(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     let bytes = files::read(&args.file, "certificate", ENVELOPE_LIMIT)?;
-    let keys = trust::keys(&args.trust)?;
-    let (statement, trust) = match attest::verify(&bytes, &keys, Timestamp::now(), &VerifyOptions::default())
-    {
+    let (statement, trust) = match Trust::load(&args.trust)?.check(&bytes) {
         Ok(verified) => (verified.statement, Ok(verified.signers)),
         Err(refusal) => {
             let untrusted =

@@ -11,9 +11,9 @@ use crate::files;
 use crate::guest::Guest;
 use crate::output::{self, Output, Progress};
 use crate::profiles;
-use crate::trust::KEY_LIMIT;
+use crate::signing::Signer;
 use anyhow::Context;
-use attest::{Action, LearnOptions, PrivateKey, Statement, Validity};
+use attest::{Action, LearnOptions, Statement, Validity};
 use facts::{ConsistencyMode, ProfileSource, Snapshot};
 use introspect::Tables;
 use jiff::Timestamp;
@@ -31,7 +31,7 @@ const ATTEMPTS: u32 = 10;
 const AGAIN: Duration = Duration::from_millis(20);
 
 pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Outcome> {
-    let key = private_key(args)?;
+    let signer = Signer::required(&args.key)?;
     if !args.force {
         files::must_not_exist(&args.output).context("Cannot write the certificate without --force")?;
     }
@@ -55,18 +55,13 @@ pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Ou
     if args.action == ActionArg::Alert {
         only_alert(&mut statement);
     }
-    let envelope = statement.sign(&key).with_context(|| format!("Cannot certify {}", args.target.target))?;
-    files::write(&args.output, &envelope, 0o644, args.force)?;
+    let failed = || format!("Cannot certify {}", args.target.target);
+    let mut envelope = statement.to_envelope().with_context(failed)?;
+    signer.sign(&mut envelope).with_context(failed)?;
+    files::write(&args.output, &envelope.to_json()?, 0o644, args.force)?;
     let stored = store_profile(&mut guest)?;
-    report(args, &statement, &key, looks, stored.as_deref(), out)?;
+    report(args, &statement, &signer, looks, stored.as_deref(), out)?;
     Ok(Outcome::Done)
-}
-
-fn private_key(args: &CertifyArgs) -> anyhow::Result<PrivateKey> {
-    let bytes = files::read(&args.key, "private key", KEY_LIMIT)
-        .context("No certificate can be signed (`birthmark keygen -o FILE` makes a key)")?;
-    PrivateKey::from_pem(&String::from_utf8_lossy(&bytes))
-        .with_context(|| format!("Cannot sign with the key {}", args.key.display()))
 }
 
 /// From now on, in whole seconds, so that a host whose clock is a moment behind accepts it at once.
@@ -159,7 +154,7 @@ fn only_alert(statement: &mut Statement) {
 fn report(
     args: &CertifyArgs,
     statement: &Statement,
-    key: &PrivateKey,
+    signer: &Signer,
     looks: usize,
     stored: Option<&Path>,
     out: &mut Output,
@@ -172,7 +167,7 @@ fn report(
             "serial": certificate.serial,
             "not_before": certificate.validity.not_before,
             "not_after": certificate.validity.not_after,
-            "key_id": key.public().id(),
+            "key_id": signer.key_id(),
             "looks": looks,
             "processes": certificate.processes.len(),
             "listeners": certificate.listeners.len(),
@@ -184,7 +179,7 @@ fn report(
     out.field("Certificate", args.output.display().to_string())?;
     out.field("Service", format!("{}, serial {}", certificate.service, certificate.serial))?;
     out.field("Valid", format!("{} to {}", certificate.validity.not_before, certificate.validity.not_after))?;
-    out.field("Signed by", key.public().id())?;
+    out.field("Signed by", signer.key_id())?;
     out.field(
         "Learned",
         format!(

@@ -8,5 +8,6 @@ pub(crate) mod doctor;
 pub(crate) mod keys;
 pub(crate) mod list;
 pub(crate) mod profile;
+pub(crate) mod sign;
 pub(crate) mod tables;
 mod words;

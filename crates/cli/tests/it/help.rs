@@ -74,7 +74,7 @@ fn a_wrong_command_line_is_one_line_and_status_2() {
         (&["frobnicate"], "frobnicate"),
         (&["ps"], "<TARGET>"),
         (&["ps", "pid:none"], "process id"),
-        (&["certify", "web", "--service", "web"], "--key <FILE>"),
+        (&["certify", "web", "--service", "web"], "--output <FILE>"),
         (&["certify", "web", "--service", "w", "--key", "k", "-o", "f", "--valid-for", "soon"], "365d"),
     ];
     for (args, what) in wrong {

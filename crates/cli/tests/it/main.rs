@@ -13,4 +13,6 @@ mod profile;
 mod real_kvm;
 mod run;
 mod signed;
+mod signing;
+mod trust;
 mod writing;

@@ -4,6 +4,12 @@ use serde_json::Value;
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
+use std::sync::LazyLock;
+use tempfile::TempDir;
+
+/// What this test's runs remember, and no other's.
+static STATE: LazyLock<TempDir> =
+    LazyLock::new(|| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
 
 /// The command, with nothing of the host's configuration in its environment.
 pub fn birthmark<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
@@ -12,6 +18,7 @@ pub fn birthmark<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command 
         .args(args)
         .env("BIRTHMARK_PROFILES", "")
         .env("BIRTHMARK_CONFIG_DIR", "/nonexistent/birthmark")
+        .env("BIRTHMARK_STATE_DIR", STATE.path())
         .env("BIRTHMARK_SOCKET", "/nonexistent/birthmarkd.sock");
     command
 }

@@ -1,6 +1,6 @@
 //! Keys and certificates to try things with, made by the libraries and not by the command.
 
-use attest::{LearnOptions, PrivateKey, Validity, certify};
+use attest::{LearnOptions, PrivateKey, Statement, Validity, certify};
 use facts::{
     Address, Consistency, ConsistencyMode, ExeState, Hypervisor, Kernel, Namespaces, Process, ProcessState,
     ProfileOrigin, ProfileSource, Snapshot, Views, Vm, VmState,
@@ -33,26 +33,30 @@ impl Signer {
 
     /// Writes a certificate that holds between these times.
     pub fn certificate(&self, name: &str, not_before: &str, not_after: &str) -> String {
-        let options = LearnOptions {
-            service: "web".to_owned(),
-            serial: 7,
-            validity: Validity {
-                not_before: not_before.parse().unwrap(),
-                not_after: not_after.parse().unwrap(),
-            },
-            selector: None,
-            image_sha256: None,
-            accept_unknown: false,
-            flows: false,
-        };
         let path = self.path(name);
-        fs::write(&path, certify(&[snapshot()], &options).unwrap().sign(&self.key).unwrap()).unwrap();
+        fs::write(&path, statement(not_before, not_after).sign(&self.key).unwrap()).unwrap();
         text(&path)
     }
 
     pub fn valid_certificate(&self) -> String {
         self.certificate("web.json", "2020-01-01T00:00:00Z", "9000-01-01T00:00:00Z")
     }
+}
+
+/// A statement about service `web`, serial 7.
+pub fn statement(not_before: &str, not_after: &str) -> Statement {
+    let validity =
+        Validity { not_before: not_before.parse().unwrap(), not_after: not_after.parse().unwrap() };
+    let options = LearnOptions {
+        service: "web".to_owned(),
+        serial: 7,
+        validity,
+        selector: None,
+        image_sha256: None,
+        accept_unknown: false,
+        flows: false,
+    };
+    certify(&[snapshot()], &options).unwrap()
 }
 
 pub fn text(path: &Path) -> String {

@@ -262,8 +262,19 @@ impl Site {
     }
 
     pub fn certify(&self, service: &str, serial: u64, good: &Snapshot, file: &str) -> PathBuf {
-        let now = Timestamp::now();
-        let validity = Validity { not_before: now - 1.hour(), not_after: now + 1.hour() };
+        self.certify_from(Timestamp::now() - 1.hour(), service, serial, good, file)
+    }
+
+    /// One that holds from then on for two hours.
+    pub fn certify_from(
+        &self,
+        not_before: Timestamp,
+        service: &str,
+        serial: u64,
+        good: &Snapshot,
+        file: &str,
+    ) -> PathBuf {
+        let validity = Validity { not_before, not_after: not_before + 2.hours() };
         let options = LearnOptions {
             service: service.into(),
             serial,
