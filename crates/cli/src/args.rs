@@ -36,7 +36,7 @@ pub(crate) enum Command {
     /// Compare a VM with its birth certificate.
     Audit(AuditArgs),
     /// Make a birth certificate of a VM that is known to be good.
-    Certify(CertifyArgs),
+    Certify(Box<CertifyArgs>),
     /// Make a pair of keys: one that signs certificates, one that verifies them.
     Keygen(KeygenArgs),
     /// Check whether a certificate can be trusted.
