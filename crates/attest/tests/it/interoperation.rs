@@ -142,7 +142,11 @@ fn our_documents_have_the_form_of_the_schema_and_wrong_ones_have_not() {
     ];
     let output = run(
         SCHEMA,
-        &[&[schema.clone()], good.as_slice()].concat().iter().map(|p| p.as_path()).collect::<Vec<_>>(),
+        &[std::slice::from_ref(&schema), good.as_slice()]
+            .concat()
+            .iter()
+            .map(|p| p.as_path())
+            .collect::<Vec<_>>(),
     );
     assert!(
         output.status.success(),
