@@ -122,6 +122,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the look is over, because the backend failed or the budget is spent: then nothing was refused, and no other
+    /// reason may be told in its place.
+    pub(crate) fn ends_the_look(&self) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            Self::Image { source, .. } | Self::Read { source, .. } => source.ends_the_look(),
+            _ => false,
+        }
+    }
+
     /// Whether a guest that was just started may be the reason: nothing in memory yet, no kernel in it yet, or a kernel that
     /// has not come far enough. The same is to be seen of a guest that is no Linux at all, so nobody should wait for ever.
     #[must_use]

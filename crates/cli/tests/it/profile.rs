@@ -6,6 +6,7 @@ use hypervisor::Target;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use testkit::{Guest, GuestSpec, Kernel, Need};
 use vmi_core::{AddressSpace, Budget, Gpa, Look};
 
@@ -18,7 +19,9 @@ fn with_store(store: &[&Path], args: &[&str]) -> Ran {
 /// Where a symbol of the guest's kernel is in its physical memory.
 fn physical(guest: &Guest, symbol: &str) -> Gpa {
     let vm = hypervisor::open(&Target::Pid(guest.pid())).unwrap();
-    let kernel = introspect::locate(&*vm.memory, Budget::default()).unwrap();
+    let kernel =
+        introspect::locate(&*vm.memory, Budget { time: Duration::from_secs(60), ..Budget::default() })
+            .unwrap();
     let look = Look::begin(&*vm.memory, Budget::default()).unwrap();
     let space = AddressSpace::new(&look, kernel.root(), kernel.levels());
     space.translate(kernel.symbol(symbol).unwrap()).unwrap().at

@@ -52,7 +52,11 @@ impl Stage {
 
     fn certify(&self) {
         let opened = hypervisor::open(&Target::Pid(self.guest.pid())).unwrap();
-        let kernel = introspect::locate(&*opened.memory, Budget::default()).unwrap();
+        let kernel = introspect::locate(
+            &*opened.memory,
+            Budget { time: Duration::from_secs(60), ..Budget::default() },
+        )
+        .unwrap();
         let good =
             introspect::snapshot(&*opened.memory, &kernel, &opened.vm, &introspect::Options::default())
                 .unwrap();

@@ -77,7 +77,7 @@ impl Kernels {
                 self.kernels.push(kernel);
             }
             Ok(_) => {}
-            Err(Error::Memory(error)) => return Err(Error::Memory(error)),
+            Err(error) if error.ends_the_look() => return Err(error),
             Err(error) => self.refused = Some(worse(self.refused.take(), error)),
         }
         Ok(())

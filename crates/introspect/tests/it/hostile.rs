@@ -2,7 +2,7 @@
 //!
 //! The guest is stopped and its memory is changed from outside, so that every lie is exact and every kernel the same.
 
-use crate::opened::Opened;
+use crate::opened::{Opened, PATIENT};
 use facts::{ProblemKind, Snapshot};
 use introspect::{Error, Options};
 use std::time::Duration;
@@ -157,20 +157,20 @@ fn a_copy_of_the_kernels_own_description_is_not_believed() {
     for at in &free {
         liar.opened.guest.poke_physical(*at, &page).unwrap();
     }
-    let kernel = introspect::locate(memory, Budget::default()).unwrap();
+    let kernel = introspect::locate(memory, PATIENT).unwrap();
     assert_eq!(kernel.root(), liar.opened.kernel.root());
     assert!(kernel.is_current(memory).unwrap());
 
     // Without the real one the copies are not believed either: the kernel is found by its page tables, and is no copy's.
     liar.opened.guest.poke_physical(real, &[0; 16]).unwrap();
-    let kernel = introspect::locate(memory, Budget::default()).unwrap();
+    let kernel = introspect::locate(memory, PATIENT).unwrap();
     assert_eq!(kernel.root(), liar.opened.kernel.root());
     assert!(kernel.is_current(memory).unwrap());
 
     // Where the image proves nothing either, nothing is believed, and the error says why.
     let banner = liar.opened.kernel.symbol("linux_banner").unwrap().0;
     liar.opened.guest.poke_physical(liar.physical(banner), &[0; 16]).unwrap();
-    match introspect::locate(memory, Budget::default()) {
+    match introspect::locate(memory, PATIENT) {
         Err(Error::Contradicted { release, reason, .. }) => {
             assert_eq!(release, liar.opened.kernel.release());
             assert!(reason.contains("VMCOREINFO"), "{reason}");

@@ -1,12 +1,11 @@
 //! Memory images give the same tables as the guest they were taken of.
 
 use crate::equal::differences;
-use crate::opened::Opened;
+use crate::opened::{Opened, PATIENT};
 use hypervisor::Target;
 use introspect::Options;
 use std::path::Path;
 use testkit::{GuestSpec, Kernel, Need, PagingLevels, SocketSpec, Spawn};
-use vmi_core::Budget;
 
 fn image(kernel: Kernel, levels: PagingLevels, take: impl Fn(&Opened, &Path)) {
     if !testkit::require(&[Need::Guest(kernel)]) {
@@ -28,7 +27,7 @@ fn image(kernel: Kernel, levels: PagingLevels, take: impl Fn(&Opened, &Path)) {
             let _ = std::fs::remove_file(&path);
             take(&opened, &path);
             let image = hypervisor::open(&Target::Image(path.clone()))?;
-            let kernel = introspect::locate(&*image.memory, Budget::default())?;
+            let kernel = introspect::locate(&*image.memory, PATIENT)?;
             Ok(introspect::snapshot(&*image.memory, &kernel, &image.vm, &Options::default())?)
         })
         .unwrap();

@@ -1,6 +1,6 @@
 //! Every way to the kernel of a real guest, and what is done with what the guest says of itself.
 
-use crate::opened::Opened;
+use crate::opened::{Opened, PATIENT};
 use facts::ProfileSource;
 use guest_profiles::{Profile, Stored};
 use introspect::{Hint, Kernel, Sources};
@@ -59,7 +59,7 @@ fn registers_lead_to_a_kernel_that_does_not_describe_itself() {
             opened.vm.registers().unwrap()
         };
         let sources = Sources { registers: &registers, ..Sources::default() };
-        let found = introspect::locate_with(&*opened.vm.memory, &sources, Budget::default()).unwrap();
+        let found = introspect::locate_with(&*opened.vm.memory, &sources, PATIENT).unwrap();
         assert_eq!(asked.get(), 1);
         is_the_same(&found, &opened);
         assert!(found.is_current(&*opened.vm.memory).unwrap());
@@ -71,7 +71,7 @@ fn page_tables_in_memory_lead_to_a_kernel_that_does_not_describe_itself() {
     for (kernel, levels) in [(LabKernel::V6_1, PagingLevels::Five), (LabKernel::V6_12, PagingLevels::Four)] {
         let Some(opened) = opened(kernel, |spec| spec.levels(levels)) else { return };
         without_vmcoreinfo(&opened);
-        let found = introspect::locate(&*opened.vm.memory, Budget::default()).unwrap();
+        let found = introspect::locate(&*opened.vm.memory, PATIENT).unwrap();
         is_the_same(&found, &opened);
     }
 }
@@ -94,7 +94,7 @@ fn a_vcpu_in_user_mode_with_page_table_isolation_leads_to_the_kernel() {
     let caught = caught.expect("the vCPU was never in user mode");
     let registers = || caught.clone();
     let sources = Sources { registers: &registers, ..Sources::default() };
-    let found = introspect::locate_with(&*opened.vm.memory, &sources, Budget::default()).unwrap();
+    let found = introspect::locate_with(&*opened.vm.memory, &sources, PATIENT).unwrap();
     is_the_same(&found, &opened);
 }
 
@@ -123,7 +123,7 @@ fn a_stored_profile_is_used_and_a_guest_that_contradicts_it_is_told() {
         vec![stored(own.clone())]
     };
     let sources = Sources { profiles: &profiles, ..Sources::default() };
-    let locate = || introspect::locate_with(&*opened.vm.memory, &sources, Budget::default()).unwrap();
+    let locate = || introspect::locate_with(&*opened.vm.memory, &sources, PATIENT).unwrap();
     let look = |kernel: &Kernel| {
         introspect::snapshot(&*opened.vm.memory, kernel, opened.facts(), &introspect::Options::default())
             .unwrap()
@@ -149,7 +149,7 @@ fn a_stored_profile_is_used_and_a_guest_that_contradicts_it_is_told() {
     other.build_id = Some("00".repeat(20));
     let profiles = |_: &str| vec![stored(other.clone())];
     let sources = Sources { profiles: &profiles, ..Sources::default() };
-    let kernel = introspect::locate_with(&*opened.vm.memory, &sources, Budget::default()).unwrap();
+    let kernel = introspect::locate_with(&*opened.vm.memory, &sources, PATIENT).unwrap();
     assert_eq!(look(&kernel).kernel.profile.source, ProfileSource::Guest);
 }
 
@@ -160,7 +160,7 @@ fn a_guest_before_its_kernel_is_booting_and_not_broken() {
     // Registers as a vCPU has them after reset.
     let reset = || vec![vmi_core::Registers { cr0: 0x6000_0010, cr3: 0, cr4: 0, idt: vmi_core::Gva(0) }];
     let sources = Sources { registers: &reset, ..Sources::default() };
-    let error = introspect::locate_with(&*opened.vm.memory, &sources, Budget::default()).unwrap_err();
+    let error = introspect::locate_with(&*opened.vm.memory, &sources, PATIENT).unwrap_err();
     assert!(matches!(error, introspect::Error::NotYet { .. }), "{error}");
     assert!(error.may_be_booting());
 }

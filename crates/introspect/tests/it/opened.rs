@@ -4,8 +4,12 @@ use anyhow::Result;
 use facts::{Snapshot, Vm};
 use hypervisor::{OpenedVm, Target};
 use introspect::{Kernel, Options};
+use std::time::Duration;
 use testkit::{Guest, GuestSpec};
 use vmi_core::Budget;
+
+/// What finding a kernel may cost here: an emulated guest on a busy machine is slow, and that is not what is tested.
+pub const PATIENT: Budget = Budget { time: Duration::from_secs(60), bytes: 64 << 30 };
 
 pub struct Opened {
     pub guest: Guest,
@@ -17,7 +21,7 @@ impl Opened {
     pub fn boot(spec: GuestSpec) -> Result<Self> {
         let guest = Guest::boot(spec)?;
         let vm = hypervisor::open(&Target::Pid(guest.pid()))?;
-        let kernel = introspect::locate(&*vm.memory, Budget::default())?;
+        let kernel = introspect::locate(&*vm.memory, PATIENT)?;
         Ok(Self { guest, vm, kernel })
     }
 

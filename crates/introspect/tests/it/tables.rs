@@ -1,7 +1,7 @@
 //! Every table on every kind of guest equals the guest's own `/proc`.
 
 use crate::equal::differences;
-use crate::opened::Opened;
+use crate::opened::{Opened, PATIENT};
 use anyhow::Result;
 use testkit::{
     Activity, Backing, GuestSpec, Kernel, Machine, Namespace, Need, PagingLevels, SocketSpec, Spawn, UnixType,
@@ -135,7 +135,7 @@ fn equal(kernel: Kernel, spec: impl FnOnce(GuestSpec) -> GuestSpec) {
 fn nothing_is_allocated(opened: &Opened) {
     opened.guest.qmp(&serde_json::json!({"execute": "stop"})).unwrap();
     let before = opened.resident();
-    introspect::locate(&*opened.vm.memory, vmi_core::Budget::default()).unwrap();
+    introspect::locate(&*opened.vm.memory, PATIENT).unwrap();
     for _ in 0..10 {
         opened.snapshot().unwrap();
     }
