@@ -13,11 +13,27 @@ use guest_profiles::{FieldKind, Profile, ProfileIdentity, VmcoreInfo, build_id, 
 /// Layouts asked of one input: a hostile BTF may have a hundred thousand records that each cost the most allowed.
 const RECORDS: usize = 16;
 
-/// Any bytes as a BTF.
+/// A kernel's types, for a module to refer to: an int, and a struct that has one.
+const BASE: &[u8] =
+    b"\x9f\xeb\x01\x00\x18\x00\x00\x00\x00\x00\x00\x00\x28\x00\x00\x00\x28\x00\x00\x00\x0c\x00\x00\x00\
+    \x01\x00\x00\x00\x00\x00\x00\x01\x04\x00\x00\x00\x20\x00\x00\x01\
+    \x05\x00\x00\x00\x01\x00\x00\x04\x04\x00\x00\x00\x0a\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\
+    \x00int\x00sock\x00f\x00";
+
+/// Any bytes as a BTF, of a kernel and of a module.
 pub fn btf(bytes: &[u8]) {
-    let Ok(btf) = Btf::parse(bytes) else { return };
+    if let Ok(btf) = Btf::parse(bytes) {
+        ask(&btf, bytes);
+    }
+    let base = Btf::parse(BASE).expect("it was made to be read");
+    if let Ok(btf) = Btf::parse_split(&base, bytes) {
+        ask(&btf, bytes);
+    }
+}
+
+fn ask(btf: &Btf<'_>, bytes: &[u8]) {
     assert!(btf.as_bytes().len() <= bytes.len());
-    assert!(btf.type_count() <= bytes.len() / 12 + 1);
+    assert!(btf.ids().count() <= bytes.len() / 12 + 1);
     let mut records = 0;
     for id in btf.ids() {
         let kind = btf.kind(id).expect("parse has seen each type");
@@ -46,7 +62,7 @@ pub fn btf(bytes: &[u8]) {
         }
     }
     let identity = ProfileIdentity { release: "fuzz".to_owned(), build_id: None };
-    if let Ok(profile) = Profile::from_btf(&btf, &linux::WANTED, BTreeMap::new(), identity) {
+    if let Ok(profile) = Profile::from_btf(btf, &linux::WANTED, BTreeMap::new(), identity) {
         let json = profile.to_json();
         if let Ok(again) = Profile::from_json(&json) {
             assert_eq!(again, profile);

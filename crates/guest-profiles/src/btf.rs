@@ -7,6 +7,9 @@
 //!
 //! The bytes come from a guest. Each offset is checked when it is used, reference chains, nesting and member counts are
 //! bounded, and nothing here may panic, recurse without bound or allocate more than in proportion to the bytes given.
+//!
+//! A module's BTF is *split*: its types and strings go on where those of vmlinux end, and refer back to them
+//! ([`Btf::parse_split`]).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -105,7 +108,9 @@ impl TypeId {
 
 /// The head of one type record.
 #[derive(Debug, Clone, Copy)]
-struct Record {
+struct Record<'a> {
+    /// The type section that the record is in.
+    types: &'a [u8],
     name: u32,
     kind: Kind,
     vlen: usize,
@@ -116,34 +121,55 @@ struct Record {
     extra: usize,
 }
 
-/// The types of one kernel, read in place.
+/// The types of one kernel, or of one of its modules, read in place.
 #[derive(Debug)]
 pub struct Btf<'a> {
     bytes: &'a [u8],
     types: &'a [u8],
     strings: &'a [u8],
-    /// Offset in `types` of each type; the first entry stands for `void`.
+    /// Offset in `types` of each type of its own; without a base the first entry stands for `void`.
     offsets: Vec<u32>,
+    /// The types that those of a module go on from.
+    base: Option<&'a Btf<'a>>,
 }
 
 impl<'a> Btf<'a> {
     /// Checks the header, the sections and the extent and name of every type record. Bytes after the two sections are
     /// ignored, so that a caller may hand over whole pages.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
+        Self::parse_on(None, bytes)
+    }
+
+    /// The same of a module of the kernel whose types are `base`. Numbers of types and offsets of strings that `base` has mean
+    /// `base`'s. All questions can then be asked of the result alone; types of the module's own go before those of `base`.
+    pub fn parse_split(base: &'a Btf<'a>, bytes: &'a [u8]) -> Result<Self, Error> {
+        if base.base.is_some() {
+            return Err(Error::BtfBaseIsSplit);
+        }
+        Self::parse_on(Some(base), bytes)
+    }
+
+    fn parse_on(base: Option<&'a Btf<'a>>, bytes: &'a [u8]) -> Result<Self, Error> {
         let (types, strings, end) = sections(bytes)?;
-        if strings.first() != Some(&0) || strings.last() != Some(&0) {
+        // ``btf_parse_str_sec()``, kernel/bpf/btf.c: only a kernel's own section starts with the empty name.
+        let starts = base.is_some() || strings.first() == Some(&0);
+        if !starts || strings.last().is_some_and(|last| *last != 0) {
             return Err(Error::BtfStringsNotTerminated);
         }
+        let strings_len = base.map_or(0, |base| base.strings.len()).saturating_add(strings.len());
         let mut offsets = Vec::with_capacity(types.len() / 20 + 1);
-        offsets.push(0);
+        if base.is_none() {
+            offsets.push(0);
+        }
+        let first = base.map_or(0, |base| base.offsets.len());
         let mut at = 0;
         while at < types.len() {
-            let id = u32::try_from(offsets.len()).unwrap_or(u32::MAX);
+            let id = u32::try_from(first.saturating_add(offsets.len())).unwrap_or(u32::MAX);
             let truncated = || Error::BtfTruncatedType { id, offset: at };
             let head: [u8; TYPE_LEN] = le::array(types, at).ok_or_else(truncated)?;
             let (name, kind, vlen) = read_head(id, head)?;
-            if usize::try_from(name).map_or(true, |name| name >= strings.len()) {
-                return Err(Error::BtfStringOffset { offset: name, len: strings.len() });
+            if usize::try_from(name).map_or(true, |name| name >= strings_len) {
+                return Err(Error::BtfStringOffset { offset: name, len: strings_len });
             }
             // At most 12 + 12 * 65535 is added to an offset below 4 GiB.
             let next = at + TYPE_LEN + kind.extra(vlen);
@@ -153,7 +179,7 @@ impl<'a> Btf<'a> {
             offsets.push(u32::try_from(at).map_err(|_| truncated())?);
             at = next;
         }
-        Ok(Self { bytes: bytes.get(..end).unwrap_or(bytes), types, strings, offsets })
+        Ok(Self { bytes: bytes.get(..end).unwrap_or(bytes), types, strings, offsets, base })
     }
 
     /// The bytes that the BTF takes of those given to [`Btf::parse`]: what a digest is taken of.
@@ -161,14 +187,19 @@ impl<'a> Btf<'a> {
         self.bytes
     }
 
-    /// Number of types, `void` included.
+    /// Number of types, `void` and those of the base included.
     pub fn type_count(&self) -> usize {
-        self.offsets.len()
+        self.first_own().saturating_add(self.offsets.len())
     }
 
-    /// All types in order, without `void`.
+    /// All types of its own in order, without `void`.
     pub fn ids(&self) -> impl Iterator<Item = TypeId> + use<> {
-        (1..u32::try_from(self.offsets.len()).unwrap_or(u32::MAX)).map(TypeId)
+        let first = u32::try_from(self.first_own()).unwrap_or(u32::MAX).max(1);
+        (first..u32::try_from(self.type_count()).unwrap_or(u32::MAX)).map(TypeId)
+    }
+
+    fn first_own(&self) -> usize {
+        self.base.map_or(0, |base| base.offsets.len())
     }
 
     /// The kind of a type.
@@ -182,18 +213,19 @@ impl<'a> Btf<'a> {
     }
 
     /// The types with the wanted kinds and names, in one pass over all types. Where several types of one kind have the
-    /// same name (drivers have private structs of their own), the first one that has members is taken.
+    /// same name (drivers have private structs of their own), the first one that has members is taken. What a module does not
+    /// have itself is looked for in its base.
     pub fn find_all<'w>(
         &self,
         wanted: impl IntoIterator<Item = (Kind, &'w str)>,
     ) -> Result<BTreeMap<(Kind, &'w str), TypeId>, Error> {
-        let wanted: HashMap<(Kind, &[u8]), &'w str> =
+        let mut wanted: HashMap<(Kind, &[u8]), &'w str> =
             wanted.into_iter().map(|(kind, name)| ((kind, name.as_bytes()), name)).collect();
         let filter = NameFilter::new(wanted.keys().map(|(kind, name)| (*kind, *name)));
         let mut found: BTreeMap<(Kind, &'w str), (bool, TypeId)> = BTreeMap::new();
         for id in self.ids() {
             let record = self.record(id)?;
-            let start = self.strings.get(record.name as usize..).unwrap_or_default();
+            let start = self.string_start(record.name);
             if !filter.may_match(record.kind, start) {
                 continue;
             }
@@ -208,7 +240,13 @@ impl<'a> Btf<'a> {
                 }
             }
         }
-        Ok(found.into_iter().map(|(key, (_, id))| (key, id)).collect())
+        let mut found: BTreeMap<_, _> = found.into_iter().map(|(key, (_, id))| (key, id)).collect();
+        if let Some(base) = self.base {
+            wanted.retain(|(kind, _), name| !found.contains_key(&(*kind, *name)));
+            let rest: Vec<_> = wanted.into_iter().map(|((kind, _), name)| (kind, name)).collect();
+            found.extend(base.find_all(rest)?);
+        }
+        Ok(found)
     }
 
     /// The first type of this kind and name, preferring one with members. One pass over all types: use
@@ -267,10 +305,10 @@ impl<'a> Btf<'a> {
         let truncated = || Error::BtfTruncatedType { id: id.0, offset: record.extra };
         let signed = record.flag;
         let value = |at: usize| match record.kind {
-            Kind::Enum => self.word(at).map(|raw| if signed { raw.cast_signed().into() } else { raw.into() }),
-            _ => {
-                le::u64(self.types, at).map(|raw| if signed { raw.cast_signed().into() } else { raw.into() })
-            }
+            Kind::Enum => le::u32(record.types, at)
+                .map(|raw| if signed { raw.cast_signed().into() } else { raw.into() }),
+            _ => le::u64(record.types, at)
+                .map(|raw| if signed { raw.cast_signed().into() } else { raw.into() }),
         };
         let stride = match record.kind {
             Kind::Enum => 8,
@@ -280,7 +318,7 @@ impl<'a> Btf<'a> {
         (0..record.vlen)
             .map(|index| {
                 let at = record.extra + stride * index;
-                let name = self.string(self.word(at).ok_or_else(truncated)?)?;
+                let name = self.string(le::u32(record.types, at).ok_or_else(truncated)?)?;
                 Ok((name, value(at + 4).ok_or_else(truncated)?))
             })
             .collect()
@@ -296,7 +334,7 @@ impl<'a> Btf<'a> {
             if walk.visited > MAX_MEMBERS {
                 return Err(Error::BtfTooManyMembers { id: walk.id.0, limit: MAX_MEMBERS });
             }
-            let raw: [u8; 12] = le::array(self.types, record.extra + 12 * index)
+            let raw: [u8; 12] = le::array(record.types, record.extra + 12 * index)
                 .ok_or(Error::BtfTruncatedType { id: id.0, offset: record.extra })?;
             let [name, target, place] = words(raw);
             let name = self.string(name)?;
@@ -443,48 +481,59 @@ impl<'a> Btf<'a> {
         Err(Error::BtfTooDeep { id: id.0, limit: MAX_CHAIN })
     }
 
-    fn array(&self, id: TypeId, record: &Record) -> Result<(TypeId, u32), Error> {
-        let raw: [u8; 12] = le::array(self.types, record.extra)
+    fn array(&self, id: TypeId, record: &Record<'_>) -> Result<(TypeId, u32), Error> {
+        let raw: [u8; 12] = le::array(record.types, record.extra)
             .ok_or(Error::BtfTruncatedType { id: id.0, offset: record.extra })?;
         let [element, _index, count] = words(raw);
         Ok((TypeId(element), count))
     }
 
-    fn int_encoding(&self, id: TypeId, record: &Record) -> Result<u32, Error> {
-        self.word(record.extra).ok_or(Error::BtfTruncatedType { id: id.0, offset: record.extra })
+    fn int_encoding(&self, id: TypeId, record: &Record<'_>) -> Result<u32, Error> {
+        le::u32(record.types, record.extra).ok_or(Error::BtfTruncatedType { id: id.0, offset: record.extra })
     }
 
-    fn word(&self, at: usize) -> Option<u32> {
-        le::u32(self.types, at)
-    }
-
-    fn record(&self, id: TypeId) -> Result<Record, Error> {
-        let missing = || Error::BtfTypeId { id: id.0, count: self.offsets.len() };
+    fn record(&self, id: TypeId) -> Result<Record<'a>, Error> {
+        let Some(own) = (id.0 as usize).checked_sub(self.first_own()) else {
+            // Below the first of its own there is a base.
+            return self.base.map_or(Err(Error::BtfTypeId { id: id.0, count: 0 }), |base| base.record(id));
+        };
+        let missing = || Error::BtfTypeId { id: id.0, count: self.type_count() };
+        let types = self.types;
         if id.0 == 0 {
-            return Ok(Record { name: 0, kind: Kind::Void, vlen: 0, flag: false, size_or_type: 0, extra: 0 });
+            let kind = Kind::Void;
+            return Ok(Record { types, name: 0, kind, vlen: 0, flag: false, size_or_type: 0, extra: 0 });
         }
-        let at = *self.offsets.get(id.0 as usize).ok_or_else(missing)? as usize;
-        let head: [u8; TYPE_LEN] = le::array(self.types, at).ok_or_else(missing)?;
+        let at = *self.offsets.get(own).ok_or_else(missing)? as usize;
+        let head: [u8; TYPE_LEN] = le::array(types, at).ok_or_else(missing)?;
         let (name, kind, vlen) = read_head(id.0, head)?;
         let [_, info, size_or_type] = words(head);
-        Ok(Record { name, kind, vlen, flag: info >> 31 == 1, size_or_type, extra: at + TYPE_LEN })
+        Ok(Record { types, name, kind, vlen, flag: info >> 31 == 1, size_or_type, extra: at + TYPE_LEN })
+    }
+
+    /// The string section from an offset on; empty behind its end.
+    fn string_start(&self, offset: u32) -> &'a [u8] {
+        let of_base = self.base.map_or(0, |base| base.strings.len());
+        match ((offset as usize).checked_sub(of_base), self.base) {
+            (None, Some(base)) => base.string_start(offset),
+            (own, _) => own.and_then(|own| self.strings.get(own..)).unwrap_or_default(),
+        }
     }
 
     fn string(&self, offset: u32) -> Result<&'a str, Error> {
-        let start = self
-            .strings
-            .get(offset as usize..)
-            .filter(|rest| !rest.is_empty())
-            .ok_or(Error::BtfStringOffset { offset, len: self.strings.len() })?;
+        let start = self.string_start(offset);
+        if start.is_empty() {
+            let of_base = self.base.map_or(0, |base| base.strings.len());
+            return Err(Error::BtfStringOffset { offset, len: of_base.saturating_add(self.strings.len()) });
+        }
         terminated(start)
             .and_then(|name| str::from_utf8(name).ok())
             .ok_or(Error::BtfString { offset, limit: MAX_NAME })
     }
 }
 
-impl Record {
+impl Record<'_> {
     fn name_is_empty(&self, btf: &Btf<'_>) -> bool {
-        btf.strings.get(self.name as usize) == Some(&0)
+        btf.string_start(self.name).first() == Some(&0)
     }
 }
 

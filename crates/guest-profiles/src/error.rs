@@ -38,6 +38,9 @@ pub enum Error {
         /// Bytes given.
         len: usize,
     },
+    /// The base of a split BTF is itself split.
+    #[error("BTF of a module cannot be the base of another module's")]
+    BtfBaseIsSplit,
     /// The string section does not start and end with a NUL byte.
     #[error("BTF string section does not start and end with a NUL byte")]
     BtfStringsNotTerminated,

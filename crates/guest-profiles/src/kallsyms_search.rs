@@ -21,8 +21,10 @@ const BEFORE_DIGITS: usize = b'0' as usize;
 const TOKENS: usize = 256;
 /// Bytes of the token index.
 const INDEX: usize = 2 * TOKENS;
-/// Longest token table: 256 tokens of the longest name.
-const TOKENS_MAX: usize = TOKENS * 512;
+/// Longest token table in bytes: 256 tokens of the longest name.
+pub const TOKENS_MAX: usize = TOKENS * 512;
+/// Bytes that [`digits`] looks for.
+pub const DIGITS_LEN: u64 = DIGITS.len() as u64;
 /// Longest first token, with padding before it.
 const FIRST_MAX: usize = 1024;
 /// Alignments that may lie between two tables, in bytes.
@@ -36,7 +38,7 @@ const STRIDE_BYTES: usize = 256 * 514;
 /// Most symbols; Debian 7.2 has 190,000.
 const SYMBOLS_MAX: u32 = 1 << 20;
 /// Places that have the digits and are looked into.
-const CANDIDATES_MAX: usize = 64;
+pub const CANDIDATES_MAX: usize = 64;
 
 /// Where the tables are, as ranges of the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +52,17 @@ pub struct Found {
     names: Range<usize>,
     token_table: Range<usize>,
     token_index: Range<usize>,
+}
+
+/// Where in a piece of an image the tokens for digits stand: each may be in a token table. For whoever reads an image in pieces.
+pub fn digits(piece: &[u8]) -> impl Iterator<Item = usize> {
+    memmem::find_iter(piece, DIGITS)
+}
+
+/// Whether the digits at `digits` are in a token table, proved by the index behind it. `piece` has [`TOKENS_MAX`] bytes and the
+/// index on either side of them, or what the image has of that.
+pub fn is_token_table(piece: &[u8], digits: usize) -> bool {
+    tokens(piece, digits).is_some()
 }
 
 /// Looks for the tables in `image`, whose first byte is at the virtual address `address`.

@@ -102,8 +102,9 @@ const TYPES: &[WantedType] = &[
     some("udp_table", &["hash", "mask"]),
     all("udp_hslot"),
     some("raw_hashinfo", &["ht"]),
-    some("net", &["list", "ns", "ipv4", "unx", "packet"]),
+    some("net", &["list", "ns", "rtnl", "ipv4", "ipv6", "unx", "packet"]),
     all("possible_net_t"),
+    some("proto", &["node", "name", "h"]),
     some("netns_ipv4", &["tcp_death_row", "udp_table"]),
     some("netns_unix", &["table"]),
     all("unix_table"),
@@ -116,7 +117,10 @@ const TYPES: &[WantedType] = &[
     some("rhashtable", &["tbl"]),
     all("bucket_table"),
     // Modules.
-    some("module", &["state", "list", "name", "refcnt", "mem", "core_layout", "init_layout"]),
+    some(
+        "module",
+        &["state", "list", "name", "mkobj", "kallsyms", "refcnt", "mem", "core_layout", "init_layout"],
+    ),
     some("mod_tree_root", &["root"]),
     all("latch_tree_root"),
     some("mod_tree_node", &["mod", "node"]),
@@ -125,6 +129,9 @@ const TYPES: &[WantedType] = &[
     some("kset", &["list"]),
     some("module_kobject", &["kobj", "mod"]),
     some("kobject", &["entry"]),
+    all("mod_kallsyms"),
+    some("btf_module", &["list", "btf"]),
+    some("btf", &["data", "data_size", "name"]),
     some("module_memory", &["size"]),
     some("module_layout", &["size"]),
     // The machine's memory as the kernel knows it.
@@ -134,6 +141,7 @@ const TYPES: &[WantedType] = &[
 const SYMBOLS: &[&str] = &[
     "_stext",
     "_text",
+    "btf_modules",
     "__start_BTF",
     "__stop_BTF",
     "__per_cpu_offset",

@@ -97,6 +97,12 @@ pub enum Error {
         #[source]
         source: guest_profiles::Error,
     },
+    /// The kernel's type information is not what it was when the kernel was located.
+    #[error("The type information of kernel {release} was altered since the kernel was located")]
+    TypesChanged {
+        /// Release of the kernel.
+        release: String,
+    },
     /// A table of the kernel could not be read from memory.
     #[error("The {what} of kernel {release} could not be read")]
     Read {

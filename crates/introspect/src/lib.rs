@@ -18,6 +18,7 @@ mod sources;
 pub use error::Error;
 pub use linux::hint::Hint;
 pub use linux::kernel::Kernel;
+pub use linux::module_info::ModuleSymbol;
 pub use session::{Options, Tables};
 pub use sources::Sources;
 

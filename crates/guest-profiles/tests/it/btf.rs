@@ -54,13 +54,84 @@ fn size(types: &BTreeMap<u32, TypeVariant>, id: u32) -> u64 {
     }
 }
 
-/// (first bit, bits) of each member by path, flattened out of the oracle's types the way that `Layout` promises.
+/// What the oracle says that a member is.
+fn what(types: &BTreeMap<u32, TypeVariant>, id: u32) -> FieldKind {
+    // The innermost typedef names a record or an enum that has no tag.
+    let mut typedef = None;
+    let mut at = id;
+    while let Some(inner) = types.get(&at) {
+        at = match inner {
+            TypeVariant::Typedef(inner) => {
+                typedef.clone_from(inner.name());
+                *inner.tid()
+            }
+            TypeVariant::Const(inner) => *inner.tid(),
+            TypeVariant::Volatile(inner) => *inner.tid(),
+            TypeVariant::Restrict(inner) => *inner.tid(),
+            TypeVariant::TypeTag(inner) => *inner.tid(),
+            _ => break,
+        };
+    }
+    match types.get(&at) {
+        Some(TypeVariant::Int(inner)) => FieldKind::Integer { signed: *inner.signed() },
+        Some(TypeVariant::Array(array)) => FieldKind::Array {
+            count: u64::from(*array.element_count()),
+            stride: size(types, *array.element_tid()),
+            element: Box::new(what(types, *array.element_tid())),
+        },
+        Some(TypeVariant::Struct(inner)) => FieldKind::Record { name: inner.name().clone().or(typedef) },
+        Some(TypeVariant::Union(inner)) => FieldKind::Record { name: inner.name().clone().or(typedef) },
+        Some(TypeVariant::Enum(inner)) => {
+            FieldKind::Enum { name: inner.name().clone().or(typedef), signed: *inner.signed() }
+        }
+        Some(TypeVariant::Enum64(inner)) => {
+            FieldKind::Enum { name: inner.name().clone().or(typedef), signed: *inner.signed() }
+        }
+        Some(TypeVariant::Ptr(inner)) => {
+            let (target, target_size) = pointee(types, *inner.tid());
+            FieldKind::Pointer { target, target_size }
+        }
+        _ => FieldKind::Other,
+    }
+}
+
+/// Name and size of what a pointer points at.
+fn pointee(types: &BTreeMap<u32, TypeVariant>, id: u32) -> (Option<String>, Option<u64>) {
+    let mut at = id;
+    let mut typedef = None;
+    let name = loop {
+        let (next, name) = match types.get(&at) {
+            Some(TypeVariant::Typedef(inner)) => (Some((inner.tid(), Some(inner.name()))), None),
+            Some(TypeVariant::Const(inner)) => (Some((inner.tid(), None)), None),
+            Some(TypeVariant::Volatile(inner)) => (Some((inner.tid(), None)), None),
+            Some(TypeVariant::Restrict(inner)) => (Some((inner.tid(), None)), None),
+            Some(TypeVariant::TypeTag(inner)) => (Some((inner.tid(), None)), None),
+            Some(TypeVariant::Int(inner)) => (None, inner.name().clone()),
+            Some(TypeVariant::Struct(inner)) => (None, inner.name().clone()),
+            Some(TypeVariant::Union(inner)) => (None, inner.name().clone()),
+            Some(TypeVariant::Enum(inner)) => (None, inner.name().clone()),
+            Some(TypeVariant::Enum64(inner)) => (None, inner.name().clone()),
+            Some(TypeVariant::Fwd(inner)) => (None, inner.name().clone()),
+            Some(TypeVariant::Float(inner)) => (None, inner.name().clone()),
+            _ => (None, None),
+        };
+        let Some((next, named)) = next else { break name };
+        if let Some(named) = named {
+            typedef.clone_from(named);
+        }
+        at = *next;
+    };
+    let sized = !matches!(types.get(&at), None | Some(TypeVariant::Fwd(_) | TypeVariant::FuncProto(_)));
+    (name.or(typedef), sized.then(|| size(types, at)))
+}
+
+/// (first bit, bits, what) of each member by path, flattened out of the oracle's types the way that `Layout` promises.
 fn flatten(
     types: &BTreeMap<u32, TypeVariant>,
     id: u32,
     base: u64,
     prefix: &str,
-    out: &mut BTreeMap<String, (u64, u64)>,
+    out: &mut BTreeMap<String, (u64, u64, FieldKind)>,
 ) {
     let members = match strip(types, id) {
         TypeVariant::Struct(record) => record.member_list(),
@@ -80,7 +151,7 @@ fn flatten(
         match member.name() {
             Some(name) => {
                 let path = format!("{prefix}{name}");
-                out.entry(path.clone()).or_insert((bits, width));
+                out.entry(path.clone()).or_insert_with(|| (bits, width, what(types, member.tid())));
                 if untagged == Some(true) {
                     flatten(types, member.tid(), bits, &format!("{path}."), out);
                 }
@@ -91,15 +162,16 @@ fn flatten(
     }
 }
 
-fn span(field: &Field) -> (u64, u64) {
+fn span(field: &Field) -> (u64, u64, FieldKind) {
+    let kind = field.kind.clone();
     match field.bits {
-        Some(bits) => (field.offset * 8 + u64::from(bits.shift), u64::from(bits.width)),
-        None => (field.offset * 8, field.size * 8),
+        Some(bits) => (field.offset * 8 + u64::from(bits.shift), u64::from(bits.width), kind),
+        None => (field.offset * 8, field.size * 8, kind),
     }
 }
 
 #[test]
-fn every_member_of_every_record_is_where_btfparse_puts_it() {
+fn every_member_of_every_record_is_where_btfparse_puts_it_and_what_it_says_it_is() {
     for (from, bytes) in real_btfs() {
         let oracle = TypeInformation::new(&Slice(&bytes)).unwrap();
         let types = oracle.get();
@@ -488,4 +560,76 @@ fn a_reference_to_a_type_that_is_not_there_is_refused() {
     let btf = Btf::parse(&bytes).unwrap();
     let id = btf.find(Kind::Struct, "s").unwrap().unwrap();
     assert!(matches!(btf.layout(id, &|_| true), Err(Error::BtfTypeId { id: 77, count: 2 })));
+}
+
+/// A kernel's types and those of a module of it.
+fn kernel_and_module() -> (Vec<u8>, Vec<u8>) {
+    let mut kernel = BtfBuilder::new();
+    let int = kernel.int("int", 4, true);
+    let sock = kernel.structure("sock", 8, &[("family", int, 0), ("state", int, 32)]);
+    kernel.structure("shared", 4, &[("of_kernel", int, 0)]);
+    let mut module = BtfBuilder::on(&kernel);
+    let port = module.typedef("port", int);
+    let names = module.array(port, 3);
+    module.structure("vsock_sock", 24, &[("sk", sock, 0), ("family", port, 64), ("ports", names, 96)]);
+    module.structure("shared", 8, &[("of_module", sock, 0)]);
+    (kernel.build(), module.build())
+}
+
+#[test]
+fn a_modules_types_go_on_where_the_kernels_end() {
+    let (kernel, module) = kernel_and_module();
+    let base = Btf::parse(&kernel).unwrap();
+    let btf = Btf::parse_split(&base, &module).unwrap();
+    assert_eq!((base.type_count(), btf.type_count()), (4, 8));
+    let ids: Vec<_> = btf.ids().map(|id| id.number()).collect();
+    assert_eq!(ids, [4, 5, 6, 7], "its own");
+    let find = |name| btf.find(Kind::Struct, name).unwrap();
+    let members = |name| btf.layout(find(name).unwrap(), &|_| true).unwrap().members;
+    let vsock = members("vsock_sock");
+    assert_eq!(vsock["sk"], Field { offset: 0, size: 8, bits: None, kind: record("sock") });
+    assert_eq!(vsock["family"], integer(8, 4, true));
+    let ports =
+        FieldKind::Array { count: 3, stride: 4, element: Box::new(FieldKind::Integer { signed: true }) };
+    assert_eq!(vsock["ports"], Field { offset: 12, size: 12, bits: None, kind: ports });
+    // The kernel's types can be asked for, and the module's own go before them.
+    assert_eq!(find("sock").unwrap().number(), 2);
+    assert!(members("shared").contains_key("of_module"));
+    assert_eq!(find("nobody"), None);
+    // A module is no base.
+    assert!(matches!(Btf::parse_split(&btf, &module), Err(Error::BtfBaseIsSplit)));
+}
+
+fn record(name: &str) -> FieldKind {
+    FieldKind::Record { name: Some(name.to_owned()) }
+}
+
+#[test]
+fn a_modules_types_that_are_cut_altered_or_on_another_base_are_refused_or_answered_but_never_a_panic() {
+    let (kernel, module) = kernel_and_module();
+    let base = Btf::parse(&kernel).unwrap();
+    let ask = |bytes: &[u8], base: &Btf<'_>| {
+        let Ok(btf) = Btf::parse_split(base, bytes) else { return };
+        for id in btf.ids() {
+            let _ = (btf.name(id), btf.size_of(id), btf.resolve(id), btf.enum_values(id));
+            let _ = btf.layout(id, &|_| true);
+        }
+        let _ = btf.find_all([(Kind::Struct, "vsock_sock"), (Kind::Struct, "sock")]);
+    };
+    for len in 0..module.len() {
+        assert!(Btf::parse_split(&base, &module[..len]).is_err(), "{len} bytes");
+    }
+    for at in 0..module.len() {
+        for value in [0, 1, 0x7f, 0xff] {
+            let mut altered = module.clone();
+            altered[at] = value;
+            ask(&altered, &base);
+        }
+    }
+    // Alone it refers to types and names that are not there.
+    assert!(Btf::parse(&module).is_err());
+    let mut small = BtfBuilder::new();
+    small.int("int", 4, true);
+    let small = small.build();
+    ask(&module, &Btf::parse(&small).unwrap());
 }

@@ -5,19 +5,27 @@
 pub struct BtfBuilder {
     types: Vec<u8>,
     strings: Vec<u8>,
+    /// Offset of the first string, and number of types that are there already: those of the base.
+    strings_from: u32,
     count: u32,
 }
 
 impl BtfBuilder {
     pub fn new() -> Self {
-        Self { types: Vec::new(), strings: vec![0], count: 0 }
+        Self { types: Vec::new(), strings: vec![0], strings_from: 0, count: 0 }
+    }
+
+    /// The types of a module of the kernel that `base` builds.
+    pub fn on(base: &Self) -> Self {
+        let strings_from = u32::try_from(base.strings.len()).unwrap();
+        Self { types: Vec::new(), strings: Vec::new(), strings_from, count: base.count }
     }
 
     fn string(&mut self, text: &str) -> u32 {
         if text.is_empty() {
             return 0;
         }
-        let offset = u32::try_from(self.strings.len()).unwrap();
+        let offset = self.strings_from + u32::try_from(self.strings.len()).unwrap();
         self.strings.extend_from_slice(text.as_bytes());
         self.strings.push(0);
         offset

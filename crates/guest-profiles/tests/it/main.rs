@@ -15,6 +15,7 @@ mod elf_notes;
 mod hostile;
 mod kallsyms;
 mod kallsyms_builder;
+mod kallsyms_search;
 mod kernels;
 mod profile;
 mod store;

@@ -21,6 +21,8 @@ pub(crate) struct Layout {
     operations: u64,
     private: u64,
     socket_sk: u64,
+    socket_file: u64,
+    sk_socket: u64,
 }
 
 impl Layout {
@@ -33,6 +35,8 @@ impl Layout {
             operations: resolver.offset("file", "f_op"),
             private: resolver.offset("file", "private_data"),
             socket_sk: resolver.offset("socket", "sk"),
+            socket_file: resolver.offset("socket", "file"),
+            sk_socket: resolver.offset("sock", "sk_socket"),
         }
     }
 }
@@ -114,8 +118,10 @@ impl SocketFiles {
         let layout = &session.kernel.layouts().file;
         let read = || {
             let operations = session.space.pointer(member(file, layout.operations)?)?;
-            if Some(operations) != session.kernel.symbol("socket_file_ops") {
-                return Ok(None);
+            match session.kernel.symbol("socket_file_ops") {
+                Some(of_sockets) if operations != of_sockets => return Ok(None),
+                Some(_) => {}
+                None => return sock_by_its_links(session, file),
             }
             let socket = session.space.pointer(member(file, layout.private)?)?;
             let sk = session.space.pointer(member(socket, layout.socket_sk)?)?;
@@ -124,5 +130,24 @@ impl SocketFiles {
         let sock = session.known("file", file, read())?.flatten();
         self.files.insert(file, sock);
         Ok(sock)
+    }
+}
+
+/// The sock of a file of a kernel whose symbols do not say which operations sockets have (no ``CONFIG_KALLSYMS_ALL``): a file
+/// is a socket's when what it holds points back at it, and so does the sock.
+fn sock_by_its_links(session: &Session<'_>, file: Gva) -> Result<Option<Gva>, ReadError> {
+    let layout = &session.kernel.layouts().file;
+    let pointer = |at: Gva, offset: u64| session.space.pointer(member(at, offset)?);
+    let socket = pointer(file, layout.private)?;
+    let linked = || -> Result<Option<Gva>, ReadError> {
+        let sk = pointer(socket, layout.socket_sk)?;
+        let links_back =
+            pointer(socket, layout.socket_file)? == file && pointer(sk, layout.sk_socket)? == socket;
+        Ok(links_back.then_some(sk))
+    };
+    match linked() {
+        // What other files hold need not be a pointer at all.
+        Err(error) if !error.ends_the_look() => Ok(None),
+        found => found,
     }
 }

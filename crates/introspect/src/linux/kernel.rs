@@ -120,7 +120,7 @@ impl Kernel {
             pid: pid::Layout::resolve(&mut resolver),
             sched: sched::Layout::resolve(&mut resolver),
         };
-        for symbol in ["init_task", "modules", "net_namespace_list", "socket_file_ops"] {
+        for symbol in ["init_task", "net_namespace_list"] {
             if profile.profile.optional_symbol(symbol).is_none() {
                 resolver.lacks(format!("symbol {symbol}"));
             }

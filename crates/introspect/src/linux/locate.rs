@@ -15,7 +15,7 @@ use super::roots::{self, Root};
 use super::symbols::{self, Found};
 use super::{iomem, vmcoreinfo};
 use crate::{Error, Sources};
-use vmi_core::{AddressSpace, Budget, Gpa, GuestMemory, Look, Registers};
+use vmi_core::{AddressSpace, Budget, Gpa, GuestMemory, Look};
 
 pub(crate) fn locate(
     memory: &dyn GuestMemory,
@@ -48,8 +48,10 @@ pub(crate) fn locate(
     if let [first, second, ..] = found.kernels.as_slice() {
         return Err(Error::Ambiguous { first: first.root(), second: second.root() });
     }
-    if !registers.is_empty() && !registers.iter().any(Registers::has_paging) {
-        return Err(Error::NotYet { what: "no vCPU has turned on paging".to_owned() });
+    if !registers.is_empty() && !registers.iter().any(|vcpu| roots::has_kernel_half(&look, vcpu)) {
+        let what =
+            "no vCPU runs an operating system's kernel (but firmware, a boot loader or a decompressor)";
+        return Err(Error::NotYet { what: what.to_owned() });
     }
 
     for root in roots::search(&look)? {
@@ -104,7 +106,7 @@ fn by_claim(look: &Look<'_>, sources: &Sources<'_>, at: Gpa) -> Result<Option<Ke
 /// Asks page tables for the kernel that they map. `Ok(None)`: they map none.
 fn by_root(look: &Look<'_>, sources: &Sources<'_>, root: Root) -> Result<Option<Kernel>, Error> {
     let space = AddressSpace::new(look, root.at, root.levels);
-    let image = match KernelImage::read(&space) {
+    let image = match KernelImage::find(&space) {
         Ok(Some(image)) => image,
         Ok(None) => return Ok(None),
         Err(error) => return Err(Error::Image { root: root.at, source: error }),

@@ -2,6 +2,7 @@
 //!
 //! Version differences are handled in the walker they concern, by asking the profile which members there are.
 
+pub(crate) mod anchor;
 pub(crate) mod cgroup;
 pub(crate) mod cred;
 pub(crate) mod file;
@@ -14,6 +15,7 @@ pub(crate) mod list;
 pub(crate) mod locate;
 pub(crate) mod mm;
 pub(crate) mod module;
+pub(crate) mod module_info;
 pub(crate) mod namespace;
 pub(crate) mod net;
 pub(crate) mod netlink;

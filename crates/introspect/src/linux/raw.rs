@@ -4,6 +4,7 @@ use super::layout::Resolver;
 use super::list::{self, HashTable};
 use super::net::socks_of_nodes;
 use crate::session::{Session, member};
+use facts::ProblemKind;
 use guest_profiles::FieldKind;
 use vmi_core::{Gva, ReadError};
 
@@ -15,6 +16,8 @@ const BUCKET: u64 = 8;
 pub(crate) struct Layout {
     table: u64,
     count: u64,
+    /// Whether the kernel has IPv6.
+    ipv6: bool,
     /// ``net->packet.sklist``; absent without `CONFIG_PACKET`.
     packets: Option<u64>,
 }
@@ -29,7 +32,12 @@ impl Layout {
                 (0, 0)
             }
         };
-        Self { table, count, packets: resolver.optional("net", "packet.sklist") }
+        Self {
+            table,
+            count,
+            ipv6: resolver.optional("net", "ipv6").is_some(),
+            packets: resolver.optional("net", "packet.sklist"),
+        }
     }
 }
 
@@ -37,11 +45,13 @@ impl Layout {
 pub(crate) fn socks(session: &Session<'_>, namespaces: &[Gva]) -> Result<Vec<Gva>, ReadError> {
     let layout = &session.kernel.layouts().net.raw;
     let mut nodes = Vec::new();
-    for symbol in ["raw_v4_hashinfo", "raw_v6_hashinfo"] {
+    for (symbol, expected) in [("raw_v4_hashinfo", true), ("raw_v6_hashinfo", layout.ipv6)] {
         if let Some(at) = session.kernel.symbol(symbol) {
             let table =
                 HashTable { base: member(at, layout.table)?, count: layout.count, stride: BUCKET, head: 0 };
             nodes.append(&mut list::hash_table(session, "raw hash table", table)?);
+        } else if expected {
+            session.problem(ProblemKind::Profile, symbol, "The kernel has no such symbol.");
         }
     }
     if let Some(offset) = layout.packets {

@@ -14,6 +14,8 @@ const CHUNK: u64 = 1 << 20;
 const PAGE_BYTES: usize = 4096;
 /// Entry that maps the last part of the address space, where the kernel image is.
 const LAST: u64 = 511;
+/// First entry of a top-level table for the upper half of the address space.
+const UPPER_HALF: usize = 256;
 /// Entry of the level below that maps the 1 GiB from ``__START_KERNEL_map``.
 const IMAGE: u64 = 510;
 const PRESENT: u64 = 1;
@@ -42,6 +44,16 @@ pub(super) fn of_registers(registers: &[Registers]) -> Vec<Root> {
         }
     }
     roots
+}
+
+/// Whether the page tables of a vCPU map anything in the upper half of the address space, where every 64-bit kernel is.
+/// Firmware, boot loaders and the kernel's own decompressor use the lower half only, or no such page tables at all.
+pub(super) fn has_kernel_half(look: &Look<'_>, vcpu: &Registers) -> bool {
+    vcpu.roots().into_iter().any(|root| {
+        let mut page = [0; PAGE_BYTES];
+        look.read(root, &mut page).is_ok()
+            && page.as_chunks::<8>().0.iter().skip(UPPER_HALF).any(|entry| entry[0] & 1 != 0)
+    })
 }
 
 /// Page tables that map something where the kernel image belongs, one for each set of kernel tables. One pass over

@@ -17,10 +17,12 @@ const TOLD_MAX: usize = 16;
 
 /// The stored profile of this very build, and where the guest's memory disagrees with it. `None`: there is none. `own` reads
 /// the profile that the guest's memory has; it is asked at most once, and only when a stored profile has no BTF digest.
+/// `partial`: the guest's symbol table never had all symbols, so a missing one says nothing.
 pub(super) fn best(
     sources: &Sources<'_>,
     boot: &Boot,
     linked: &Symbols,
+    partial: bool,
     own: &dyn Fn() -> Result<Profile, Error>,
 ) -> Option<Held> {
     let of_guest = OnceCell::new();
@@ -28,7 +30,7 @@ pub(super) fn best(
         .into_iter()
         .filter(|stored| is_of_build(&stored.profile, boot))
         .map(|stored| {
-            let contradictions = contradictions(&stored, boot, linked, || of_guest.get_or_init(own));
+            let contradictions = contradictions(&stored, boot, linked, partial, || of_guest.get_or_init(own));
             Held { stored, contradictions }
         })
         .min_by_key(|held| (held.contradictions.len(), !is_current(&held.stored.profile)))
@@ -54,6 +56,7 @@ fn contradictions<'o>(
     stored: &Stored,
     boot: &Boot,
     linked: &Symbols,
+    partial: bool,
     own: impl FnOnce() -> &'o Result<Profile, Error>,
 ) -> Vec<String> {
     let profile = &stored.profile;
@@ -81,6 +84,7 @@ fn contradictions<'o>(
             Some(guest) => found.push(format!(
                 "the guest's symbol table has {name} at {guest:#x}, the stored profile of this build at {stored:#x}"
             )),
+            None if partial => {}
             None => found.push(format!(
                 "the guest's symbol table has no {name}, the stored profile of this build has it at {stored:#x}"
             )),

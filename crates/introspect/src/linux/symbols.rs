@@ -5,6 +5,7 @@
 //! kernel's own page tables must map themselves and the kernel to the same place, and its banner and its ``utsname`` must
 //! name one release.
 
+use super::anchor;
 use super::image::{KernelImage, LINKED_AT, START_KERNEL_MAP};
 use super::kernel::{Boot, Kernel, KernelProfile};
 use super::stored;
@@ -12,8 +13,7 @@ use super::vmcoreinfo::Claim;
 use crate::{Error, Sources};
 use guest_profiles::linux::WANTED;
 use guest_profiles::{
-    Btf, Kallsyms, KallsymsTables, KallsymsValues, Profile, ProfileIdentity, VmcoreInfo, btf_digest,
-    build_id, search_kallsyms,
+    Btf, Kallsyms, KallsymsTables, KallsymsValues, Profile, ProfileIdentity, VmcoreInfo, btf_digest, build_id,
 };
 use std::collections::BTreeMap;
 use vmi_core::{AddressSpace, Gpa, Gva, ReadError};
@@ -31,12 +31,13 @@ const TOKENS_MAX: u64 = 64 << 10;
 /// Bytes of ``u16 kallsyms_token_index[256]``.
 const TOKEN_INDEX_BYTES: usize = 512;
 /// Most bytes of the banner.
-const BANNER_MAX: usize = 512;
+pub(super) const BANNER_MAX: usize = 512;
 /// What the banner starts with (init/version-timestamp.c); the release follows.
-const BANNER: &str = "Linux version ";
+pub(super) const BANNER: &str = "Linux version ";
 /// ``SYSTEM_BOOTING`` of ``enum system_states`` (include/linux/kernel.h): before there is a first process.
 const SYSTEM_BOOTING: u32 = 0;
 
+/// Symbols at their addresses in the running kernel.
 pub(super) type Symbols = BTreeMap<String, u64>;
 
 /// What led to a kernel.
@@ -56,6 +57,8 @@ struct Proved {
     vmcoreinfo_at: Option<Gpa>,
     /// How far KASLR moved it, in bytes.
     slide: u64,
+    /// The image, where symbols had to be looked for in it: then types will lead to more of them.
+    partial: Option<KernelImage>,
 }
 
 /// Reads the symbols and layouts of `found`. `Ok` is a kernel that was proved to be the running one.
@@ -68,30 +71,20 @@ pub(super) fn kernel(
         Found::Claim(claim) => by_claim(space, &claim)?,
         Found::Image(image) => by_image(space, &image)?,
     };
-    let Proved { release, symbols, root, vmcoreinfo_at, slide } = proved;
+    let Proved { release, mut symbols, root, vmcoreinfo_at, slide, partial } = proved;
     let read = |what: &'static str, source| Error::Read { what, release: release.clone(), source };
     let profile_error = |what, source| Error::Profile { what, release: release.clone(), source };
 
-    let state = symbols.get("system_state").and_then(|at| space.u32(Gva(*at)).ok());
-    if state == Some(SYSTEM_BOOTING) {
-        return Err(Error::NotYet { what: format!("Linux {release} has not started its first process") });
-    }
-    let btf_bytes = match section(space, &symbols, "__start_BTF", "__stop_BTF", BTF_MAX) {
-        Some(btf) => Some(btf.map_err(|error| read("type information", error))?),
-        None => None,
-    };
-    let notes = match section(space, &symbols, "__start_notes", "__stop_notes", NOTES_MAX) {
+    let at = |name: &str| symbols.get(name).copied();
+    let btf_bytes = type_information(space, &at, &release)?;
+    let notes = section(space, &at, "__start_notes", "__stop_notes", NOTES_MAX);
+    let notes = match notes {
         Some(notes) => Some(notes.map_err(|error| read("ELF notes", error))?),
         None => None,
     };
     // The note is what the linker wrote. Some stable kernels have garbage in VMCOREINFO's BUILD-ID (facts/vmi.md 4.2).
     let build_id = notes.as_deref().and_then(|notes| build_id(notes).ok());
 
-    // Symbols below are per-CPU offsets, which KASLR leaves alone.
-    let linked: Symbols = symbols
-        .iter()
-        .map(|(name, at)| (name.clone(), if *at >= START_KERNEL_MAP { at.wrapping_sub(slide) } else { *at }))
-        .collect();
     let boot = Boot {
         root,
         levels: space.levels(),
@@ -102,17 +95,22 @@ pub(super) fn kernel(
         build_id: build_id.clone(),
         btf_digest: btf_bytes.as_deref().map(btf_digest),
     };
-    let own = || {
+    let own = |symbols: &Symbols| {
         let btf_bytes = btf_bytes.as_deref().ok_or_else(|| Error::Unsupported {
             release: release.clone(),
             missing: vec!["type information (CONFIG_DEBUG_INFO_BTF) and no stored profile".to_owned()],
         })?;
         let identity = ProfileIdentity { release: release.clone(), build_id: build_id.clone() };
         Btf::parse(btf_bytes)
-            .and_then(|btf| Profile::from_btf(&btf, &WANTED, linked.clone(), identity))
+            .and_then(|btf| Profile::from_btf(&btf, &WANTED, linked(symbols, slide), identity))
             .map_err(|error| profile_error("type information", error))
     };
-    let mut held = stored::best(sources, &boot, &linked, &own);
+    if let Some(image) = partial {
+        let found = anchor::of_types(space, &image, &own(&symbols)?)?;
+        symbols.extend(found);
+    }
+    let own = || own(&symbols);
+    let mut held = stored::best(sources, &boot, &linked(&symbols, slide), partial.is_some(), &own);
     if let Some(held) = held.as_ref().filter(|held| stored::is_current(&held.stored.profile))
         && let Ok(kernel) = Kernel::new(boot.clone(), KernelProfile::of_store(held.clone()))
     {
@@ -123,6 +121,14 @@ pub(super) fn kernel(
         names_agree(space, &kernel)?;
     }
     Ok(kernel)
+}
+
+/// The symbols at their link addresses. Those below the kernel's mapping are per-CPU offsets, which KASLR leaves alone.
+fn linked(symbols: &Symbols, slide: u64) -> Symbols {
+    symbols
+        .iter()
+        .map(|(name, at)| (name.clone(), if *at >= START_KERNEL_MAP { at.wrapping_sub(slide) } else { *at }))
+        .collect()
 }
 
 /// A kernel that describes itself: its symbols, and the proof that the description is its own.
@@ -136,39 +142,50 @@ fn by_claim(space: &AddressSpace<'_, '_>, claim: &Claim) -> Result<Proved, Error
         .get("_stext")
         .copied()
         .ok_or_else(|| contradicted("it does not name _stext".to_owned()))?;
+    let image = || -> Result<KernelImage, Error> {
+        let read = |source| Error::Read { what: "kernel image", release: release.clone(), source };
+        KernelImage::find(space)
+            .map_err(read)?
+            .ok_or_else(|| contradicted("its page tables map no kernel image".to_owned()))
+    };
     let symbols = if claim.info.symbols.contains_key("kallsyms_names") {
         resolve(space, claim, stext)?
     } else {
         // Before 6.0 it does not say where the symbol table is.
-        let read = |source| Error::Read { what: "kernel image", release: release.clone(), source };
-        let image = KernelImage::read(space)
-            .map_err(read)?
-            .ok_or_else(|| contradicted("its page tables map no kernel image".to_owned()))?;
-        resolve_in_image(&image, stext).map_err(|source| Error::Profile {
+        resolve_in_image(space, &image()?, stext)?.map_err(|source| Error::Profile {
             what: "symbol table",
             release: release.clone(),
             source,
         })?
     };
-    let owned = symbols
-        .get("vmcoreinfo_data")
-        .and_then(|pointer| space.pointer(Gva(*pointer)).ok())
-        .and_then(|page| space.translate(page).ok());
+    not_booting(space, &symbols, &format!("Linux {release}"))?;
+    let Some(pointer) = symbols.get("vmcoreinfo_data") else {
+        // No CONFIG_KALLSYMS_ALL: the kernel cannot say that this is its own. It has led to page tables and is not used
+        // further; the image that they map has to prove itself.
+        return by_image(space, &image()?);
+    };
+    let owned = space.pointer(Gva(*pointer)).ok().and_then(|page| space.translate(page).ok());
     match owned {
         Some(owned) if owned.at == claim.at => {}
         Some(owned) => return Err(contradicted(format!("the kernel's own VMCOREINFO is at {}", owned.at))),
         None => return Err(contradicted("the kernel does not know it".to_owned())),
     }
     let slide = claim.info.kerneloffset.unwrap_or(0);
-    Ok(Proved { release, symbols, root: claim.root, vmcoreinfo_at: Some(claim.at), slide })
+    Ok(Proved { release, symbols, root: claim.root, vmcoreinfo_at: Some(claim.at), slide, partial: None })
 }
 
 /// A kernel of which only its mapped image is known.
 fn by_image(space: &AddressSpace<'_, '_>, image: &KernelImage) -> Result<Proved, Error> {
     let contradicted = |reason: String| Error::ImageContradicted { at: image.start, reason };
     // The text is the first thing that is mapped in the window, from its first byte (arch/x86/kernel/vmlinux.lds.S).
-    let symbols = resolve_in_image(image, image.start.0)
+    let mut symbols = resolve_in_image(space, image, image.start.0)?
         .map_err(|source| Error::ImageSymbols { at: image.start, source })?;
+    not_booting(space, &symbols, "its kernel")?;
+    let partial = (!symbols.contains_key("init_task")).then_some(*image);
+    if partial.is_some() {
+        anchor::of_image(space, image, &mut symbols)
+            .map_err(|source| Error::Image { root: space.root(), source })?;
+    }
     let symbol = |name: &str| {
         symbols.get(name).copied().map(Gva).ok_or_else(|| contradicted(format!("it has no symbol {name}")))
     };
@@ -193,7 +210,7 @@ fn by_image(space: &AddressSpace<'_, '_>, image: &KernelImage) -> Result<Proved,
         return Err(contradicted(format!("its page tables at {root} map something else")));
     }
     let slide = image.start.0.wrapping_sub(LINKED_AT);
-    Ok(Proved { release, symbols, root, vmcoreinfo_at: None, slide })
+    Ok(Proved { release, symbols, root, vmcoreinfo_at: None, slide, partial })
 }
 
 /// Whether ``init_uts_ns`` has the release that the banner has.
@@ -263,29 +280,47 @@ fn resolve(space: &AddressSpace<'_, '_>, claim: &Claim, stext: u64) -> Result<Sy
         .map_err(|source| Error::Profile { what: "symbol table", release: release.clone(), source })
 }
 
-/// Finds the wanted symbols in a table that has to be looked for.
-fn resolve_in_image(image: &KernelImage, stext: u64) -> Result<Symbols, guest_profiles::Error> {
-    let found = search_kallsyms(&image.bytes, image.start.0)?;
-    let mut failed = None;
-    for tables in found.tables(&image.bytes) {
-        match Kallsyms::new(tables, stext).and_then(|kallsyms| kallsyms.resolve(WANTED.symbols)) {
-            Ok(symbols) => return Ok(symbols),
-            Err(error) => failed = Some(error),
-        }
+/// Finds the wanted symbols in a table that has to be looked for. Inner `Err`: there is none that can be read.
+fn resolve_in_image(
+    space: &AddressSpace<'_, '_>,
+    image: &KernelImage,
+    stext: u64,
+) -> Result<Result<Symbols, guest_profiles::Error>, Error> {
+    image.symbols(space, stext, WANTED.symbols).map_err(|source| Error::Image { root: space.root(), source })
+}
+
+/// `Err(NotYet)` while the kernel has no processes: nothing that it says of itself needs to hold together before.
+fn not_booting(space: &AddressSpace<'_, '_>, symbols: &Symbols, kernel: &str) -> Result<(), Error> {
+    let state = symbols.get("system_state").and_then(|at| space.u32(Gva(*at)).ok());
+    if state == Some(SYSTEM_BOOTING) {
+        return Err(Error::NotYet { what: format!("{kernel} has not started its first process") });
     }
-    Err(failed.unwrap_or(guest_profiles::Error::KallsymsNoStext { count: 0 }))
+    Ok(())
+}
+
+/// The bytes of the kernel's BTF; `at` tells where a symbol is in the running kernel. `Ok(None)`: the kernel has none.
+pub(super) fn type_information(
+    space: &AddressSpace<'_, '_>,
+    at: &dyn Fn(&str) -> Option<u64>,
+    release: &str,
+) -> Result<Option<Vec<u8>>, Error> {
+    section(space, at, "__start_BTF", "__stop_BTF", BTF_MAX).transpose().map_err(|source| Error::Read {
+        what: "type information",
+        release: release.to_owned(),
+        source,
+    })
 }
 
 /// The bytes between two symbols. `None` when the kernel has no such section.
 fn section(
     space: &AddressSpace<'_, '_>,
-    symbols: &Symbols,
+    at: &dyn Fn(&str) -> Option<u64>,
     start: &str,
     stop: &str,
     max: u64,
 ) -> Option<Result<Vec<u8>, ReadError>> {
-    let start = *symbols.get(start)?;
-    let len = symbols.get(stop)?.checked_sub(start).filter(|len| *len > 0 && *len <= max)?;
+    let start = at(start)?;
+    let len = at(stop)?.checked_sub(start).filter(|len| *len > 0 && *len <= max)?;
     Some(space.bytes(Gva(start), usize::try_from(len).ok()?))
 }
 

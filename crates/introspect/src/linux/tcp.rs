@@ -7,6 +7,7 @@ use super::layout::Resolver;
 use super::list::{self, HashTable};
 use super::net::{add_table, pointer, socks_of_nodes};
 use crate::session::{Session, member};
+use facts::ProblemKind;
 use guest_profiles::FieldKind;
 use vmi_core::{Gva, ReadError};
 
@@ -71,6 +72,13 @@ pub(crate) fn socks(session: &Session<'_>, namespaces: &[Gva]) -> Result<Vec<Gva
                 pointer(session, *namespace, offset).map(|info| Some(info).filter(|info| !info.is_null()));
             add_table(session, "net", *namespace, &mut infos, info)?;
         }
+    }
+    if infos.is_empty() {
+        session.problem(
+            ProblemKind::Profile,
+            "tcp_hashinfo",
+            "Neither a symbol nor a network namespace leads to the tables of TCP sockets.",
+        );
     }
     let mut tables = Vec::new();
     for info in infos {

@@ -7,6 +7,7 @@ use super::layout::Resolver;
 use super::list::{self, HashTable};
 use super::net::{add_table, pointer, socks_of_nodes};
 use crate::session::{Session, member};
+use facts::ProblemKind;
 use guest_profiles::FieldKind;
 use vmi_core::{Gva, ReadError};
 
@@ -55,6 +56,13 @@ pub(crate) fn socks(session: &Session<'_>, namespaces: &[Gva]) -> Result<Vec<Gva
                 .and_then(|at| if at.is_null() { Ok(None) } else { table(session, at) });
             add_table(session, "net", *namespace, &mut tables, of_namespace)?;
         }
+    }
+    if tables.is_empty() {
+        session.problem(
+            ProblemKind::Profile,
+            "udp_table",
+            "Neither a symbol nor a network namespace leads to the table of UDP sockets.",
+        );
     }
     let mut socks = Vec::new();
     for table in tables {

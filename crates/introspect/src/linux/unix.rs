@@ -4,6 +4,7 @@ use super::layout::Resolver;
 use super::list::{self, HashTable};
 use super::net::{add_table, pointer, socks_of_nodes};
 use crate::session::{Session, member};
+use facts::ProblemKind;
 use vmi_core::{Gva, ReadError};
 
 /// ``UNIX_HASH_SIZE``, include/net/af_unix.h: 256 buckets for names and 256 for sockets without one.
@@ -48,6 +49,14 @@ pub(crate) fn socks(session: &Session<'_>, namespaces: &[Gva]) -> Result<Vec<Gva
                 .map(|buckets| if buckets.is_null() { None } else { Some(table(buckets)) });
             add_table(session, "net", *namespace, &mut tables, buckets)?;
         }
+    }
+    if tables.is_empty() {
+        session.problem(
+            ProblemKind::Profile,
+            "unix_socket_table",
+            "Neither a symbol nor a network namespace leads to the table of unix sockets: only those that a process has \
+             open are known.",
+        );
     }
     let mut socks = Vec::new();
     for table in tables {

@@ -22,7 +22,7 @@ fn physical(opened: &Opened, symbol: &str) -> Gpa {
 }
 
 /// Makes the kernel's description of itself unreadable, as a kernel without CONFIG_VMCORE_INFO has none.
-fn without_vmcoreinfo(opened: &Opened) {
+pub fn without_vmcoreinfo(opened: &Opened) {
     let look = Look::begin(&*opened.vm.memory, Budget::default()).unwrap();
     let space = AddressSpace::new(&look, opened.kernel.root(), opened.kernel.levels());
     let page = space.pointer(opened.kernel.symbol("vmcoreinfo_data").unwrap()).unwrap();

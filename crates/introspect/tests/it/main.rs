@@ -4,11 +4,14 @@
 //! `tables`, which compares every table on every kind of guest.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
-mod churn;
-mod cross_views; // a guest that changes while it is looked at
+mod anchor; // a kernel whose symbol table has no data
+mod booting; // a guest from power-on until user space
+mod churn; // a guest that changes while it is looked at
+mod cross_views; // several views of processes and modules
 mod equal; // compares a snapshot with the guest's /proc, entry by entry
 mod hostile; // a guest that lies
 mod images; // memory images
 mod locate; // every way to the kernel
 mod opened; // a booted guest with its memory opened and its kernel located
+mod own_tables; // symbols and types, against /proc/kallsyms and /sys/kernel/btf
 mod tables; // every table on every kind of guest
