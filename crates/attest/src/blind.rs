@@ -91,14 +91,16 @@ const PLACES: &[(&[Table], &[&str])] = &[
             "css_set table",
             "css_set task list",
             "init_task",
+            "kmem_cache",
             "pid table",
             "processes",
             "run queue",
             "task list",
             "task_struct",
+            "task_struct_cachep",
         ],
     ),
-    (&[Table::Modules], &["module", "module list", "module set", "module tree", "modules"]),
+    (&[Table::Modules], &["module", "module list", "module range", "module set", "module tree", "modules"]),
     // The last three lead from a process to its sockets: without them an owner is missing. (`file` is also on the way to
     // the executable, which is `None` then.)
     (

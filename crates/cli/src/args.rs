@@ -64,6 +64,9 @@ pub(crate) enum Command {
 pub(crate) struct TargetArg {
     /// VM name, pid:N, uuid:U, xen:DOMID, or path of a memory image.
     pub(crate) target: Target,
+    /// Search memory itself too, for processes and modules that are on no list of the guest's kernel. Takes longer.
+    #[arg(long)]
+    pub(crate) scan: bool,
 }
 
 #[derive(Debug, Args)]

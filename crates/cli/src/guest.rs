@@ -27,6 +27,7 @@ pub(crate) struct Guest {
     /// Why stored profiles were not used.
     passed_over: RefCell<Vec<String>>,
     told: bool,
+    scan: bool,
 }
 
 impl Guest {
@@ -40,7 +41,13 @@ impl Guest {
             store: profiles::store(),
             passed_over: RefCell::default(),
             told: false,
+            scan: false,
         })
+    }
+
+    /// Whether looks search memory itself too.
+    pub(crate) fn searching(self, scan: bool) -> Self {
+        Self { scan, ..self }
     }
 
     /// What the host knows of it.
@@ -81,7 +88,7 @@ impl Guest {
 
     fn try_look(&mut self, tables: Tables) -> Result<Snapshot, introspect::Error> {
         let kernel = self.try_kernel()?;
-        let options = Options { budget: LOOK, tables };
+        let options = Options { budget: LOOK, tables, scan: self.scan };
         introspect::snapshot(self.opened.memory.as_ref(), &kernel, &self.opened.vm, &options)
     }
 

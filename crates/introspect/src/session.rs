@@ -34,11 +34,13 @@ pub struct Options {
     pub budget: Budget,
     /// What it reads.
     pub tables: Tables,
+    /// Whether memory itself is searched for processes and modules that are on no list. Reads some 20 MiB for each GiB.
+    pub scan: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { budget: Budget::default(), tables: Tables::ALL }
+        Self { budget: Budget::default(), tables: Tables::ALL, scan: false }
     }
 }
 
@@ -52,6 +54,8 @@ pub(crate) struct Session<'a> {
     /// The kernel's own address space.
     pub(crate) space: AddressSpace<'a, 'a>,
     pub(crate) paths: linux::path::PathCache,
+    /// [`Options::scan`].
+    pub(crate) scan: bool,
     problems: RefCell<Vec<Problem>>,
     suppressed: Cell<u64>,
     retries: Cell<u32>,
@@ -64,6 +68,7 @@ impl<'a> Session<'a> {
             kernel,
             space: AddressSpace::new(look, kernel.root(), kernel.levels()),
             paths: linux::path::PathCache::default(),
+            scan: false,
             problems: RefCell::default(),
             suppressed: Cell::new(0),
             retries: Cell::new(0),
@@ -168,7 +173,7 @@ pub(crate) fn snapshot(
     let started = Instant::now();
     let taken_at = jiff::Timestamp::now().to_string();
     let look = Look::begin(memory, options.budget)?;
-    let session = Session::new(&look, kernel);
+    let session = Session { scan: options.scan, ..Session::new(&look, kernel) };
     let tables = options.tables;
 
     // Sockets need processes for their owners.

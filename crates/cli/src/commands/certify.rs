@@ -46,7 +46,7 @@ pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Ou
         accept_unknown: args.accept_unknown,
         flows: args.flows,
     };
-    let mut guest = Guest::open(&args.target.target)?;
+    let mut guest = Guest::open(&args.target.target)?.searching(args.target.scan);
     let (snapshots, looks) = observe(&mut guest, learn, &options)?;
     // From the end of the observation.
     options.validity = validity(args)?;

@@ -51,6 +51,12 @@ fn every_table_agrees_with_the_guest() {
     let (truth, processes) = guest.steady(|| Ok(rows("ps", &vm))).unwrap();
     let said: BTreeSet<u64> = truth.processes.iter().map(|process| process.pid.into()).collect();
     assert_eq!(pids(&processes), said);
+    // A search of memory finds the same processes, and each of them.
+    let ran = run(["ps", vm.as_str(), "--scan", "--json"]);
+    assert_eq!((ran.status, ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
+    let searched = ran.json().as_array().unwrap().clone();
+    assert_eq!(pids(&searched), said);
+    assert!(searched.iter().all(|row| row["views"].as_array().unwrap().contains(&json!("slab"))));
     let row = processes.iter().find(|row| row["pid"] == web.pid).unwrap();
     assert_eq!(
         (&row["exe"], &row["exe_state"], &row["uid"]),

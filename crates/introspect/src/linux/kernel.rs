@@ -2,7 +2,8 @@
 
 use super::image::START_KERNEL_MAP;
 use super::{
-    cgroup, cred, file, hint, layout::Resolver, list, mm, module, namespace, net, path, pid, sched, task,
+    cgroup, cred, file, hint, layout::Resolver, list, mm, module, namespace, net, path, pid, sched, slab,
+    task,
 };
 use crate::Error;
 use crate::session::Session;
@@ -93,6 +94,8 @@ pub(crate) struct Layouts {
     pub(crate) module: module::Layout,
     pub(crate) pid: pid::Layout,
     pub(crate) sched: sched::Layout,
+    /// `None`: the profile does not tell how memory is described.
+    pub(crate) slab: Option<slab::Layout>,
 }
 
 /// A located kernel with its profile. Good for one boot of one guest; see [`Kernel::is_current`].
@@ -119,6 +122,7 @@ impl Kernel {
             module: module::Layout::resolve(&mut resolver),
             pid: pid::Layout::resolve(&mut resolver),
             sched: sched::Layout::resolve(&mut resolver),
+            slab: slab::Layout::resolve(&resolver),
         };
         for symbol in ["init_task", "net_namespace_list"] {
             if profile.profile.optional_symbol(symbol).is_none() {

@@ -25,6 +25,7 @@ pub(crate) mod processes;
 pub(crate) mod raw;
 pub(crate) mod roots;
 pub(crate) mod sched;
+pub(crate) mod slab;
 pub(crate) mod sock;
 pub(crate) mod stored;
 pub(crate) mod symbols;

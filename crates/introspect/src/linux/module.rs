@@ -2,7 +2,8 @@
 //!
 //! The views are the list ``modules`` (what `lsmod` shows), the tree by which the kernel finds the module of a code address
 //! (``mod_tree``, since 4.2), and the objects behind `/sys/module` (``module_kset``). A module that takes itself off the list,
-//! the oldest trick of a rootkit, is still in the tree: without it the kernel could not print its stack.
+//! the oldest trick of a rootkit, is still in the tree: without it the kernel could not print its stack. One that is in none of
+//! them is found on request, by a search of the addresses that modules have.
 
 use super::layout::Resolver;
 use super::list;
@@ -10,12 +11,17 @@ use crate::session::{Session, member};
 use facts::{Address, Module, ModuleState, ProblemKind};
 use guest_profiles::FieldKind;
 use std::collections::BTreeSet;
-use vmi_core::{Gva, ReadError};
+use vmi_core::{Gva, PAGE_SIZE, ReadError};
 
 /// Names of the views in [`Module::views`].
 const LIST: &str = "module_list";
 const TREE: &str = "module_tree";
 const SYSFS: &str = "sysfs";
+const RANGE: &str = "address_range";
+/// Most pages that are looked through for modules: 1 GiB, the whole of where they may be (``MODULES_LEN``).
+const PAGES_MAX: u64 = (1 << 30) / PAGE_SIZE;
+/// [`PAGE_SIZE`] as the length of an array.
+const PAGE_BYTES: usize = 4096;
 /// How often the tree is walked when it changes meanwhile.
 const TRIES: u32 = 4;
 /// Most nodes of the tree: a module has up to seven ranges of memory.
@@ -35,6 +41,16 @@ pub(crate) struct Layout {
     sizes: Vec<u64>,
     tree: Option<TreeLayout>,
     sysfs: Option<SysfsLayout>,
+    range: RangeLayout,
+}
+
+/// What a search of the addresses of modules goes by, in bytes.
+#[derive(Clone, Debug)]
+struct RangeLayout {
+    /// In ``mod_tree``, since 5.19: the lowest and the highest address that a module has or had.
+    bounds: Option<(u64, u64)>,
+    /// In ``struct module``: a pointer to the module itself.
+    own: Option<u64>,
 }
 
 /// Offsets of the tree of modules, in bytes.
@@ -95,6 +111,12 @@ impl Layout {
             sizes: sizes(resolver),
             tree: TreeLayout::resolve(resolver),
             sysfs: SysfsLayout::resolve(resolver),
+            range: RangeLayout {
+                bounds: resolver
+                    .optional("mod_tree_root", "addr_min")
+                    .zip(resolver.optional("mod_tree_root", "addr_max")),
+                own: resolver.optional("module", "mkobj.mod"),
+            },
         }
     }
 }
@@ -177,11 +199,14 @@ pub(crate) fn modules(session: &Session<'_>, modules: &mut Vec<Module>) -> Resul
         all = second.all();
         Some(second)
     };
+    let range = if session.scan { range(session)? } else { BTreeSet::new() };
+    all.extend(&range);
     for module in all {
         let (again, _) = second.as_ref().map(|views| views.of(module)).unwrap_or_default();
         let (once, _) = first.of(module);
         let views =
             [LIST, TREE, SYSFS].into_iter().filter(|view| once.contains(view) || again.contains(view));
+        let views = views.chain(range.contains(&module).then_some(RANGE));
         match read(session, module, views.map(str::to_owned).collect()) {
             Ok(facts) => modules.push(facts),
             Err(error) => session.unreadable("module", module, error)?,
@@ -283,6 +308,46 @@ fn sysfs(session: &Session<'_>) -> Result<Option<BTreeSet<Gva>>, ReadError> {
         modules.extend(session.known("module set", object, module)?.filter(|module| !module.is_null()));
     }
     Ok(Some(modules))
+}
+
+/// The modules that are in memory where modules are, whoever knows of them: what has a pointer to itself where ``struct
+/// module`` has one (``mkobj.mod``). On request only: all pages of the range are read.
+fn range(session: &Session<'_>) -> Result<BTreeSet<Gva>, ReadError> {
+    let RangeLayout { bounds, own } = session.kernel.layouts().module.range;
+    let symbol = |name| session.kernel.symbol(name);
+    let places = match (symbol("mod_tree"), bounds) {
+        (Some(tree), Some((min, max))) => tree.checked_add(min).zip(tree.checked_add(max)),
+        _ => symbol("module_addr_min").zip(symbol("module_addr_max")),
+    };
+    let mut modules = BTreeSet::new();
+    let (Some((min, max)), Some(own)) = (places, own) else { return Ok(modules) };
+    let space = &session.space;
+    let Some(min) = session.known("module range", min, space.pointer(min))? else { return Ok(modules) };
+    let Some(max) = session.known("module range", max, space.pointer(max))? else { return Ok(modules) };
+    // Without a module, the lowest address is above the highest.
+    let pages = max.0.saturating_sub(min.page_base().0) / PAGE_SIZE + u64::from(max.0 > min.0);
+    if pages > PAGES_MAX {
+        session.problem(
+            ProblemKind::Implausible,
+            format_args!("module range {min}"),
+            format_args!("It has {pages} pages, which is more than there are for modules."),
+        );
+        return Ok(modules);
+    }
+    let mut page = [0; PAGE_BYTES];
+    for number in 0..pages {
+        let Some(at) = min.page_base().element(number, PAGE_SIZE) else { break };
+        match space.read(at, &mut page) {
+            Ok(()) => {}
+            Err(error) if error.ends_the_look() => return Err(error),
+            Err(_) => continue,
+        }
+        for (index, word) in (0_u64..).zip(page.as_chunks::<8>().0) {
+            let found = at.element(index, 8).and_then(|place| place.checked_sub(own));
+            modules.extend(found.filter(|module| module.0 == u64::from_le_bytes(*word)));
+        }
+    }
+    Ok(modules)
 }
 
 fn read(session: &Session<'_>, module: Gva, views: Vec<String>) -> Result<Module, ReadError> {

@@ -8,7 +8,7 @@
 //! disagree they are all taken a second time: what either time has counts as seen, and what the second has nowhere has ended.
 
 use super::task::{self, Seen, Stamp};
-use super::{cgroup, list, pid, sched};
+use super::{cgroup, list, pid, sched, slab};
 use crate::session::Session;
 use facts::ProblemKind;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -16,6 +16,10 @@ use vmi_core::{Gva, ReadError};
 
 /// Name of the task list in [`facts::Process::views`]; the other views name themselves.
 const LIST: &str = "task_list";
+/// Name of the view that is taken on request.
+const SLAB: &str = "slab";
+/// The cache that all tasks but the idle one of the first CPU are allocated from (kernel/fork.c).
+const CACHE: &str = "task_struct_cachep";
 
 /// ``struct task_struct *`` of the thread group leaders that each view has.
 struct Views {
@@ -123,6 +127,45 @@ pub(crate) fn processes(session: &Session<'_>, processes: &mut Vec<Seen>) -> Res
     let doubtful = views.doubtful();
     if !doubtful.is_empty() {
         settle(session, head, &views, &doubtful, processes)?;
+    }
+    if session.scan { scan(session, processes) } else { Ok(()) }
+}
+
+/// Adds what is in the memory of tasks, whoever knows of it: also a process that is on no list, and sleeps.
+fn scan(session: &Session<'_>, processes: &mut Vec<Seen>) -> Result<(), ReadError> {
+    let Some(objects) = slab::objects(session, CACHE)? else {
+        session.problem(
+            ProblemKind::Profile,
+            CACHE,
+            "The memory of tasks cannot be searched in this kernel.",
+        );
+        return Ok(());
+    };
+    let mut in_use = BTreeSet::new();
+    for task in objects {
+        match task::is_leader_in_use(session, task) {
+            Ok(true) => {
+                in_use.insert(task);
+            }
+            Ok(false) => {}
+            Err(error) if error.ends_the_look() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    for process in processes.iter_mut() {
+        if in_use.remove(&Gva(process.facts.task.0)) {
+            process.facts.views.push(SLAB.to_owned());
+        }
+    }
+    for task in in_use {
+        match task::unlisted(session, task) {
+            Ok(Some(mut process)) => {
+                process.facts.views = vec![SLAB.to_owned()];
+                processes.push(process);
+            }
+            Err(error) if error.ends_the_look() => return Err(error),
+            _ => session.torn(),
+        }
     }
     Ok(())
 }

@@ -47,6 +47,7 @@ pub(crate) struct Layout {
     signal: u64,
     nr_threads: u64,
     group_leader: u64,
+    usage: u64,
 }
 
 impl Layout {
@@ -72,6 +73,7 @@ impl Layout {
             signal: resolver.offset("task_struct", "signal"),
             nr_threads: resolver.offset("signal_struct", "nr_threads"),
             group_leader: resolver.offset("task_struct", "group_leader"),
+            usage: resolver.offset("task_struct", "usage"),
         }
     }
 }
@@ -124,6 +126,20 @@ pub(super) fn leader(session: &Session<'_>, task: Gva) -> Result<Option<Gva>, Re
     }
     let leader = session.space.pointer(member(task, layout.group_leader)?)?;
     Ok(Some(leader).filter(|leader| !leader.is_null()))
+}
+
+/// Whether the object of the slab cache at `task` is a thread group leader that lives: neither free memory, nor a copy of its
+/// parent that is not itself yet, nor ended.
+pub(super) fn is_leader_in_use(session: &Session<'_>, task: Gva) -> Result<bool, ReadError> {
+    let layout = &session.kernel.layouts().task;
+    let space = &session.space;
+    // A free object has no users left (``put_task_struct()``), and a copy has the leader of what it was copied from.
+    if space.u32(member(task, layout.usage)?)? == 0 || leader(session, task)? != Some(task) {
+        return Ok(false);
+    }
+    let stamp = Stamp::of(session, task)?;
+    let state = space.u32(member(task, layout.state)?)?;
+    Ok(stamp.exit_state & EXIT_DEAD == 0 && state & TASK_NEW == 0)
 }
 
 /// A process that is on the task list. `Ok(None)`: the task went away, or kept changing, while it was read.

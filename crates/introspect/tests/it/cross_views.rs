@@ -5,6 +5,7 @@
 
 use crate::opened::Opened;
 use facts::{Module, Process, Snapshot, rule};
+use introspect::Options;
 use testkit::{Activity, GuestSpec, Kernel, Need, Spawn};
 use vmi_core::{AddressSpace, Budget, Gva, Look};
 
@@ -124,6 +125,15 @@ impl Patched {
         }
     }
 
+    /// A look that searches memory too.
+    fn scan(&self) -> Snapshot {
+        let options = Options { scan: true, ..Options::default() };
+        let Opened { vm, kernel, .. } = &self.opened;
+        let snapshot = introspect::snapshot(&*vm.memory, kernel, &vm.vm, &options).unwrap();
+        assert_eq!(snapshot.problems, []);
+        snapshot
+    }
+
     fn look(&self) -> Snapshot {
         let snapshot = self.opened.snapshot().unwrap();
         assert_eq!(snapshot.problems, []);
@@ -197,6 +207,19 @@ fn what_is_taken_off_any_view_is_seen_by_another_and_told() {
             assert_eq!(guest.look().processes, clean.processes);
         }
 
+        // Off all lists there are, and asleep: only the memory that tasks are allocated from has it.
+        let searched = guest.scan();
+        let in_all = |views: &[String]| views.iter().any(|view| view == "slab");
+        assert!(searched.processes.iter().all(|process| in_all(&process.views)), "{:#?}", searched.processes);
+        assert_eq!(searched.processes.len(), clean.processes.len(), "free memory is no process");
+        views.iter().for_each(|view| guest.hide_process(task, view));
+        assert!(process(&guest.look(), victim.pid).is_none());
+        let snapshot = guest.scan();
+        let seen = process(&snapshot, victim.pid).expect("its memory is there");
+        assert_eq!((seen.views.as_slice(), seen.task.0), (["slab".to_owned()].as_slice(), task));
+        assert_eq!(finding(&snapshot).2, sorted(&views));
+        guest.put_back();
+
         // Off all lists there are, and still given time by the scheduler.
         let task = process(&clean, spinning.pid).unwrap().task.0;
         views.iter().for_each(|view| guest.hide_process(task, view));
@@ -219,5 +242,12 @@ fn what_is_taken_off_any_view_is_seen_by_another_and_told() {
             guest.put_back();
             assert_eq!(guest.look().modules, clean.modules);
         }
+        views.iter().for_each(|view| guest.hide_module(at, view));
+        assert!(module(&guest.look(), "dummy").is_none());
+        let snapshot = guest.scan();
+        let seen = module(&snapshot, "dummy").expect("its memory is there");
+        assert_eq!((seen.views.as_slice(), seen.module.0), (["address_range".to_owned()].as_slice(), at));
+        assert_eq!(finding(&snapshot).2, sorted(&views));
+        guest.put_back();
     }
 }
