@@ -34,6 +34,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod activity;
 mod blind;
 mod capabilities;
 mod certificate;
@@ -55,6 +56,7 @@ mod trust;
 mod verdict;
 mod verify;
 
+pub use activity::{Activity, activity};
 pub use blind::{Blind, Table, blind_tables};
 pub use capabilities::Capabilities;
 pub use certificate::{

@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Sockets(TargetArg),
     /// Show the kernel modules of a VM.
     Modules(TargetArg),
+    /// Show what appears in a VM and what goes, until the VM ends or you interrupt it.
+    Watch(WatchArgs),
     /// Compare a VM with its birth certificate.
     Audit(AuditArgs),
     /// Make a birth certificate of a VM that is known to be good.
@@ -76,6 +78,143 @@ pub(crate) struct PsArgs {
     /// Leave out kernel threads.
     #[arg(long)]
     pub(crate) no_kernel: bool,
+    /// Show the threads of each process too.
+    #[arg(long)]
+    pub(crate) threads: bool,
+    /// Show each process below its parent.
+    #[arg(long)]
+    pub(crate) tree: bool,
+    /// Columns, in this order.
+    #[arg(short = 'o', long, value_name = "COLUMN", value_enum, value_delimiter = ',')]
+    pub(crate) columns: Vec<Column>,
+    /// Column to sort by, in descending order with a - before it. Default: pid.
+    #[arg(long, value_name = "[-]COLUMN", allow_hyphen_values = true)]
+    pub(crate) sort: Option<SortArg>,
+    /// Only processes of this name, where * stands for anything; may be given more than once, like those below.
+    #[arg(long = "name", value_name = "TEMPLATE")]
+    pub(crate) names: Vec<PatternArg>,
+    /// Only this pid.
+    #[arg(long = "pid", value_name = "N")]
+    pub(crate) pids: Vec<u32>,
+    /// Only processes whose real or effective user id this is.
+    #[arg(long = "uid", value_name = "N")]
+    pub(crate) uids: Vec<u32>,
+    /// Only processes in this container: the id or its beginning, or a name; * for all that are in one.
+    #[arg(long = "container", value_name = "ID")]
+    pub(crate) containers: Vec<String>,
+    /// Only processes in this namespace of any kind, by its inode number (`ls -l /proc/PID/ns`).
+    #[arg(long = "namespace", value_name = "INODE")]
+    pub(crate) namespaces: Vec<u32>,
+    /// Read the environment of each process and show the names of its variables.
+    #[arg(long)]
+    pub(crate) env: bool,
+    /// With --env, show values too. They hold passwords and keys.
+    #[arg(long, requires = "env")]
+    pub(crate) show_values: bool,
+}
+
+/// A template in which `*` stands for anything.
+#[derive(Clone, Debug)]
+pub(crate) struct PatternArg(pub(crate) Pattern);
+
+impl std::str::FromStr for PatternArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Pattern::parse(text).map(Self).map_err(|error| error.to_string())
+    }
+}
+
+/// What `ps` sorts by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SortArg {
+    pub(crate) column: Column,
+    pub(crate) descending: bool,
+}
+
+impl std::str::FromStr for SortArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, descending) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
+        let column = Column::from_str(name, true).map_err(|_| format!("there is no column `{name}`"))?;
+        Ok(Self { column, descending })
+    }
+}
+
+/// A column of `ps`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Column {
+    Pid,
+    Ppid,
+    /// Number of a thread.
+    Tid,
+    /// Real user id: names are the guest's own business.
+    #[value(alias = "user")]
+    Uid,
+    #[value(alias = "euser")]
+    Euid,
+    #[value(alias = "group")]
+    Gid,
+    Egid,
+    Groups,
+    Threads,
+    State,
+    /// The kernel's name of it.
+    #[value(alias = "comm")]
+    Name,
+    Exe,
+    Args,
+    /// Start by the guest's wall clock.
+    #[value(alias = "start")]
+    Started,
+    /// CPU time used.
+    #[value(alias = "cputime")]
+    Time,
+    /// Resident memory.
+    Rss,
+    Pgid,
+    /// Session.
+    #[value(alias = "session")]
+    Sid,
+    /// Terminal.
+    #[value(alias = "terminal")]
+    Tty,
+    /// Effective capabilities.
+    Caps,
+    /// Bounding set of capabilities.
+    Bounding,
+    Seccomp,
+    /// Whether it can gain no privileges.
+    #[value(alias = "nnp")]
+    NoNewPrivs,
+    Cgroup,
+    /// Control groups of version 1.
+    CgroupsV1,
+    Container,
+    Runtime,
+    Pidns,
+    Netns,
+    Mntns,
+    Userns,
+    Utsns,
+    Ipcns,
+    Cgroupns,
+    /// Views in which it was seen.
+    Views,
+    /// Environment, if it was read.
+    Env,
+    /// Address of its task.
+    Task,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArg,
+    /// Time between two looks.
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    pub(crate) interval: Duration,
 }
 
 /// Whom to trust, and where certificates are.
@@ -340,6 +479,14 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_column_to_sort_by_may_be_turned_round() {
+        let sort = |text: &str| text.parse::<SortArg>();
+        assert_eq!(sort("-rss"), Ok(SortArg { column: Column::Rss, descending: true }));
+        assert_eq!(sort("comm"), Ok(SortArg { column: Column::Name, descending: false }));
+        assert!(sort("--rss").is_err() && sort("").is_err());
     }
 
     #[test]

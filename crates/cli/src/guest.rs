@@ -55,9 +55,14 @@ impl Guest {
         &self.opened.vm
     }
 
-    /// Looks once.
+    /// Looks once at what every look can show.
     pub(crate) fn look(&mut self, tables: Tables) -> anyhow::Result<Snapshot> {
-        let snapshot = self.try_look(tables).with_context(|| format!("Cannot look into {}", self.target))?;
+        self.ask(Options { tables, ..Options::default() })
+    }
+
+    /// Looks once, at just what is wanted. The budget is this program's.
+    pub(crate) fn ask(&mut self, wanted: Options) -> anyhow::Result<Snapshot> {
+        let snapshot = self.try_look(wanted).with_context(|| format!("Cannot look into {}", self.target))?;
         // Only now, so that an error stays the one line that it should be.
         if !self.told {
             let passed_over = self.passed_over.borrow();
@@ -86,9 +91,9 @@ impl Guest {
         Ok(origin.contradictions.clone())
     }
 
-    fn try_look(&mut self, tables: Tables) -> Result<Snapshot, introspect::Error> {
+    fn try_look(&mut self, wanted: Options) -> Result<Snapshot, introspect::Error> {
         let kernel = self.try_kernel()?;
-        let options = Options { budget: LOOK, tables, scan: self.scan };
+        let options = Options { budget: LOOK, scan: self.scan, ..wanted };
         introspect::snapshot(self.opened.memory.as_ref(), &kernel, &self.opened.vm, &options)
     }
 

@@ -53,6 +53,9 @@ pub struct Kernel {
     pub page_table_root: Address,
     /// The guest's `/proc/sys/kernel/random/boot_id`; `None` while nobody in the guest has asked for it.
     pub boot_id: Option<String>,
+    /// When it booted, by the guest's wall clock as it is set now, RFC 3339.
+    #[serde(default)]
+    pub booted_at: Option<String>,
     /// The profile that was used.
     pub profile: ProfileOrigin,
 }

@@ -20,8 +20,11 @@ pub use address::Address;
 pub use finding::{Evidence, Finding, Report, Severity, Verdict, rule};
 pub use kernel::{Kernel, ProfileOrigin, ProfileSource};
 pub use module::{Module, ModuleState};
-pub use process::{ExeState, Namespaces, Process, ProcessState};
-pub use snapshot::{Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot, Views};
+pub use process::{
+    CgroupV1, ContainerRuntime, EnvironmentVariable, ExeState, Namespaces, Process, ProcessState, Seccomp,
+    TaskKind, Terminal, Thread,
+};
+pub use snapshot::{Activity, Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot, Views};
 pub use socket::{Family, Socket, SocketState};
 pub use vm::{Hypervisor, Nic, Vm, VmState};
 

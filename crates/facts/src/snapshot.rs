@@ -68,6 +68,20 @@ pub struct Views {
     pub modules: Vec<String>,
 }
 
+/// What the kernel itself counted of tasks until now. Two looks tell with it how many were made between them, also of those
+/// that were never seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Tasks made since boot, threads included: `processes` of `/proc/stat`.
+    pub forks: Option<u64>,
+    /// Threads that there are, idle ones left out: behind the `/` of `/proc/loadavg`.
+    pub threads: Option<u64>,
+    /// Processes that there are, zombies included, as every CPU has counted them.
+    pub processes: Option<u64>,
+    /// The pid given last in the initial pid namespace: the last number of `/proc/loadavg`.
+    pub last_pid: Option<u32>,
+}
+
 /// All facts of one look.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -86,6 +100,9 @@ pub struct Snapshot {
     /// The views that every process and module must be in. Empty: the look did not compare views.
     #[serde(default)]
     pub views: Views,
+    /// What the kernel counted of tasks, read after the processes.
+    #[serde(default)]
+    pub activity: Activity,
     /// Processes, by pid.
     pub processes: Vec<Process>,
     /// Sockets, by namespace, family, protocol, address.

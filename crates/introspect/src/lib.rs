@@ -19,7 +19,7 @@ pub use error::Error;
 pub use linux::hint::Hint;
 pub use linux::kernel::Kernel;
 pub use linux::module_info::ModuleSymbol;
-pub use session::{Options, Tables};
+pub use session::{Environment, Options, Tables};
 pub use sources::Sources;
 
 use facts::{Snapshot, Vm};

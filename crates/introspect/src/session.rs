@@ -27,6 +27,18 @@ impl Tables {
     pub const ALL: Self = Self { processes: true, sockets: true, modules: true };
 }
 
+/// How much of the processes' environments a look reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Environment {
+    /// Nothing.
+    #[default]
+    No,
+    /// Names of variables.
+    Names,
+    /// Names and values. Values hold passwords and keys: for somebody who asked for just that.
+    Values,
+}
+
 /// How to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -36,11 +48,21 @@ pub struct Options {
     pub tables: Tables,
     /// Whether memory itself is searched for processes and modules that are on no list. Reads some 20 MiB for each GiB.
     pub scan: bool,
+    /// Whether the threads of each process are listed.
+    pub threads: bool,
+    /// Whether the environment of each process is read.
+    pub environment: Environment,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { budget: Budget::default(), tables: Tables::ALL, scan: false }
+        Self {
+            budget: Budget::default(),
+            tables: Tables::ALL,
+            scan: false,
+            threads: false,
+            environment: Environment::No,
+        }
     }
 }
 
@@ -54,8 +76,9 @@ pub(crate) struct Session<'a> {
     /// The kernel's own address space.
     pub(crate) space: AddressSpace<'a, 'a>,
     pub(crate) paths: linux::path::PathCache,
-    /// [`Options::scan`].
-    pub(crate) scan: bool,
+    pub(crate) groups: linux::cgroup::GroupCache,
+    pub(crate) wants: Options,
+    boot_time: Option<i64>,
     problems: RefCell<Vec<Problem>>,
     suppressed: Cell<u64>,
     retries: Cell<u32>,
@@ -66,14 +89,21 @@ impl<'a> Session<'a> {
     pub(crate) fn new(look: &'a Look<'a>, kernel: &'a Kernel) -> Self {
         Self {
             kernel,
+            wants: Options::default(),
+            boot_time: None,
+            groups: linux::cgroup::GroupCache::default(),
             space: AddressSpace::new(look, kernel.root(), kernel.levels()),
             paths: linux::path::PathCache::default(),
-            scan: false,
             problems: RefCell::default(),
             suppressed: Cell::new(0),
             retries: Cell::new(0),
             torn: Cell::new(0),
         }
+    }
+
+    /// When the guest booted by its wall clock, in nanoseconds since 1970. `None`: not known.
+    pub(crate) fn boot_time(&self) -> Option<i64> {
+        self.boot_time
     }
 
     /// Records that something could not be read.
@@ -164,6 +194,19 @@ fn table<T>(
     Ok(items)
 }
 
+/// A fact that stands outside of all tables. A used-up budget leaves it unknown, which the tables after it say too.
+fn one<T>(session: &Session<'_>, name: &str, result: Result<T, ReadError>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(ReadError::Memory(error)) => Err(Error::Memory(error)),
+        Err(error) => {
+            let budget = matches!(error, ReadError::Budget { .. });
+            session.problem(if budget { ProblemKind::Budget } else { ProblemKind::Unmapped }, name, error);
+            Ok(None)
+        }
+    }
+}
+
 pub(crate) fn snapshot(
     memory: &dyn GuestMemory,
     kernel: &Kernel,
@@ -173,13 +216,16 @@ pub(crate) fn snapshot(
     let started = Instant::now();
     let taken_at = jiff::Timestamp::now().to_string();
     let look = Look::begin(memory, options.budget)?;
-    let session = Session { scan: options.scan, ..Session::new(&look, kernel) };
+    let mut session = Session { wants: *options, ..Session::new(&look, kernel) };
     let tables = options.tables;
+    session.boot_time = one(&session, "timekeeper", linux::timekeeping::boot_time(&session))?.flatten();
 
     // Sockets need processes for their owners.
     let mut processes = table(&session, "processes", tables.processes || tables.sockets, |processes| {
         linux::processes::processes(&session, processes)
     })?;
+    let activity =
+        one(&session, "counter of tasks", linux::activity::activity(&session))?.unwrap_or_default();
     processes.sort_by_key(|process| (process.facts.pid, process.facts.task));
     let mut sockets = table(&session, "sockets", tables.sockets, |sockets| {
         linux::net::sockets(&session, &processes, sockets)
@@ -204,6 +250,7 @@ pub(crate) fn snapshot(
         consistency,
         kernel: facts,
         views,
+        activity,
         processes: processes.into_iter().map(|seen| seen.facts).collect(),
         sockets,
         modules,

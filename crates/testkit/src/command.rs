@@ -165,6 +165,24 @@ pub struct Spawn {
     pub namespaces: Vec<Namespace>,
     /// Control group to be in, made if missing: `/docker-….scope`.
     pub cgroup: Option<String>,
+    /// Control group of a version 1 hierarchy to be in as well, both made if missing: `name=lab:/a`, `freezer:/b`.
+    pub cgroup_v1: Option<String>,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Capabilities to keep, bit n is capability n: what it is not is taken from its bounding set, and then from the others.
+    pub capabilities: Option<u64>,
+    /// Capabilities of those that it also has as inheritable and ambient ones.
+    pub ambient: u64,
+    /// Executing a program is to give it no privileges.
+    pub no_new_privs: bool,
+    /// Put it under a filter of system calls that lets all pass.
+    pub seccomp: bool,
+    /// Give its session a terminal of its own to be controlled by (`/dev/pts/N`).
+    pub terminal: bool,
+    /// More of its environment: `NAME=VALUE`.
+    pub environment: Vec<String>,
+    /// Where `exe` is reached by another way than its own directory.
+    pub mount: Option<MountSpec>,
     /// Root directory, made if missing; `exe` is inside of it.
     pub chroot: Option<String>,
     /// Start it from an anonymous memory file of this name (`/memfd:NAME (deleted)`) rather than from `exe`.
@@ -197,6 +215,15 @@ impl Default for Spawn {
             gid: None,
             namespaces: Vec::new(),
             cgroup: None,
+            cgroup_v1: None,
+            groups: Vec::new(),
+            capabilities: None,
+            ambient: 0,
+            no_new_privs: false,
+            seccomp: false,
+            terminal: false,
+            environment: Vec::new(),
+            mount: None,
             chroot: None,
             memfd: None,
             unlink_exe: false,
@@ -209,6 +236,17 @@ impl Default for Spawn {
             activity: Activity::Idle,
         }
     }
+}
+
+/// A mount to run a program from; it stays when the process has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountSpec {
+    /// The directory of `exe` is the upper view of an overlay file system, and the program is in its lower layer. The module
+    /// must be loaded.
+    Overlay,
+    /// The directory of `exe` is another directory, mounted there a second time.
+    Bind,
 }
 
 /// A kind of namespace.
@@ -254,6 +292,8 @@ pub enum Activity {
     },
     /// Uses all the CPU it can get.
     Spin,
+    /// Waits in an io_uring request that a worker of the kernel has to carry out.
+    IoWorker,
 }
 
 /// Type of a unix socket.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Modules a guest can load, where its kernel has them as modules (6.12 has `virtio_pci` built in).
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 11] = [
     "virtio_pci",
     "virtio_net",
     "virtio_console",
@@ -24,6 +24,7 @@ const MODULES: [&str; 10] = [
     "qemu_fw_cfg",
     "vsock_loopback",
     "unix_diag",
+    "overlay",
 ];
 
 /// Busybox's commands that `Run` is likely to want.

@@ -44,6 +44,14 @@ pub struct KernelTruth {
     pub page_table_levels: u8,
     /// Nanoseconds since boot, suspend included (`CLOCK_BOOTTIME`), when the truth was taken.
     pub boot_clock_ns: u64,
+    /// `btime` of `/proc/stat`: whole seconds since 1970 at boot.
+    pub boot_time: u64,
+    /// `processes` of `/proc/stat`: tasks made since boot.
+    pub forks: u64,
+    /// Behind the `/` in `/proc/loadavg`: threads that there are.
+    pub threads: u64,
+    /// The last number of `/proc/loadavg`: the pid given last.
+    pub last_pid: u32,
     /// Run-time addresses of some symbols of the kernel image, from `/proc/kallsyms`.
     pub symbols: BTreeMap<String, u64>,
 }
@@ -96,6 +104,47 @@ pub struct Process {
     pub namespaces: Namespaces,
     /// Path in the unified control group hierarchy, from `/proc/PID/cgroup`.
     pub cgroup: Option<String>,
+    /// The other lines of that file: hierarchy and path.
+    pub cgroups_v1: Vec<(String, String)>,
+    /// `CapInh:`, `CapPrm:`, `CapBnd:`, `CapAmb:`.
+    pub capabilities: [u64; 4],
+    /// `Groups:`, ascending.
+    pub groups: Vec<u32>,
+    /// `NoNewPrivs:`
+    pub no_new_privs: bool,
+    /// `Seccomp:` 0, 1 or 2.
+    pub seccomp: u32,
+    /// Process group and session (fields 5 and 6 of `/proc/PID/stat`).
+    pub process_group: u32,
+    /// See above.
+    pub session: u32,
+    /// Controlling terminal (field 7, taken apart by proc(5)): major and minor number. `None`: there is none.
+    pub terminal: Option<(u32, u32)>,
+    /// What `/sys/dev/char` calls that device; devpts has no entry there.
+    pub terminal_name: Option<String>,
+    /// User and system time in clock ticks (fields 14 and 15).
+    pub cpu_ticks: u64,
+    /// Resident pages (second number of `/proc/PID/statm`).
+    pub resident_pages: u64,
+    /// `/proc/PID/environ` split as the arguments are.
+    pub environment: Vec<String>,
+    /// `/proc/PID/task`, ascending.
+    pub tasks: Vec<Task>,
+}
+
+/// One thread, from `/proc/PID/task/TID`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Its number in the initial pid namespace.
+    pub tid: u32,
+    /// Its name, as [`Process::comm`].
+    pub comm: String,
+    /// Letter of its state.
+    pub state: char,
+    /// Its flags.
+    pub flags: u32,
+    /// Start after boot in clock ticks.
+    pub start_ticks: u64,
 }
 
 /// Inode numbers of `/proc/PID/ns/*`; `None` where the link does not read (a zombie has left most of them).
@@ -217,7 +266,7 @@ impl Truth {
     }
 
     /// Whether the other truth shows the same objects: everything but what changes by itself in an idle guest (the clock,
-    /// running or sleeping, what a kernel worker works on, timers of TCP). If the truths before and after a look agree,
+    /// running or sleeping, time and memory used, what a kernel worker works on, timers of TCP). If the truths before and after a look agree,
     /// the look had one state of the tables to see.
     #[must_use]
     pub fn same_objects(&self, other: &Self) -> bool {
@@ -228,6 +277,14 @@ impl Truth {
                 process.state = 'S';
             }
             process.flags = 0;
+            process.cpu_ticks = 0;
+            process.resident_pages = 0;
+            for task in &mut process.tasks {
+                if matches!(task.state, 'R' | 'S' | 'I' | 'D') {
+                    task.state = 'S';
+                }
+                task.flags = 0;
+            }
             process
         };
         self.kernel.boot_id == other.kernel.boot_id

@@ -27,15 +27,13 @@ pub fn process(pid: u32, name: &str, exe: &str) -> Process {
         gid: Some(0),
         egid: Some(0),
         capabilities_effective: Some(Address(ALL_CAPABILITIES)),
-        kernel_thread: false,
-        exiting: false,
         state: Some(ProcessState::Sleeping),
         start_time_ns: Some(u64::from(pid) * 1_000_000),
         namespaces: Namespaces { net: Some(4026531840), ..Namespaces::default() },
         cgroup: Some("/".to_owned()),
-        container: None,
         views: vec!["task_list".to_owned()],
         task: Address(0xffff_8880_0000_0000 + u64::from(pid) * 0x2000),
+        ..Process::default()
     }
 }
 
@@ -168,6 +166,7 @@ pub fn web() -> Snapshot {
             kaslr_offset: Address(0x1200_0000),
             page_table_root: Address(0x260_a000),
             boot_id: None,
+            booted_at: None,
             profile: ProfileOrigin {
                 source: ProfileSource::Guest,
                 digest: "sha256:00".to_owned(),
@@ -176,6 +175,7 @@ pub fn web() -> Snapshot {
             },
         },
         views: Views::default(),
+        activity: facts::Activity::default(),
         processes: vec![
             Process { ppid: Some(0), ..process(1, "systemd", "/usr/lib/systemd/systemd") },
             kernel_thread(2, "kthreadd"),

@@ -1,6 +1,7 @@
 //! The crate from outside: documents in and out, snapshots against certificates.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
+mod activity;
 mod capabilities;
 mod compare_flow;
 mod compare_hidden;

@@ -8,6 +8,8 @@ pub(crate) mod doctor;
 pub(crate) mod keys;
 pub(crate) mod list;
 pub(crate) mod profile;
+pub(crate) mod ps;
 pub(crate) mod sign;
 pub(crate) mod tables;
+pub(crate) mod watch;
 mod words;

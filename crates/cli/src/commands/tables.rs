@@ -1,11 +1,11 @@
-//! `snapshot`, `ps`, `sockets`, `modules`: what can be seen in a guest.
+//! `snapshot`, `sockets`, `modules`: what can be seen in a guest. `ps` has a file of its own.
 //!
 //! Only the tables asked for are read. A table that is not fully known is printed with a note that says so on standard
 //! error; one that is empty because it could not be read is an error with its reason (invariant 3).
 
-use super::words;
+use super::{ps, words};
 use crate::Outcome;
-use crate::args::{PsArgs, TargetArg};
+use crate::args::TargetArg;
 use crate::guest::Guest;
 use crate::output::{self, Cell, Output, Paint, Table};
 use anyhow::bail;
@@ -19,19 +19,8 @@ const PROBLEMS_TOLD: usize = 10;
 
 const NOTHING: Tables = Tables { processes: false, sockets: false, modules: false };
 
-pub(crate) fn processes(args: &PsArgs, out: &mut Output) -> anyhow::Result<Outcome> {
-    let mut snapshot = look(&args.target, Tables { processes: true, ..NOTHING })?;
-    let read = snapshot.processes.len();
-    if args.no_kernel {
-        snapshot.processes.retain(|process| !process.kernel_thread);
-    }
-    if out.json {
-        out.json(&snapshot.processes)?;
-    } else {
-        out.table(&process_table(&snapshot.processes))?;
-    }
-    tell(&args.target.target, &snapshot, attest::Table::Processes, read)
-}
+/// What `ps` reads.
+pub(super) const PROCESSES: Tables = Tables { processes: true, ..NOTHING };
 
 pub(crate) fn sockets(args: &TargetArg, out: &mut Output) -> anyhow::Result<Outcome> {
     let snapshot = look(args, Tables { sockets: true, ..NOTHING })?;
@@ -60,7 +49,7 @@ pub(crate) fn snapshot(args: &TargetArg, out: &mut Output) -> anyhow::Result<Out
     } else {
         summary(&snapshot, out)?;
         let tables = [
-            process_table(&snapshot.processes),
+            ps::usual_table(&snapshot.processes),
             socket_table(&snapshot.sockets, &snapshot.processes),
             module_table(&snapshot.modules),
             problem_table(&snapshot.problems),
@@ -86,7 +75,12 @@ fn look(args: &TargetArg, tables: Tables) -> anyhow::Result<Snapshot> {
 }
 
 /// Says on standard error what makes a table of `size` rows unknown; an error when nothing at all was read.
-fn tell(target: &Target, snapshot: &Snapshot, table: attest::Table, size: usize) -> anyhow::Result<Outcome> {
+pub(super) fn tell(
+    target: &Target,
+    snapshot: &Snapshot,
+    table: attest::Table,
+    size: usize,
+) -> anyhow::Result<Outcome> {
     let blind = attest::blind_tables(snapshot);
     let problems = blind.iter().find(|blind| blind.table == table).map(|blind| blind.problems.as_slice());
     match problems {
@@ -155,32 +149,6 @@ fn summary(snapshot: &Snapshot, out: &mut Output) -> anyhow::Result<()> {
     )
 }
 
-fn process_table(processes: &[Process]) -> Table {
-    let mut table = Table::new(&[">PID", ">PPID", ">UID", ">THREADS", "STATE", "NAME", "EXE", "ARGS"]);
-    for process in processes {
-        let name = if process.kernel_thread {
-            Cell::new(format!("[{}]", process.name)).paint(Paint::Dim)
-        } else {
-            Cell::new(&process.name)
-        };
-        let args = match &process.args {
-            Some(args) if args.is_empty() => Cell::new("-"),
-            args => Cell::known(args.as_ref().map(|args| args.join(" "))),
-        };
-        table.row([
-            Cell::new(process.pid.to_string()),
-            Cell::known(process.ppid),
-            Cell::known(process.uid),
-            Cell::known(process.threads),
-            Cell::known(process.state.map(words::process_state)),
-            name,
-            words::executable(process),
-            args,
-        ]);
-    }
-    table
-}
-
 fn socket_table(sockets: &[Socket], processes: &[Process]) -> Table {
     let names: BTreeMap<u32, &str> =
         processes.iter().map(|process| (process.pid, process.name.as_str())).collect();
@@ -193,7 +161,7 @@ fn socket_table(sockets: &[Socket], processes: &[Process]) -> Table {
             .collect();
         let (local, remote) = ends(socket);
         table.row([
-            Cell::new(protocol(socket)),
+            Cell::new(words::protocol(socket)),
             Cell::known(socket.state.as_ref().map(words::serde_name)),
             local,
             remote,
@@ -204,37 +172,17 @@ fn socket_table(sockets: &[Socket], processes: &[Process]) -> Table {
     table
 }
 
-/// `tcp`, `tcp6`, `unix/stream`, `netlink/route`, `packet/raw`, …
-fn protocol(socket: &Socket) -> String {
-    let protocol = socket.protocol.as_deref();
-    let family = || words::serde_name(&socket.family);
-    match socket.family {
-        Family::Inet => protocol.unwrap_or("inet").to_owned(),
-        Family::Inet6 => format!("{}6", protocol.unwrap_or("inet")),
-        Family::Other => format!("family-{}", socket.protocol_family),
-        Family::Unix => format!("unix/{}", socket.kind.as_deref().unwrap_or("?")),
-        _ => protocol.map_or_else(family, |protocol| format!("{}/{protocol}", family())),
-    }
-}
-
 /// Local and remote end: address and port where there are, else a path.
 fn ends(socket: &Socket) -> (Cell, Cell) {
-    let end = |address: Option<std::net::IpAddr>, port: Option<u16>| {
-        let port = port.map_or_else(|| "*".to_owned(), |port| port.to_string());
-        Cell::some(address.map(|address| match address {
-            std::net::IpAddr::V4(address) => format!("{address}:{port}"),
-            std::net::IpAddr::V6(address) => format!("[{address}]:{port}"),
-        }))
-    };
     let local = match socket.family {
-        Family::Inet | Family::Inet6 => end(socket.local_address, socket.local_port),
+        Family::Inet | Family::Inet6 => Cell::some(words::end(socket.local_address, socket.local_port)),
         _ => Cell::some(socket.path.as_ref()),
     };
-    (local, end(socket.remote_address, socket.remote_port))
+    (local, Cell::some(words::end(socket.remote_address, socket.remote_port)))
 }
 
 fn module_table(modules: &[Module]) -> Table {
-    let mut table = Table::new(&["MODULE", ">SIZE", ">USED", "STATE", "ADDRESS"]);
+    let mut table = Table::new(&["MODULE", ">SIZE", ">USED", "STATE", "ADDRESS", "VIEWS"]);
     for module in modules {
         table.row([
             Cell::new(&module.name),
@@ -242,6 +190,7 @@ fn module_table(modules: &[Module]) -> Table {
             Cell::known(module.references),
             Cell::known(module.state.map(words::module_state)),
             Cell::new(module.module.to_string()),
+            Cell::new(module.views.join(",")),
         ]);
     }
     table

@@ -1,9 +1,10 @@
 //! Facts as the words and numbers that tables show.
 
 use facts::{
-    ExeState, Hypervisor, ModuleState, Process, ProcessState, ProfileOrigin, ProfileSource, Severity,
-    Verdict, Vm, VmState,
+    ExeState, Family, Hypervisor, ModuleState, Process, ProcessState, ProfileOrigin, ProfileSource, Severity,
+    Socket, Verdict, Vm, VmState,
 };
+use std::net::IpAddr;
 
 use crate::output::{Cell, Paint};
 
@@ -122,9 +123,36 @@ pub(crate) fn verdict(verdict: Verdict) -> Cell {
     }
 }
 
+/// `tcp`, `tcp6`, `unix/stream`, `netlink/route`, `packet/raw`, …
+pub(crate) fn protocol(socket: &Socket) -> String {
+    let protocol = socket.protocol.as_deref();
+    let family = || serde_name(&socket.family);
+    match socket.family {
+        Family::Inet => protocol.unwrap_or("inet").to_owned(),
+        Family::Inet6 => format!("{}6", protocol.unwrap_or("inet")),
+        Family::Other => format!("family-{}", socket.protocol_family),
+        Family::Unix => format!("unix/{}", socket.kind.as_deref().unwrap_or("?")),
+        _ => protocol.map_or_else(family, |protocol| format!("{}/{protocol}", family())),
+    }
+}
+
+/// `127.0.0.1:80`, `[::]:443`, `*` for a port that is not known. `None`: there is no address.
+pub(crate) fn end(address: Option<IpAddr>, port: Option<u16>) -> Option<String> {
+    let port = port.map_or_else(|| "*".to_owned(), |port| port.to_string());
+    address.map(|address| match address {
+        IpAddr::V4(address) => format!("{address}:{port}"),
+        IpAddr::V6(address) => format!("[{address}]:{port}"),
+    })
+}
+
 /// `1 finding`, `2 findings`.
 pub(crate) fn count(number: usize, one: &str) -> String {
-    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
+    count_of(number, one, &format!("{one}s"))
+}
+
+/// The same of words that make their plural otherwise.
+pub(crate) fn count_of(number: usize, one: &str, many: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
 }
 
 /// A name that serde gives to a value of an enum without data (`time-wait`, `inet6`).

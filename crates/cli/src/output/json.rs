@@ -5,7 +5,7 @@
 
 use super::sanitize::is_unsafe;
 use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
 use std::io::{self, Write};
 
 /// Writes `value` and a newline.
@@ -15,10 +15,16 @@ pub(super) fn write<W: Write>(out: &mut W, value: &impl Serialize) -> io::Result
     out.write_all(b"\n")
 }
 
-/// serde_json's own layout, with more characters escaped in strings.
-struct Safe(PrettyFormatter<'static>);
+/// Writes `value` on one line.
+pub(super) fn write_line<W: Write>(out: &mut W, value: &impl Serialize) -> io::Result<()> {
+    value.serialize(&mut Serializer::with_formatter(&mut *out, Safe(CompactFormatter)))?;
+    out.write_all(b"\n")
+}
 
-impl Formatter for Safe {
+/// serde_json's own layout, with more characters escaped in strings.
+struct Safe<F>(F);
+
+impl<F: Formatter> Formatter for Safe<F> {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
         let mut rest = fragment;
         while let Some(at) = rest.find(is_unsafe) {

@@ -45,6 +45,11 @@ impl Output {
         json::write(&mut self.out, value).context(FAILED)
     }
 
+    /// Prints JSON on one line.
+    pub(crate) fn json_line(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
+        json::write_line(&mut self.out, value).context(FAILED)
+    }
+
     /// Prints a table.
     pub(crate) fn table(&mut self, table: &Table) -> anyhow::Result<()> {
         for line in table.lines(self.surface) {
@@ -66,6 +71,16 @@ impl Output {
     pub(crate) fn field(&mut self, label: &str, value: impl Into<Cell>) -> anyhow::Result<()> {
         let gap = " ".repeat(VALUE_AT.saturating_sub(label.width()).max(1));
         self.line(&[Cell::new(label).paint(Paint::Dim), Cell::new(gap), value.into()])
+    }
+
+    /// Hands on what was printed so far: for output that goes on for as long as somebody watches.
+    pub(crate) fn flush(&mut self) -> anyhow::Result<()> {
+        self.out.flush().context(FAILED)
+    }
+
+    /// Whether nobody reads any more.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.out.get_ref().gone
     }
 
     /// Ends the output: what is still buffered is written.

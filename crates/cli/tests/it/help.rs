@@ -12,6 +12,7 @@ fn help_names_every_command_of_the_contract() {
         "ps",
         "sockets",
         "modules",
+        "watch",
         "audit",
         "certify",
         "keygen",
@@ -38,8 +39,25 @@ fn help_names_every_command_of_the_contract() {
 
 #[test]
 fn the_options_of_the_contract_are_there() {
-    let options: [(&str, &[&str]); 6] = [
-        ("ps", &["--no-kernel"]),
+    let options: [(&str, &[&str]); 7] = [
+        (
+            "ps",
+            &[
+                "--no-kernel",
+                "--threads",
+                "--tree",
+                "-o",
+                "--sort",
+                "--name",
+                "--pid",
+                "--uid",
+                "--container",
+                "--namespace",
+                "--env",
+                "--show-values",
+            ],
+        ),
+        ("watch", &["--interval"]),
         ("audit", &["--certificate", "--trusted-key"]),
         (
             "certify",

@@ -1,6 +1,7 @@
 //! Tests of the command `birthmark` from outside: arguments in, output and exit status out.
 //!
-//! A new test goes into the file of its subject; what needs a running VM goes into `guest.rs`.
+//! A new test goes into the file of its subject; what needs a running VM goes into `guest.rs`,
+//! `ps` and `watch` on one into `processes.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod certificate;
@@ -9,6 +10,7 @@ mod errors;
 mod guest;
 mod help;
 mod lab_host;
+mod processes;
 mod profile;
 mod real_kvm;
 mod run;

@@ -91,6 +91,7 @@ fn snapshot() -> Snapshot {
             kaslr_offset: Address(0),
             page_table_root: Address(0x1000),
             boot_id: None,
+            booted_at: None,
             profile: ProfileOrigin {
                 source: ProfileSource::Guest,
                 digest: "sha256:00".to_owned(),
@@ -99,6 +100,7 @@ fn snapshot() -> Snapshot {
             },
         },
         views: Views::default(),
+        activity: facts::Activity::default(),
         processes: vec![Process {
             pid: 1,
             ppid: Some(0),
@@ -112,15 +114,13 @@ fn snapshot() -> Snapshot {
             gid: Some(0),
             egid: Some(0),
             capabilities_effective: Some(Address(0x1ff_ffff_ffff)),
-            kernel_thread: false,
-            exiting: false,
             state: Some(ProcessState::Sleeping),
             start_time_ns: Some(1),
             namespaces: Namespaces::default(),
             cgroup: Some("/".to_owned()),
-            container: None,
             views: vec!["task_list".to_owned()],
             task: Address(0xffff_8880_0000_0000),
+            ..Process::default()
         }],
         sockets: Vec::new(),
         modules: Vec::new(),

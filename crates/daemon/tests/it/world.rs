@@ -46,15 +46,13 @@ pub fn process(pid: u32, exe: &str) -> Process {
         gid: Some(0),
         egid: Some(0),
         capabilities_effective: Some(Address(0)),
-        kernel_thread: false,
-        exiting: false,
         state: Some(facts::ProcessState::Sleeping),
         start_time_ns: Some(1),
         namespaces: Namespaces::default(),
         cgroup: None,
-        container: None,
         views: vec!["task_list".into()],
         task: Address(0xffff_8880_0000_0000 + u64::from(pid) * 0x1000),
+        ..Process::default()
     }
 }
 
@@ -76,6 +74,7 @@ pub fn snapshot(vm: &Vm) -> Snapshot {
             kaslr_offset: Address(0),
             page_table_root: Address(0x1000),
             boot_id: None,
+            booted_at: None,
             profile: ProfileOrigin {
                 stored: None,
                 contradictions: Vec::new(),
@@ -84,6 +83,7 @@ pub fn snapshot(vm: &Vm) -> Snapshot {
             },
         },
         views: Views::default(),
+        activity: facts::Activity::default(),
         processes: vec![process(1, "/sbin/init"), process(20, "/usr/sbin/sshd")],
         sockets: vec![Socket {
             family: Family::Inet,

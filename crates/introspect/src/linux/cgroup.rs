@@ -1,13 +1,16 @@
-//! Control groups: the path of a task in the unified hierarchy, the container that the path speaks of, and the tasks that the
-//! groups know.
+//! Control groups: the paths of a task in the unified hierarchy and in those of version 1, and the tasks that the groups know.
 //!
 //! Every task but the idle ones is in the list of a ``struct css_set``, and all of those are in one hash table: a view of
 //! processes that `ps` never uses, and that nobody keeps who wants to stay within limits and accounting.
 
+use super::container::{self, Container};
 use super::layout::Resolver;
 use super::list::{self, HashTable};
 use crate::session::{Session, member};
-use facts::ProblemKind;
+use facts::{CgroupV1, ProblemKind};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
 use vmi_core::{Gva, ReadError};
 
 /// Deepest path. ``cgroup.max.depth`` is unlimited by default; nobody nests this deep.
@@ -18,8 +21,9 @@ const NAME_MAX: usize = 255;
 pub(crate) const VIEW: &str = "cgroup";
 /// Buckets of ``css_set_table``: ``CSS_SET_HASH_BITS`` is 7 (kernel/cgroup/cgroup.c, 4.5 to 7.2).
 const SETS: u64 = 128;
-/// Hex digits of a container id.
-const CONTAINER_ID: usize = 64;
+/// Longest name of a hierarchy (``MAX_CGROUP_ROOT_NAMELEN``) and of a controller (``MAX_CGROUP_TYPE_NAMELEN``).
+const ROOT_NAME_MAX: usize = 64;
+const CONTROLLER_NAME_MAX: usize = 32;
 
 /// Offsets in bytes.
 #[derive(Clone, Debug)]
@@ -36,6 +40,14 @@ pub(crate) struct Layout {
     dying: Option<u64>,
     /// In ``struct task_struct``: its place in such a list.
     task_node: u64,
+    /// In ``struct css_set``: the links to its groups, one in each hierarchy.
+    links: u64,
+    link_node: u64,
+    link_cgroup: u64,
+    root: u64,
+    root_controllers: u64,
+    root_name: u64,
+    controller_name: u64,
 }
 
 impl Layout {
@@ -51,6 +63,13 @@ impl Layout {
             migrating: resolver.offset("css_set", "mg_tasks"),
             dying: resolver.optional("css_set", "dying_tasks"),
             task_node: resolver.offset("task_struct", "cg_list"),
+            links: resolver.offset("css_set", "cgrp_links"),
+            link_node: resolver.offset("cgrp_cset_link", "cgrp_link"),
+            link_cgroup: resolver.offset("cgrp_cset_link", "cgrp"),
+            root: resolver.offset("cgroup", "root"),
+            root_controllers: resolver.offset("cgroup_root", "subsys_mask"),
+            root_name: resolver.offset("cgroup_root", "name"),
+            controller_name: resolver.offset("cgroup_subsys", "legacy_name"),
         }
     }
 }
@@ -76,14 +95,89 @@ pub(crate) fn tasks(session: &Session<'_>) -> Result<Vec<Gva>, ReadError> {
     Ok(tasks)
 }
 
-/// Path in the unified hierarchy, from ``struct css_set *`` through ``struct kernfs_node *``. `None` without one.
-pub(crate) fn path(session: &Session<'_>, css_set: Gva) -> Result<Option<String>, ReadError> {
+/// Where the tasks of one ``struct css_set`` are.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    /// Path in the unified hierarchy. `None`: it could not be read, with a problem.
+    pub(crate) path: Option<String>,
+    /// Those of version 1, in the order that `/proc/PID/cgroup` has. `None`: they could not be read, with a problem.
+    pub(crate) v1: Option<Vec<CgroupV1>>,
+    pub(crate) container: Option<Container>,
+}
+
+/// Groups of one look by ``struct css_set *``: a hundred processes are in a dozen groups.
+pub(crate) type GroupCache = RefCell<HashMap<Gva, Rc<Groups>>>;
+
+/// The groups of the ``struct css_set *`` at `css_set`.
+pub(crate) fn groups(session: &Session<'_>, css_set: Gva) -> Result<Rc<Groups>, ReadError> {
     if css_set.is_null() {
-        return Ok(None);
+        return Ok(Rc::default());
+    }
+    if let Some(known) = session.groups.borrow().get(&css_set) {
+        return Ok(Rc::clone(known));
     }
     let layout = &session.kernel.layouts().cgroup;
+    let default = session.space.pointer(member(css_set, layout.default_cgroup)?);
+    let path = default.and_then(|cgroup| path(session, css_set, cgroup));
+    let path = session.known("css_set", css_set, path)?.flatten();
+    let v1 = session.known("css_set", css_set, version_1(session, css_set))?;
+    let paths = path.iter().map(String::as_str).chain(v1.iter().flatten().map(|group| group.path.as_str()));
+    let container = paths.flat_map(container::container).next();
+    let groups = Rc::new(Groups { path, v1, container });
+    session.groups.borrow_mut().insert(css_set, Rc::clone(&groups));
+    Ok(groups)
+}
+
+/// The groups in hierarchies of version 1. ``css_set->cgrp_links`` has one link for each hierarchy, the unified one included.
+fn version_1(session: &Session<'_>, css_set: Gva) -> Result<Vec<CgroupV1>, ReadError> {
+    let layout = &session.kernel.layouts().cgroup;
     let space = &session.space;
-    let cgroup = space.pointer(member(css_set, layout.default_cgroup)?)?;
+    let default = space.pointer(member(css_set, layout.default_cgroup)?)?;
+    let mut groups = Vec::new();
+    for node in list::list(session, "css_set links", member(css_set, layout.links)?)? {
+        let Some(link) = node.checked_sub(layout.link_node) else { continue };
+        let cgroup = space.pointer(member(link, layout.link_cgroup)?)?;
+        let root = space.pointer(member(cgroup, layout.root)?)?;
+        // The unified hierarchy's is the default group, or that hierarchy's root.
+        if cgroup == default || root == space.pointer(member(default, layout.root)?)? {
+            continue;
+        }
+        if let Some(path) = path(session, css_set, cgroup)? {
+            groups.push(CgroupV1 { hierarchy: hierarchy(session, root)?, path });
+        }
+    }
+    groups.sort_by(|a: &CgroupV1, b| (&a.hierarchy, &a.path).cmp(&(&b.hierarchy, &b.path)));
+    Ok(groups)
+}
+
+/// Controllers and name of a hierarchy as ``proc_cgroup_show()`` prints them (kernel/cgroup/cgroup.c).
+fn hierarchy(session: &Session<'_>, root: Gva) -> Result<String, ReadError> {
+    let layout = &session.kernel.layouts().cgroup;
+    let space = &session.space;
+    let mut words = Vec::new();
+    let mut mask = space.u32(member(root, layout.root_controllers)?)?;
+    if let Some(controllers) = session.kernel.symbol("cgroup_subsys") {
+        while mask != 0 {
+            let number = u64::from(mask.trailing_zeros());
+            mask &= mask.wrapping_sub(1);
+            let at =
+                controllers.element(number, 8).ok_or(ReadError::NotAnAddress { at: controllers, len: 8 })?;
+            let name = space.pointer(member(space.pointer(at)?, layout.controller_name)?)?;
+            let name = space.c_string(name, CONTROLLER_NAME_MAX)?;
+            words.push(String::from_utf8_lossy(&name).into_owned());
+        }
+    }
+    let name = space.c_string(member(root, layout.root_name)?, ROOT_NAME_MAX)?;
+    if !name.is_empty() {
+        words.push(format!("name={}", String::from_utf8_lossy(&name)));
+    }
+    Ok(words.join(","))
+}
+
+/// Path of a ``struct cgroup *`` in its hierarchy, through ``struct kernfs_node *``. `None`: it has no end, with a problem.
+fn path(session: &Session<'_>, css_set: Gva, cgroup: Gva) -> Result<Option<String>, ReadError> {
+    let layout = &session.kernel.layouts().cgroup;
+    let space = &session.space;
     let mut node = space.pointer(member(cgroup, layout.node)?)?;
     let mut names: Vec<String> = Vec::new();
     loop {
@@ -105,44 +199,4 @@ pub(crate) fn path(session: &Session<'_>, css_set: Gva) -> Result<Option<String>
     }
     names.reverse();
     Ok(Some(format!("/{}", names.join("/"))))
-}
-
-/// The container id in a path: the last directory whose name ends, before any `.scope`, in 64 hex digits.
-///
-/// That is how docker, containerd, cri-o and podman name their groups (`docker-<id>.scope`, `cri-containerd-<id>.scope`,
-/// `/docker/<id>`).
-pub(crate) fn container(path: &str) -> Option<String> {
-    path.rsplit('/').find_map(|directory| {
-        let name = directory.strip_suffix(".scope").unwrap_or(directory);
-        let id = name.get(name.len().checked_sub(CONTAINER_ID)?..)?;
-        let prefix_ends = name.len() == CONTAINER_ID || name.get(..name.len() - CONTAINER_ID)?.ends_with('-');
-        (prefix_ends && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
-            .then(|| id.to_owned())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::container;
-
-    #[test]
-    fn a_container_id_is_found_whatever_runtime_named_the_group() {
-        let id = "0123456789abcdef".repeat(4);
-        for path in [
-            format!("/system.slice/docker-{id}.scope"),
-            format!("/kubepods.slice/kubepods-pod1.slice/cri-containerd-{id}.scope"),
-            format!("/docker/{id}"),
-            format!("/machine.slice/libpod-{id}.scope/container"),
-        ] {
-            assert_eq!(container(&path).as_deref(), Some(id.as_str()), "{path}");
-        }
-    }
-
-    #[test]
-    fn a_name_that_only_resembles_an_id_is_none() {
-        let id = "0123456789abcdef".repeat(4);
-        for path in ["/", "/system.slice/ssh.service", &format!("/x{id}"), &format!("/docker-{}", &id[1..])] {
-            assert_eq!(container(path), None, "{path}");
-        }
-    }
 }

@@ -2,8 +2,8 @@
 
 use super::image::START_KERNEL_MAP;
 use super::{
-    cgroup, cred, file, hint, layout::Resolver, list, mm, module, namespace, net, path, pid, sched, slab,
-    task,
+    activity, cgroup, cred, file, hint, layout::Resolver, list, mm, module, namespace, net, path, pid, sched,
+    signal, slab, task, timekeeping,
 };
 use crate::Error;
 use crate::session::Session;
@@ -96,6 +96,9 @@ pub(crate) struct Layouts {
     pub(crate) sched: sched::Layout,
     /// `None`: the profile does not tell how memory is described.
     pub(crate) slab: Option<slab::Layout>,
+    pub(crate) signal: signal::Layout,
+    pub(crate) timekeeping: timekeeping::Layout,
+    pub(crate) activity: activity::Layout,
 }
 
 /// A located kernel with its profile. Good for one boot of one guest; see [`Kernel::is_current`].
@@ -123,6 +126,9 @@ impl Kernel {
             pid: pid::Layout::resolve(&mut resolver),
             sched: sched::Layout::resolve(&mut resolver),
             slab: slab::Layout::resolve(&resolver),
+            signal: signal::Layout::resolve(&mut resolver),
+            timekeeping: timekeeping::Layout::resolve(&resolver),
+            activity: activity::Layout::resolve(&resolver),
         };
         for symbol in ["init_task", "net_namespace_list"] {
             if profile.profile.optional_symbol(symbol).is_none() {
@@ -225,6 +231,7 @@ impl Kernel {
             kaslr_offset: Address(self.boot.slide),
             page_table_root: Address(self.boot.root.0),
             boot_id: self.boot_id(session),
+            booted_at: timekeeping::wall_clock(session.boot_time(), 0),
             profile: self.profile.origin().clone(),
         }
     }

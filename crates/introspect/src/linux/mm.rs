@@ -1,12 +1,16 @@
-//! What a process runs: ``struct mm_struct``, its executable and its argument vector.
+//! What a process runs: ``struct mm_struct``, its executable, its argument vector, its environment, and how much memory it has.
 //!
-//! The executable (``mm->exe_file``) is the kernel's own record and is what identifies a program. The argument vector is
-//! user memory: the process can rewrite it, and its pages can be missing. Missing is said, never read as empty.
+//! The executable (``mm->exe_file``) is the kernel's own record and is what identifies a program. Arguments and environment
+//! are user memory: the process can rewrite them, and their pages can be missing. Missing is said, never read as empty.
+//! The environment is where programs are told their passwords, so it is read only when somebody asks for it, and its values
+//! are let go right here unless they were asked for too.
 
 use super::layout::Resolver;
 use super::path::{self, FilePath};
+use crate::session::Environment;
 use crate::session::{Session, member};
-use facts::ProblemKind;
+use facts::{EnvironmentVariable, ProblemKind, Process};
+use guest_profiles::{FieldKind, Profile};
 use vmi_core::{AddressSpace, Gpa, Gva, PAGE_SIZE, ReadError};
 
 /// Longest argument vector that is read; Linux allows a quarter of the stack limit, 2 MiB by default.
@@ -23,6 +27,33 @@ pub(crate) struct Layout {
     env_start: u64,
     env_end: u64,
     exe_file: u64,
+    resident: Option<Resident>,
+}
+
+/// Where the counters of resident pages are: ``rss_stat[NR_MM_COUNTERS]``.
+#[derive(Clone, Copy, Debug)]
+struct Resident {
+    /// Of the first counter.
+    first: u64,
+    /// Bytes from one to the next.
+    stride: u64,
+}
+
+impl Resident {
+    /// Counters that each have a part on every CPU (since 6.2), or plain ones in a record of their own.
+    fn resolve(profile: &Profile) -> Option<Self> {
+        let counters = profile.field("mm_struct", "rss_stat").ok()?;
+        match &counters.kind {
+            FieldKind::Array { stride, .. } => {
+                let count = profile.field("percpu_counter", "count").ok()?.offset;
+                Some(Self { first: counters.offset.checked_add(count)?, stride: *stride })
+            }
+            _ => {
+                let plain = profile.field("mm_struct", "rss_stat.count").ok()?;
+                Some(Self { first: plain.offset, stride: 8 })
+            }
+        }
+    }
 }
 
 impl Layout {
@@ -34,6 +65,7 @@ impl Layout {
             env_start: resolver.offset("mm_struct", "env_start"),
             env_end: resolver.offset("mm_struct", "env_end"),
             exe_file: resolver.offset("mm_struct", "exe_file"),
+            resident: Resident::resolve(resolver.profile()),
         }
     }
 }
@@ -56,25 +88,113 @@ pub(crate) fn executable(session: &Session<'_>, mm: Gva) -> Result<Option<FilePa
     }
 }
 
-/// The argument vector as `/proc/PID/cmdline` gives it. `None`: not all of it could be read, with a problem.
-pub(crate) fn arguments(session: &Session<'_>, mm: Gva, pid: u32) -> Result<Option<Vec<String>>, ReadError> {
+/// Fills in the argument vector as `/proc/PID/cmdline` gives it, or what there is of it, with a problem.
+pub(crate) fn fill_arguments(session: &Session<'_>, mm: Gva, process: &mut Process) -> Result<(), ReadError> {
     match session.known("mm_struct", mm, raw_arguments(session, mm))? {
-        Some(Ok(bytes)) => Ok(Some(split(&bytes))),
-        Some(Err(Partial { got, of })) => {
-            session.problem(
-                ProblemKind::Partial,
-                format_args!("arguments of pid {pid}, mm_struct {mm}"),
-                format_args!("Only {got} of {of} bytes could be read: a page is not resident."),
-            );
+        Some(Ok(bytes)) => process.args = Some(split(&bytes)),
+        Some(Err(partial)) => {
+            partial.tell(session, "arguments", mm, process.pid);
+            process.args_partial = Some(split(&partial.got));
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+/// The environment as `/proc/PID/environ` gives it, its values only if they are `wanted`. `None`: it was not asked for, or not
+/// all of it could be read, with a problem.
+pub(crate) fn environment(
+    session: &Session<'_>,
+    mm: Gva,
+    pid: u32,
+    wanted: Environment,
+) -> Result<Option<Vec<EnvironmentVariable>>, ReadError> {
+    if wanted == Environment::No {
+        return Ok(None);
+    }
+    match session.known("mm_struct", mm, raw_environment(session, mm))? {
+        Some(Ok(bytes)) => Ok(Some(variables(&bytes, wanted))),
+        Some(Err(partial)) => {
+            partial.tell(session, "environment", mm, pid);
             Ok(None)
         }
         None => Ok(None),
     }
 }
 
+fn variables(bytes: &[u8], wanted: Environment) -> Vec<EnvironmentVariable> {
+    let variable = |entry: String| {
+        let (name, value) = match entry.split_once('=') {
+            Some((name, value)) if !name.is_empty() => (name, value),
+            _ => ("", entry.as_str()),
+        };
+        let value = (wanted == Environment::Values).then(|| value.to_owned());
+        EnvironmentVariable { name: name.to_owned(), value }
+    };
+    split(bytes).into_iter().map(variable).collect()
+}
+
+/// Resident memory in bytes: pages of files, without one, and of shared memory (``get_mm_rss()``, include/linux/mm.h). Each
+/// counter can be below zero for a moment and then counts as none. `None`: this kernel counts otherwise, or it cannot be read.
+pub(crate) fn resident_bytes(session: &Session<'_>, mm: Gva) -> Result<Option<u64>, ReadError> {
+    /// ``MM_FILEPAGES``, ``MM_ANONPAGES``, ``MM_SHMEMPAGES``, include/linux/mm_types_task.h (since 4.5).
+    const COUNTERS: [u64; 3] = [0, 1, 3];
+    let Some(Resident { first, stride }) = session.kernel.layouts().mm.resident else { return Ok(None) };
+    let read = || {
+        let base = member(mm, first)?;
+        let mut pages: u64 = 0;
+        for counter in COUNTERS {
+            let at =
+                base.element(counter, stride).ok_or(ReadError::NotAnAddress { at: base, len: stride })?;
+            pages = pages.saturating_add(u64::try_from(session.space.u64(at)?.cast_signed()).unwrap_or(0));
+        }
+        Ok(pages.saturating_mul(PAGE_SIZE))
+    };
+    session.known("mm_struct", mm, read())
+}
+
+/// User memory of which a page is not resident.
 struct Partial {
-    got: u64,
+    /// What was before that page.
+    got: Vec<u8>,
+    /// Bytes that it should be.
     of: u64,
+}
+
+impl Partial {
+    fn tell(&self, session: &Session<'_>, what: &str, mm: Gva, pid: u32) {
+        session.problem(
+            ProblemKind::Partial,
+            format_args!("{what} of pid {pid}, mm_struct {mm}"),
+            format_args!(
+                "Only {} of {} bytes could be read: a page is not resident.",
+                self.got.len(),
+                self.of
+            ),
+        );
+    }
+}
+
+/// The process's own address space.
+fn user_space<'l, 'm>(session: &Session<'m>, mm: Gva) -> Result<AddressSpace<'l, 'm>, ReadError>
+where
+    'm: 'l,
+{
+    let pgd = session.space.pointer(member(mm, session.kernel.layouts().mm.pgd)?)?;
+    let root = Gpa(session.space.translate(pgd)?.at.0);
+    Ok(AddressSpace::brief(session.space.look(), root, session.space.levels()))
+}
+
+/// ``environ_read()``, fs/proc/base.c (6.12).
+fn raw_environment(session: &Session<'_>, mm: Gva) -> Result<Result<Vec<u8>, Partial>, ReadError> {
+    let layout = &session.kernel.layouts().mm;
+    let value = |offset| session.space.u64(member(mm, offset)?);
+    let (start, end) = (value(layout.env_start)?, value(layout.env_end)?);
+    match end.checked_sub(start) {
+        None | Some(0) => Ok(Ok(Vec::new())),
+        Some(len) if len > ARGUMENTS_MAX => Ok(Err(Partial { got: Vec::new(), of: len })),
+        Some(len) => resident(&user_space(session, mm)?, Gva(start), len),
+    }
 }
 
 /// ``get_mm_cmdline()``, fs/proc/base.c (6.12).
@@ -88,11 +208,9 @@ fn raw_arguments(session: &Session<'_>, mm: Gva) -> Result<Result<Vec<u8>, Parti
     }
     let len = end - start;
     if len > ARGUMENTS_MAX {
-        return Ok(Err(Partial { got: 0, of: len }));
+        return Ok(Err(Partial { got: Vec::new(), of: len }));
     }
-    let pgd = Gva(value(layout.pgd)?);
-    let root = Gpa(session.space.translate(pgd)?.at.0);
-    let user = AddressSpace::brief(session.space.look(), root, session.space.levels());
+    let user = user_space(session, mm)?;
 
     let bytes = match resident(&user, Gva(start), len)? {
         Ok(bytes) => bytes,
@@ -122,7 +240,7 @@ fn resident(
         match user.bytes(at, usize::try_from(step).unwrap_or(0)) {
             Ok(chunk) => bytes.extend_from_slice(&chunk),
             Err(error) if error.ends_the_look() => return Err(error),
-            Err(_) => return Ok(Err(Partial { got: bytes.len() as u64, of: len })),
+            Err(_) => return Ok(Err(Partial { got: bytes, of: len })),
         }
         rest -= step;
         at = member(at, step)?;

@@ -2,8 +2,10 @@
 //!
 //! Version differences are handled in the walker they concern, by asking the profile which members there are.
 
+pub(crate) mod activity;
 pub(crate) mod anchor;
 pub(crate) mod cgroup;
+pub(crate) mod container;
 pub(crate) mod cred;
 pub(crate) mod file;
 pub(crate) mod hint;
@@ -20,17 +22,22 @@ pub(crate) mod namespace;
 pub(crate) mod net;
 pub(crate) mod netlink;
 pub(crate) mod path;
+pub(crate) mod percpu;
 pub(crate) mod pid;
 pub(crate) mod processes;
 pub(crate) mod raw;
+pub(crate) mod record;
 pub(crate) mod roots;
 pub(crate) mod sched;
+pub(crate) mod signal;
 pub(crate) mod slab;
 pub(crate) mod sock;
 pub(crate) mod stored;
 pub(crate) mod symbols;
 pub(crate) mod task;
 pub(crate) mod tcp;
+pub(crate) mod thread;
+pub(crate) mod timekeeping;
 pub(crate) mod udp;
 pub(crate) mod unix;
 pub(crate) mod vmcoreinfo;

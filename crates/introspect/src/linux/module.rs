@@ -199,7 +199,7 @@ pub(crate) fn modules(session: &Session<'_>, modules: &mut Vec<Module>) -> Resul
         all = second.all();
         Some(second)
     };
-    let range = if session.scan { range(session)? } else { BTreeSet::new() };
+    let range = if session.wants.scan { range(session)? } else { BTreeSet::new() };
     all.extend(&range);
     for module in all {
         let (again, _) = second.as_ref().map(|views| views.of(module)).unwrap_or_default();

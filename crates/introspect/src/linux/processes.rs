@@ -128,7 +128,7 @@ pub(crate) fn processes(session: &Session<'_>, processes: &mut Vec<Seen>) -> Res
     if !doubtful.is_empty() {
         settle(session, head, &views, &doubtful, processes)?;
     }
-    if session.scan { scan(session, processes) } else { Ok(()) }
+    if session.wants.scan { scan(session, processes) } else { Ok(()) }
 }
 
 /// Adds what is in the memory of tasks, whoever knows of it: also a process that is on no list, and sleeps.

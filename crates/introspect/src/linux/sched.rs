@@ -4,15 +4,12 @@
 //! task is not here says nothing: most tasks sleep.
 
 use super::layout::Resolver;
-use super::list;
+use super::{list, percpu};
 use crate::session::{Session, member};
-use facts::ProblemKind;
 use vmi_core::{Gva, ReadError};
 
 /// Name of this view in [`facts::Process::views`].
 pub(crate) const VIEW: &str = "run_queue";
-/// Most CPUs: ``CONFIG_NR_CPUS`` of distributions.
-const CPUS_MAX: u32 = 8192;
 
 /// Offsets in bytes.
 #[derive(Clone, Debug)]
@@ -38,29 +35,12 @@ impl Layout {
 /// ``struct task_struct *`` that run or are queued, threads as well as leaders, the idle ones left in.
 pub(crate) fn tasks(session: &Session<'_>) -> Result<Vec<Gva>, ReadError> {
     let layout = &session.kernel.layouts().sched;
-    let symbol = |name| session.kernel.symbol(name);
-    let (Some(queues), Some(offsets), Some(count), Some(current)) =
-        (symbol("runqueues"), symbol("__per_cpu_offset"), symbol("nr_cpu_ids"), layout.current)
-    else {
+    let (Some(queues), Some(current)) = (session.kernel.symbol("runqueues"), layout.current) else {
         return Ok(Vec::new());
     };
-    let Some(count) = session.known("run queue", count, session.space.u32(count))? else {
-        return Ok(Vec::new());
-    };
-    if count == 0 || count > CPUS_MAX {
-        session.problem(
-            ProblemKind::Implausible,
-            "run queue",
-            format_args!("The kernel claims {count} CPUs."),
-        );
-        return Ok(Vec::new());
-    }
     let mut tasks = Vec::new();
-    for cpu in 0..u64::from(count) {
-        let Some(at) = offsets.element(cpu, 8) else { break };
-        let Some(offset) = session.known("run queue", at, session.space.u64(at))? else { continue };
-        // The offset of a CPU may be "negative": the sum wraps around by design (``SHIFT_PERCPU_PTR``).
-        let queue = Gva(queues.0.wrapping_add(offset));
+    for area in percpu::areas(session, "run queue")?.unwrap_or_default() {
+        let queue = Gva(queues.0.wrapping_add(area));
         let running = member(queue, current).and_then(|at| session.space.pointer(at));
         // A CPU that is possible and not there has an offset and no memory.
         let Ok(running) = running else { continue };

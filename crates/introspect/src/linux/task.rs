@@ -4,13 +4,13 @@
 //! same process at the end of the reading as at its start.
 
 use super::layout::Resolver;
-use super::{cgroup, cred, list, mm, namespace};
-use crate::session::{Session, member};
-use facts::{Address, ExeState, ProblemKind, Process, ProcessState};
+use super::{cgroup, cred, list, mm, namespace, signal, thread, timekeeping};
+use crate::session::{Environment, Session, member};
+use facts::{Address, ExeState, ProblemKind, Process, ProcessState, Seccomp, TaskKind};
 use vmi_core::{Gva, ReadError};
 
 /// ``PF_KTHREAD``, include/linux/sched.h (6.12).
-const PF_KTHREAD: u32 = 0x0020_0000;
+pub(super) const PF_KTHREAD: u32 = 0x0020_0000;
 /// ``PF_EXITING``, include/linux/sched.h (6.12).
 const PF_EXITING: u32 = 0x4;
 /// ``TASK_COMM_LEN``, include/linux/sched.h.
@@ -23,10 +23,12 @@ const EXIT_DEAD: u32 = 0x10;
 const TASK_REPORT: u32 = 0x7f;
 /// ``TASK_NEW``, include/linux/sched.h (0x800 since 4.8, 5.10 to 7.2 the same): set from its making to its first wake-up.
 const TASK_NEW: u32 = 0x800;
+/// Bit of ``PFA_NO_NEW_PRIVS`` in ``atomic_flags``, include/linux/sched.h.
+const PFA_NO_NEW_PRIVS: u64 = 1;
 /// ``TASK_IDLE`` = ``TASK_UNINTERRUPTIBLE | TASK_NOLOAD``.
 const TASK_IDLE: u32 = 0x402;
 
-/// Offsets in ``struct task_struct`` and ``struct signal_struct``, in bytes.
+/// Offsets in ``struct task_struct``, in bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     tasks: u64,
@@ -45,9 +47,12 @@ pub(crate) struct Layout {
     thread_pid: u64,
     cgroups: u64,
     signal: u64,
-    nr_threads: u64,
     group_leader: u64,
     usage: u64,
+    atomic_flags: u64,
+    /// `None`: a kernel without `CONFIG_SECCOMP`.
+    seccomp_mode: Option<u64>,
+    has_user_workers: bool,
 }
 
 impl Layout {
@@ -71,9 +76,11 @@ impl Layout {
             thread_pid: resolver.offset("task_struct", "thread_pid"),
             cgroups: resolver.offset("task_struct", "cgroups"),
             signal: resolver.offset("task_struct", "signal"),
-            nr_threads: resolver.offset("signal_struct", "nr_threads"),
             group_leader: resolver.offset("task_struct", "group_leader"),
             usage: resolver.offset("task_struct", "usage"),
+            atomic_flags: resolver.offset("task_struct", "atomic_flags"),
+            seccomp_mode: resolver.optional("task_struct", "seccomp.mode"),
+            has_user_workers: resolver.optional("kernel_clone_args", "user_worker").is_some(),
         }
     }
 }
@@ -82,6 +89,11 @@ impl Layout {
     /// Where a task's place in the task list is.
     pub(super) fn tasks(&self) -> u64 {
         self.tasks
+    }
+
+    /// Whether this kernel has threads of drivers in processes, and a flag for them.
+    pub(super) fn has_user_workers(&self) -> bool {
+        self.has_user_workers
     }
 }
 
@@ -109,6 +121,21 @@ impl Stamp {
             exit_state: session.space.u32(member(task, layout.exit_state)?)?,
             start_time: session.space.u64(member(task, layout.start_time)?)?,
         })
+    }
+
+    /// The task's own number.
+    pub(super) fn number(&self) -> u32 {
+        self.pid
+    }
+
+    /// Its start, nanoseconds of the boot clock.
+    pub(super) fn start(&self) -> u64 {
+        self.start_time
+    }
+
+    /// Whether it was reaped.
+    pub(super) fn is_gone(&self) -> bool {
+        self.exit_state & EXIT_DEAD != 0
     }
 
     /// Whether the task is still the process of this row. That a process became a zombie meanwhile does not matter here.
@@ -193,9 +220,9 @@ fn read(session: &Session<'_>, task: Gva, stamp: &Stamp) -> Result<Seen, ReadErr
             format_args!("Its pid is {}.", stamp.pid),
         );
     }
-    let name = space.c_string(member(task, layout.comm)?, COMM)?;
     let flags = space.u32(member(task, layout.flags)?)?;
-    let kernel_thread = flags & PF_KTHREAD != 0;
+    let (name, kind, state) = identity(session, task, stamp)?;
+    let kernel_thread = kind == TaskKind::Kernel;
     let mm = pointer(layout.mm)?;
     let files = pointer(layout.files)?;
 
@@ -205,54 +232,70 @@ fn read(session: &Session<'_>, task: Gva, stamp: &Stamp) -> Result<Seen, ReadErr
         parent,
         member(parent, layout.tgid).and_then(|tgid| space.u32(tgid)),
     )?;
-    let signal = pointer(layout.signal)?;
-    let threads = session.known(
-        "signal_struct",
-        signal,
-        member(signal, layout.nr_threads).and_then(|threads| space.u32(threads)),
-    )?;
-    let real_cred = pointer(layout.real_cred)?;
-    let cred = session.known("cred", real_cred, cred::credentials(session, real_cred))?;
-    let mut namespaces =
-        namespace::namespaces(session, pointer(layout.nsproxy)?, pointer(layout.thread_pid)?)?;
-    namespaces.user = cred.as_ref().and_then(|cred| cred.user_namespace);
-    let css_set = pointer(layout.cgroups)?;
-    let cgroup = session.known("css_set", css_set, cgroup::path(session, css_set))?.flatten();
-    let container = cgroup.as_deref().and_then(cgroup::container);
+    let namespaces = namespace::namespaces(session, pointer(layout.nsproxy)?, pointer(layout.thread_pid)?)?;
+    let groups = cgroup::groups(session, pointer(layout.cgroups)?)?;
+    let seccomp = layout.seccomp_mode.map(|at| space.u32(member(task, at)?)).transpose()?;
 
-    let (exe, exe_state, args) = if kernel_thread || mm.is_null() {
-        (None, Some(ExeState::None), Some(Vec::new()))
-    } else {
-        let exe = mm::executable(session, mm)?;
-        let args = mm::arguments(session, mm, stamp.pid)?;
-        let (path, state) = exe.map_or((None, None), |exe| (Some(exe.text), Some(exe.state)));
-        (path, state, args)
-    };
-
-    let facts = Process {
+    let mut process = Process {
         pid: stamp.pid,
         ppid,
-        threads,
-        name: String::from_utf8_lossy(&name).into_owned(),
-        exe,
-        exe_state,
-        args,
-        uid: cred.as_ref().map(|cred| cred.uid),
-        euid: cred.as_ref().map(|cred| cred.euid),
-        gid: cred.as_ref().map(|cred| cred.gid),
-        egid: cred.as_ref().map(|cred| cred.egid),
-        capabilities_effective: cred.as_ref().map(|cred| Address(cred.capabilities_effective)),
+        name,
         kernel_thread,
         exiting: flags & PF_EXITING != 0,
-        state: state(space.u32(member(task, layout.state)?)?, stamp.exit_state),
+        state,
         start_time_ns: Some(stamp.start_time),
+        started_at: timekeeping::wall_clock(session.boot_time(), stamp.start_time),
         namespaces,
-        cgroup,
-        container,
-        views: Vec::new(),
+        cgroup: groups.path.clone(),
+        cgroups_v1: groups.v1.clone(),
+        container: groups.container.as_ref().map(|container| container.id.clone()),
+        container_runtime: groups.container.as_ref().and_then(|container| container.runtime),
+        seccomp: seccomp.and_then(|mode| match mode {
+            0 => Some(Seccomp::Disabled),
+            1 => Some(Seccomp::Strict),
+            // 3 is the mode of a task that a filter has just killed (``SECCOMP_MODE_DEAD``, kernel/seccomp.c).
+            2 | 3 => Some(Seccomp::Filter),
+            _ => None,
+        }),
+        no_new_privs: Some(space.u64(member(task, layout.atomic_flags)?)? & PFA_NO_NEW_PRIVS != 0),
         task: Address(task.0),
+        ..Process::default()
     };
-    Ok(Seen { facts, files })
+    cred::fill(session, pointer(layout.real_cred)?, &mut process)?;
+    let shared = pointer(layout.signal)?;
+    signal::fill(session, task, shared, &mut process)?;
+    if session.wants.threads && !shared.is_null() {
+        process.thread_list = session.known("signal_struct", shared, thread::threads(session, shared))?;
+    }
+    if kernel_thread || mm.is_null() {
+        process.exe_state = Some(ExeState::None);
+        process.args = Some(Vec::new());
+        process.environment = (session.wants.environment != Environment::No).then(Vec::new);
+        process.resident_bytes = Some(0);
+    } else {
+        if let Some(exe) = mm::executable(session, mm)? {
+            process.exe = Some(exe.text);
+            process.exe_state = Some(exe.state);
+        }
+        mm::fill_arguments(session, mm, &mut process)?;
+        process.environment = mm::environment(session, mm, stamp.pid, session.wants.environment)?;
+        process.resident_bytes = mm::resident_bytes(session, mm)?;
+    }
+    Ok(Seen { facts: process, files })
+}
+
+/// Name, kind and state of any task, a leader or another thread.
+pub(super) fn identity(
+    session: &Session<'_>,
+    task: Gva,
+    stamp: &Stamp,
+) -> Result<(String, TaskKind, Option<ProcessState>), ReadError> {
+    let layout = &session.kernel.layouts().task;
+    let space = &session.space;
+    let name = space.c_string(member(task, layout.comm)?, COMM)?;
+    let kind = thread::kind(session, space.u32(member(task, layout.flags)?)?);
+    let state = state(space.u32(member(task, layout.state)?)?, stamp.exit_state);
+    Ok((String::from_utf8_lossy(&name).into_owned(), kind, state))
 }
 
 /// ``__task_state_index()``, include/linux/sched.h (6.12): the highest reported bit counts.

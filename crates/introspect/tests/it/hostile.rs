@@ -44,11 +44,15 @@ impl Liar {
 
     /// Looks while `at` holds `value`, then puts back what was there.
     fn look_with(&self, at: u64, value: u64) -> Snapshot {
+        self.look_by(at, value, Opened::snapshot)
+    }
+
+    fn look_by(&self, at: u64, value: u64, look: fn(&Opened) -> anyhow::Result<Snapshot>) -> Snapshot {
         let physical = self.physical(at);
         let before = self.peek(at);
         self.opened.guest.poke_physical(physical, &value.to_le_bytes()).unwrap();
         let started = std::time::Instant::now();
-        let snapshot = self.opened.snapshot().unwrap();
+        let snapshot = look(&self.opened).unwrap();
         assert!(started.elapsed() < Duration::from_secs(5), "a look must end by itself");
         self.opened.guest.poke_physical(physical, &before.to_le_bytes()).unwrap();
         snapshot
@@ -104,6 +108,8 @@ fn lies_in_lists_tables_and_pointers_become_problems() {
         let snapshot = liar.look_with(max_fds, u64::MAX);
         assert!(has(&snapshot, ProblemKind::Implausible, "fdtable"), "{:?}", snapshot.problems);
 
+        lies_about_a_process(&liar, pid, task);
+
         // Arguments that lie in no memory are unknown, not empty.
         let mm = liar.peek(liar.member(task, "task_struct", "mm"));
         let arg_start = liar.member(mm, "mm_struct", "arg_start");
@@ -132,6 +138,74 @@ fn lies_in_lists_tables_and_pointers_become_problems() {
         let snapshot = liar.look_with(node, node);
         assert!(has(&snapshot, ProblemKind::Inconsistent, "TCP hash table"), "{:?}", snapshot.problems);
     }
+}
+
+/// A wild pointer.
+const WILD: u64 = 0x4141_4141_4141_4141;
+
+/// What a process is said to be: each lie leaves that one fact unknown, and everything else as it is.
+fn lies_about_a_process(liar: &Liar, pid: u32, task: u64) {
+    let count = liar.opened.snapshot().unwrap().processes.len();
+    let lie = |at: u64, value: u64| {
+        let snapshot = liar.look_by(at, value, Opened::everything);
+        assert_eq!(snapshot.processes.len(), count, "no process is lost: {:?}", snapshot.problems);
+        let victim = snapshot.processes.iter().find(|process| process.pid == pid).unwrap().clone();
+        (snapshot, victim)
+    };
+    let told = |snapshot: &Snapshot, kind, location: &str| {
+        assert!(has(snapshot, kind, location), "{location}: {:?}", snapshot.problems);
+    };
+
+    let cred = liar.peek(liar.member(task, "task_struct", "real_cred"));
+    let group_info = liar.peek(liar.member(cred, "cred", "group_info"));
+    let (snapshot, victim) = lie(liar.member(group_info, "group_info", "ngroups"), u64::from(u32::MAX));
+    told(&snapshot, ProblemKind::Implausible, "group_info");
+    assert_eq!((victim.groups, victim.uid), (None, Some(0)));
+
+    let signal = liar.peek(liar.member(task, "task_struct", "signal"));
+    let (snapshot, victim) = lie(liar.member(signal, "signal_struct", "thread_head"), WILD);
+    told(&snapshot, ProblemKind::Unmapped, "thread list");
+    assert_eq!(victim.thread_list.unwrap(), []);
+    let (snapshot, victim) = lie(liar.member(signal, "signal_struct", "nr_threads"), u64::MAX);
+    told(&snapshot, ProblemKind::Inconsistent, "signal_struct");
+    assert_eq!(victim.cpu_time_ns, None);
+    let (snapshot, victim) = lie(liar.member(signal, "signal_struct", "tty"), WILD);
+    told(&snapshot, ProblemKind::Unmapped, "tty_struct");
+    assert_eq!(victim.terminal, None);
+    let (snapshot, victim) = lie(liar.member(signal, "signal_struct", "pids") + 3 * 8, WILD);
+    told(&snapshot, ProblemKind::Unmapped, "signal_struct");
+    assert_eq!((victim.session, victim.process_group.is_some()), (None, true));
+
+    let (_, victim) = lie(liar.member(task, "task_struct", "seccomp.mode"), 77);
+    assert_eq!(victim.seccomp, None, "a mode that nobody knows");
+    let css_set = liar.peek(liar.member(task, "task_struct", "cgroups"));
+    let links = liar.member(css_set, "css_set", "cgrp_links");
+    let (snapshot, _) = lie(links, links + 8);
+    told(&snapshot, ProblemKind::Inconsistent, "css_set links");
+
+    // Memory that ends before the vector does: what is there is kept apart from what is whole.
+    let mm = liar.peek(liar.member(task, "task_struct", "mm"));
+    let arg_end = liar.member(mm, "mm_struct", "arg_end");
+    let (snapshot, victim) = lie(arg_end, liar.peek(arg_end) + (1 << 20));
+    told(&snapshot, ProblemKind::Partial, "arguments");
+    assert_eq!((victim.args, &*victim.args_partial.unwrap()[0]), (None, "/usr/bin/victim"));
+    for value in [0x10_0000, 0] {
+        // The second makes it longer than any environment can be.
+        let (snapshot, victim) = lie(liar.member(mm, "mm_struct", "env_start"), value);
+        told(&snapshot, ProblemKind::Partial, "environment");
+        assert_eq!(victim.environment, None);
+    }
+
+    // Clocks and counters.
+    let profile = liar.opened.kernel.profile();
+    let clock = liar.opened.kernel.symbol("tk_core").unwrap().0
+        + profile.size("seqcount_raw_spinlock").unwrap().next_multiple_of(8);
+    let (snapshot, victim) = lie(liar.member(clock, "timekeeper", "offs_real"), u64::MAX);
+    told(&snapshot, ProblemKind::Implausible, "timekeeper");
+    assert_eq!((victim.started_at, snapshot.kernel.booted_at), (None, None));
+    let (snapshot, _) = lie(liar.opened.kernel.symbol("nr_cpu_ids").unwrap().0, u64::MAX);
+    told(&snapshot, ProblemKind::Implausible, "process_counts");
+    assert_eq!((snapshot.activity.processes, snapshot.activity.forks.is_some()), (None, true));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use facts::{Snapshot, Vm};
 use hypervisor::{OpenedVm, Target};
-use introspect::{Kernel, Options};
+use introspect::{Environment, Kernel, Options};
 use std::time::Duration;
 use testkit::{Guest, GuestSpec};
 use vmi_core::Budget;
@@ -31,6 +31,12 @@ impl Opened {
 
     pub fn snapshot(&self) -> Result<Snapshot> {
         Ok(introspect::snapshot(&*self.vm.memory, &self.kernel, self.facts(), &Options::default())?)
+    }
+
+    /// The same with all that is read on request only.
+    pub fn everything(&self) -> Result<Snapshot> {
+        let options = Options { threads: true, environment: Environment::Values, ..Options::default() };
+        Ok(introspect::snapshot(&*self.vm.memory, &self.kernel, self.facts(), &options)?)
     }
 
     /// Host memory behind the guest's, in KiB: what is resident of the VMM's mappings of 64 MiB and more. The VMM's own heap

@@ -3,12 +3,15 @@
 use crate::equal::differences;
 use crate::opened::{Opened, PATIENT};
 use anyhow::Result;
+use facts::{Address, ContainerRuntime, EnvironmentVariable, Process, Seccomp, Snapshot, TaskKind};
 use testkit::{
-    Activity, Backing, GuestSpec, Kernel, Machine, Namespace, Need, PagingLevels, SocketSpec, Spawn, UnixType,
+    Activity, Backing, GuestSpec, Kernel, Machine, MountSpec, Namespace, Need, PagingLevels, SocketSpec,
+    Spawn, UnixType,
 };
 
 /// Fills the guest with one of everything, so that no kind of process or socket is compared only in theory.
-fn menagerie(opened: &Opened) -> Result<()> {
+/// Gives back whether the guest can have overlay file systems: Debian 13's package of 6.12 has no such module.
+fn menagerie(opened: &Opened) -> Result<bool> {
     let guest = &opened.guest;
     let loopback = ["127.0.0.1".parse()?, "::1".parse()?];
     let id = "0123456789abcdef".repeat(4);
@@ -51,6 +54,24 @@ fn menagerie(opened: &Opened) -> Result<()> {
             ],
             ..Spawn::default()
         },
+        Spawn {
+            exe: "/usr/bin/confined".into(),
+            groups: vec![24, 4, 1000],
+            capabilities: Some(0x401),
+            ambient: 0x400,
+            no_new_privs: true,
+            seccomp: true,
+            environment: vec!["TOKEN=a=b".into(), "EMPTY=".into(), "no variable".into()],
+            ..Spawn::default()
+        },
+        Spawn { exe: "/usr/bin/interactive".into(), terminal: true, ..Spawn::default() },
+        Spawn { exe: "/srv/bind/bound".into(), mount: Some(MountSpec::Bind), ..Spawn::default() },
+        Spawn {
+            exe: "/usr/bin/grouped".into(),
+            cgroup_v1: Some("name=lab:/lxc/web".into()),
+            ..Spawn::default()
+        },
+        Spawn { exe: "/usr/bin/ring".into(), activity: Activity::IoWorker, ..Spawn::default() },
         Spawn { activity: Activity::Spin, exe: "/usr/bin/spin".into(), ..Spawn::default() },
     ];
     for spawn in strange {
@@ -105,7 +126,12 @@ fn menagerie(opened: &Opened) -> Result<()> {
     guest.spawn(Spawn { exe: "/usr/sbin/bus".into(), sockets, ..Spawn::default() })?;
     guest.spawn_many(20, Spawn { exe: "/usr/bin/idle".into(), uid: Some(65534), ..Spawn::default() })?;
     guest.load_module("dummy")?;
-    Ok(())
+    let overlays = guest.load_module("overlay").is_ok();
+    if overlays {
+        let mount = Some(MountSpec::Overlay);
+        guest.spawn(Spawn { exe: "/srv/overlay/layered".into(), mount, ..Spawn::default() })?;
+    }
+    Ok(overlays)
 }
 
 /// Boots, fills, compares, and checks that looking allocated no memory for the guest.
@@ -114,21 +140,63 @@ fn equal(kernel: Kernel, spec: impl FnOnce(GuestSpec) -> GuestSpec) {
         return;
     }
     let opened = Opened::boot(spec(GuestSpec::new(kernel))).unwrap();
-    menagerie(&opened).unwrap();
+    let overlays = menagerie(&opened).unwrap();
+    assert!(overlays || !opened.kernel.release().starts_with("6.1."), "6.1 has overlay file systems");
     let mut last = Vec::new();
     // A truth and a look are two moments; timers of TCP move on between them. Three tries settle that.
     for _ in 0..3 {
-        let (truth, snapshot) = opened.guest.steady(|| opened.snapshot()).unwrap();
+        let (truth, (snapshot, plain)) =
+            opened.guest.steady(|| Ok((opened.everything()?, opened.snapshot()?))).unwrap();
         last = differences(&truth, &snapshot);
+        last.extend(differences(&truth, &plain));
         if last.is_empty() {
             assert!(snapshot.processes.len() > 60, "only {} processes", snapshot.processes.len());
             assert!(snapshot.sockets.len() > 60, "only {} sockets", snapshot.sockets.len());
             assert!(snapshot.modules.iter().any(|module| module.name == "dummy"));
+            only_on_request(&snapshot, &plain);
+            one_of_everything(&snapshot, overlays);
             break;
         }
     }
     assert!(last.is_empty(), "{} differences:\n{}", last.len(), last.join("\n"));
     nothing_is_allocated(&opened);
+}
+
+/// Threads and environments are there when they were asked for, and only then.
+fn only_on_request(everything: &Snapshot, plain: &Snapshot) {
+    let asked = |process: &Process| (process.thread_list.is_some(), process.environment.is_some());
+    assert!(everything.processes.iter().all(|process| asked(process) == (true, true)));
+    assert!(plain.processes.iter().all(|process| asked(process) == (false, false)));
+}
+
+/// What the comparison could not have missed because the guest had nothing of the kind.
+fn one_of_everything(snapshot: &Snapshot, overlays: bool) {
+    let find = |exe: &str| {
+        let found = snapshot.processes.iter().find(|process| process.exe.as_deref() == Some(exe));
+        found.unwrap_or_else(|| panic!("no {exe}"))
+    };
+    let confined = find("/usr/bin/confined");
+    assert_eq!((confined.seccomp, confined.no_new_privs), (Some(Seccomp::Filter), Some(true)));
+    assert_eq!(confined.groups.as_deref(), Some([4, 24, 1000].as_slice()));
+    assert_eq!(confined.capabilities_bounding, Some(Address(0x401)));
+    assert_eq!(confined.capabilities_ambient, Some(Address(0x400)));
+    let secret = EnvironmentVariable { name: "TOKEN".to_owned(), value: Some("a=b".to_owned()) };
+    assert!(confined.environment.as_ref().unwrap().contains(&secret));
+    let terminal = find("/usr/bin/interactive").terminal.as_ref().unwrap();
+    assert_eq!((terminal.name.as_str(), terminal.major), ("pts/0", 136));
+    if overlays {
+        find("/srv/overlay/layered");
+    }
+    find("/srv/bind/bound");
+    let grouped = find("/usr/bin/grouped");
+    assert_eq!(grouped.cgroups_v1.as_ref().unwrap()[0].hierarchy, "name=lab");
+    assert_eq!(grouped.container_runtime, Some(ContainerRuntime::Lxc));
+    assert_eq!(find("/usr/bin/worker").thread_list.as_ref().unwrap().len(), 6);
+    let docker =
+        snapshot.processes.iter().find(|process| process.container_runtime == Some(ContainerRuntime::Docker));
+    assert_eq!(docker.unwrap().container.as_ref().unwrap().len(), 64);
+    let ring = find("/usr/bin/ring").thread_list.as_ref().unwrap();
+    assert!(ring.iter().any(|thread| thread.kind == TaskKind::IoWorker), "{ring:?}");
 }
 
 /// With the guest stopped, every page the VMM gains would be ours.

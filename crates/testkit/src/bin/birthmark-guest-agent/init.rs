@@ -48,6 +48,7 @@ fn set_up() -> Result<File> {
         ("proc", "/proc"),
         ("sysfs", "/sys"),
         ("devtmpfs", "/dev"),
+        ("devpts", "/dev/pts"),
         ("tmpfs", "/run"),
         ("tmpfs", "/dev/shm"),
         ("cgroup2", "/sys/fs/cgroup"),

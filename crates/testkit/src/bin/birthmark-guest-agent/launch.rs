@@ -2,7 +2,7 @@
 //! wait until it says that all it was told to hold is there.
 
 use crate::init::{Result, context};
-use crate::system;
+use crate::{confine, system};
 use nix::fcntl::AtFlags;
 use nix::libc;
 use nix::mount::{MsFlags, mount};
@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use testkit::command::{Namespace, Spawn, Spawned};
+use testkit::command::{MountSpec, Namespace, Spawn, Spawned};
 
 /// Environment variable that makes this program a workload; its value is the [`Spawn`] in JSON.
 pub(crate) const VARIABLE: &str = "BIRTHMARK_WORKLOAD";
@@ -88,6 +88,9 @@ fn place_program(spawn: &Spawn, host_exe: &Path) -> Result<Option<OwnedFd>> {
         context(std::io::copy(&mut agent, &mut file), "Cannot fill the memory file")?;
         return Ok(Some(file.into()));
     }
+    if let Some(kind) = spawn.mount {
+        mount_program(kind, host_exe)?;
+    }
     if !host_exe.exists() {
         let name = host_exe.display().to_string();
         if spawn.foreign {
@@ -100,6 +103,46 @@ fn place_program(spawn: &Spawn, host_exe: &Path) -> Result<Option<OwnedFd>> {
         context(fs::set_permissions(host_exe, fs::Permissions::from_mode(0o755)), &name)?;
     }
     Ok(None)
+}
+
+/// Puts the program where it is not run from, and mounts that so that it is reached as `host_exe`.
+fn mount_program(kind: MountSpec, host_exe: &Path) -> Result<()> {
+    let (Some(place), Some(name)) = (host_exe.parent(), host_exe.file_name()) else {
+        return Err("A program that is mounted needs a directory".to_owned());
+    };
+    let layers = Path::new("/run/layers").join(name);
+    let layer = |name: &str| -> Result<String> {
+        let path = layers.join(name);
+        context(fs::create_dir_all(&path), name)?;
+        Ok(path.display().to_string())
+    };
+    let lower = layer("lower")?;
+    context(fs::create_dir_all(place), "Cannot make the directory to mount on")?;
+    context(fs::copy("/init", Path::new(&lower).join(name)), "Cannot copy the program")?;
+    let made = match kind {
+        MountSpec::Bind => mount(Some(lower.as_str()), place, None::<&str>, MsFlags::MS_BIND, None::<&str>),
+        MountSpec::Overlay => {
+            let options = format!("lowerdir={lower},upperdir={},workdir={}", layer("upper")?, layer("work")?);
+            mount(Some("overlay"), place, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        }
+    };
+    context(made, "Cannot mount the program's directory")
+}
+
+/// Moves a process to a group of a hierarchy of version 1; `place` is `OPTIONS:/PATH`.
+fn enter_cgroup_v1(place: &str, pid: u32) -> Result<()> {
+    let (hierarchy, path) = place.split_once(':').ok_or("A group of version 1 is HIERARCHY:/PATH")?;
+    let root = Path::new("/run/cgroup").join(hierarchy);
+    if !root.exists() {
+        context(fs::create_dir_all(&root), place)?;
+        let options =
+            if hierarchy.starts_with("name=") { format!("none,{hierarchy}") } else { hierarchy.to_owned() };
+        let made = mount(Some("cgroup"), &root, Some("cgroup"), MsFlags::empty(), Some(options.as_str()));
+        context(made, place)?;
+    }
+    let group = root.join(path.trim_start_matches('/'));
+    context(fs::create_dir_all(&group), place)?;
+    context(fs::write(group.join("cgroup.procs"), pid.to_string()), place)
 }
 
 /// Control groups are left out: that namespace must be made after its group was entered, or it shows the old one.
@@ -127,6 +170,9 @@ fn settle(spawn: &Spawn, pid: u32, mut go: PipeWriter, ready: PipeReader) -> Res
         let group = Path::new("/sys/fs/cgroup").join(cgroup.trim_start_matches('/'));
         context(fs::create_dir_all(&group), cgroup)?;
         context(fs::write(group.join("cgroup.procs"), pid.to_string()), cgroup)?;
+    }
+    if let Some(place) = &spawn.cgroup_v1 {
+        enter_cgroup_v1(place, pid)?;
     }
     context(go.write_all(b"g"), "The process ended at once")?;
     let said = read_line(ready)?;
@@ -206,6 +252,9 @@ fn become_program(
         context(system::loopback_up(), "Cannot bring the loopback up")?;
     }
     context(setsid(), "setsid")?;
+    if spawn.terminal {
+        confine::take_terminal()?;
+    }
     let null = context(OpenOptions::new().read(true).write(true).open("/dev/null"), "/dev/null")?;
     for standard in 0..3 {
         replace_fd(null.as_raw_fd(), standard)?;
@@ -214,7 +263,8 @@ fn become_program(
         context(chroot(root.as_str()), root)?;
         context(std::env::set_current_dir("/"), "/")?;
     }
-    context(setgroups(&[]), "setgroups")?;
+    let groups: Vec<Gid> = spawn.groups.iter().copied().map(Gid::from_raw).collect();
+    context(setgroups(&groups), "setgroups")?;
     if let Some(gid) = spawn.gid.map(Gid::from_raw) {
         context(setresgid(gid, gid, gid), "setresgid")?;
     }
@@ -222,6 +272,7 @@ fn become_program(
         context(setresuid(uid, uid, uid), "setresuid")?;
     }
     context(SigSet::empty().thread_set_mask(), "Cannot unblock signals")?;
+    confine::confine(spawn)?;
 
     let exe = c_string(&spawn.exe)?;
     let args = if spawn.args.is_empty() {
@@ -230,6 +281,9 @@ fn become_program(
         spawn.args.iter().map(|arg| c_string(arg)).collect::<Result<_>>()?
     };
     let mut environment = vec![c_string("PATH=/bin")?];
+    for variable in &spawn.environment {
+        environment.push(c_string(variable)?);
+    }
     if !spawn.foreign {
         let order = context(serde_json::to_string(spawn), "Cannot write the order")?;
         environment.push(c_string(&format!("{VARIABLE}={order}"))?);

@@ -5,7 +5,9 @@
 //! `unsafe` is for system calls that have no safe wrapper; each block says why it is sound.
 #![allow(unsafe_code)]
 
+mod confine;
 mod init;
+mod io_worker;
 mod launch;
 mod port;
 mod proc_net;

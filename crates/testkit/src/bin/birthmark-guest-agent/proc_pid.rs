@@ -4,7 +4,7 @@ use crate::init::{Result, context};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use testkit::truth::{Namespaces, Process};
+use testkit::truth::{Namespaces, Process, Task};
 
 /// `include/linux/sched.h`
 const PF_WQ_WORKER: u32 = 0x20;
@@ -77,21 +77,62 @@ fn read(pid: u32, path: &Path) -> Result<Process> {
         let link = fs::read_link(path.join("ns").join(name)).ok()?;
         number_in_brackets(link.to_str()?, name)
     };
+    let mask = |name: &str| {
+        field(name)
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .ok_or_else(|| format!("status has no {name}"))
+    };
+    let one = |name: &str| numbers(name).first().copied().ok_or_else(|| format!("status has no {name}"));
+    let threads = one("Threads")?;
+    // They have no memory of their own; reading that there is none takes an emulated CPU as long as reading some.
+    let kernel_thread = stat.flags & PF_KTHREAD != 0;
+    let comm = task_comm(&proc_comm, stat.flags);
+    let cgroups = file("cgroup").unwrap_or_default();
+    let leader = Task {
+        tid: pid,
+        comm: comm.clone(),
+        state: stat.state,
+        flags: stat.flags,
+        start_ticks: stat.start_ticks,
+    };
     Ok(Process {
+        cgroups_v1: cgroups_v1(&cgroups),
+        capabilities: [mask("CapInh")?, mask("CapPrm")?, mask("CapBnd")?, mask("CapAmb")?],
+        groups: numbers("Groups"),
+        no_new_privs: one("NoNewPrivs")? == 1,
+        seccomp: one("Seccomp")?,
+        process_group: stat.process_group,
+        session: stat.session,
+        terminal: stat.terminal(),
+        terminal_name: stat.terminal().and_then(|(major, minor)| {
+            let link = fs::read_link(format!("/sys/dev/char/{major}:{minor}")).ok()?;
+            Some(link.file_name()?.to_str()?.to_owned())
+        }),
+        cpu_ticks: stat.cpu_ticks,
+        resident_pages: if kernel_thread {
+            0
+        } else {
+            let second = |text: &str| text.split_whitespace().nth(1)?.parse().ok();
+            second(&file("statm")?).ok_or("statm has no second number")?
+        },
+        environment: if kernel_thread {
+            Vec::new()
+        } else {
+            arguments(&fs::read(path.join("environ")).unwrap_or_default())
+        },
+        tasks: if threads > 1 { tasks(path)? } else { vec![leader] },
         pid,
         ppid: stat.ppid,
-        comm: task_comm(&proc_comm, stat.flags),
+        comm,
         proc_comm,
         exe: fs::read_link(path.join("exe")).ok().map(|exe| exe.to_string_lossy().into_owned()),
         args: arguments(&context(fs::read(path.join("cmdline")), "cmdline")?),
         state: field("State").and_then(|state| state.chars().next()).ok_or("status has no State")?,
         uids: four("Uid")?,
         gids: four("Gid")?,
-        threads: numbers("Threads").first().copied().ok_or("status has no Threads")?,
-        capabilities_effective: field("CapEff")
-            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-            .ok_or("status has no CapEff")?,
-        kernel_thread: stat.flags & PF_KTHREAD != 0,
+        threads,
+        capabilities_effective: mask("CapEff")?,
+        kernel_thread,
         flags: stat.flags,
         start_ticks: stat.start_ticks,
         namespace_pids: numbers("NSpid"),
@@ -104,16 +145,53 @@ fn read(pid: u32, path: &Path) -> Result<Process> {
             ipc: namespace("ipc"),
             cgroup: namespace("cgroup"),
         },
-        cgroup: file("cgroup")
-            .ok()
-            .and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned))),
+        cgroup: cgroups.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned)),
     })
+}
+
+/// Lines such as `4:cpu,cpuacct:/a` and `1:name=systemd:/`, sorted.
+fn cgroups_v1(text: &str) -> Vec<(String, String)> {
+    let mut groups: Vec<(String, String)> = text
+        .lines()
+        .filter_map(|line| line.split_once(':')?.1.split_once(':'))
+        .filter(|(hierarchy, _)| !hierarchy.is_empty())
+        .map(|(hierarchy, path)| (hierarchy.to_owned(), path.to_owned()))
+        .collect();
+    groups.sort();
+    groups
+}
+
+/// All threads of a process.
+fn tasks(path: &Path) -> Result<Vec<Task>> {
+    let mut tasks = Vec::new();
+    for entry in context(fs::read_dir(path.join("task")), "task")?.flatten() {
+        let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let read = |name: &str| context(fs::read(entry.path().join(name)), name);
+        let stat = String::from_utf8_lossy(&read("stat")?).into_owned();
+        let stat = Stat::parse(&stat).ok_or_else(|| format!("stat is {stat:?}"))?;
+        let comm = String::from_utf8_lossy(&read("comm")?).into_owned();
+        tasks.push(Task {
+            tid,
+            comm: task_comm(comm.strip_suffix('\n').unwrap_or(&comm), stat.flags),
+            state: stat.state,
+            flags: stat.flags,
+            start_ticks: stat.start_ticks,
+        });
+    }
+    tasks.sort_by_key(|task| task.tid);
+    Ok(tasks)
 }
 
 /// Fields of `/proc/PID/stat` (proc(5)). The name may contain anything, so fields are counted from its last bracket.
 struct Stat {
+    state: char,
     ppid: u32,
+    process_group: u32,
+    session: u32,
+    /// As the kernel encodes device numbers for programs; 0 for none.
+    tty: u32,
     flags: u32,
+    cpu_ticks: u64,
     start_ticks: u64,
 }
 
@@ -122,11 +200,23 @@ impl Stat {
         // The first of these is field 3.
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3).copied();
+        let number = |at: usize| field(at)?.parse::<u64>().ok();
         Some(Self {
+            state: field(3)?.chars().next()?,
             ppid: field(4)?.parse().ok()?,
+            process_group: field(5)?.parse().ok()?,
+            session: field(6)?.parse().ok()?,
+            tty: field(7)?.parse::<i32>().ok()?.cast_unsigned(),
             flags: field(9)?.parse().ok()?,
-            start_ticks: field(22)?.parse().ok()?,
+            cpu_ticks: number(14)? + number(15)?,
+            start_ticks: number(22)?,
         })
+    }
+
+    /// proc(5), `tty_nr`: the minor number is in bits 31 to 20 and 7 to 0, the major one in bits 15 to 8 (new_encode_dev()).
+    fn terminal(&self) -> Option<(u32, u32)> {
+        let numbers = ((self.tty >> 8) & 0xfff, (self.tty & 0xff) | ((self.tty >> 12) & 0xf_ff00));
+        (self.tty != 0).then_some(numbers)
     }
 }
 
@@ -159,14 +249,23 @@ fn task_comm(printed: &str, flags: u32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{PF_KTHREAD, PF_WQ_WORKER, Stat, arguments, number_in_brackets, task_comm};
+    use super::{PF_KTHREAD, PF_WQ_WORKER, Stat, arguments, cgroups_v1, number_in_brackets, task_comm};
 
     #[test]
     fn a_name_with_brackets_and_spaces_does_not_shift_the_fields_of_stat() {
-        let text = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 0 0";
+        let text = "7 (a) b) S 1 8 9 34816 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 0 0";
         let stat = Stat::parse(text).unwrap();
-        assert_eq!((stat.ppid, stat.flags, stat.start_ticks), (1, 4_194_560, 4711));
+        assert_eq!((stat.state, stat.ppid, stat.flags, stat.start_ticks), ('S', 1, 4_194_560, 4711));
+        assert_eq!((stat.process_group, stat.session, stat.cpu_ticks), (8, 9, 11));
+        assert_eq!(stat.terminal(), Some((136, 0)));
         assert!(Stat::parse("7 (a) S 1").is_none());
+    }
+
+    #[test]
+    fn hierarchies_of_version_1_are_told_from_the_unified_one() {
+        let text = "5:cpu,cpuacct:/a:b\n1:name=lab:/x\n0::/y\n";
+        let group = |hierarchy: &str, path: &str| (hierarchy.to_owned(), path.to_owned());
+        assert_eq!(cgroups_v1(text), [group("cpu,cpuacct", "/a:b"), group("name=lab", "/x")]);
     }
 
     #[test]

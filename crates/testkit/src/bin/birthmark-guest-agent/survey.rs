@@ -59,7 +59,19 @@ fn kernel(symbols: BTreeMap<String, u64>) -> Result<KernelTruth> {
         .lines()
         .find(|line| line.starts_with("flags"))
         .is_some_and(|line| line.split_whitespace().any(|flag| flag == "la57"));
+    let stat = text("/proc/stat")?;
+    let counter = |name: &str| -> Result<u64> {
+        stat.lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+            .ok_or_else(|| format!("/proc/stat has no {name}"))
+    };
+    let load = text("/proc/loadavg")?;
+    let (threads, last_pid) = load_counts(&load).ok_or_else(|| format!("/proc/loadavg is {load:?}"))?;
     Ok(KernelTruth {
+        boot_time: counter("btime ")?,
+        forks: counter("processes ")?,
+        threads,
+        last_pid,
         release: line("/proc/sys/kernel/osrelease")?,
         version: line("/proc/sys/kernel/version")?,
         banner: line("/proc/version")?,
@@ -72,6 +84,13 @@ fn kernel(symbols: BTreeMap<String, u64>) -> Result<KernelTruth> {
         boot_clock_ns: system::boot_clock_ns(),
         symbols,
     })
+}
+
+/// The numbers of threads and of the last pid in a line such as `0.20 0.18 0.12 1/80 11206`.
+fn load_counts(line: &str) -> Option<(u64, u32)> {
+    let mut words = line.split_whitespace().skip(3);
+    let (_running, threads) = words.next()?.split_once('/')?;
+    Some((threads.parse().ok()?, words.next()?.parse().ok()?))
 }
 
 /// The GNU build id among ELF notes: name size, descriptor size, type (3), name `GNU\0`, descriptor; each padded to 4.
@@ -147,7 +166,7 @@ fn modules(text: &str) -> Result<Vec<Module>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{build_id, modules, system_ram};
+    use super::{build_id, load_counts, modules, system_ram};
     use testkit::truth::PhysicalRange;
 
     #[test]
@@ -166,6 +185,12 @@ mod tests {
         assert_eq!(build_id(&notes).as_deref(), Some("abcd"));
         assert_eq!(build_id(&notes[..20]), None);
         assert_eq!(build_id(&[]), None);
+    }
+
+    #[test]
+    fn the_counts_in_a_line_of_loadavg_are_found() {
+        assert_eq!(load_counts("0.20 0.18 0.12 1/80 11206\n"), Some((80, 11206)));
+        assert_eq!(load_counts("0.20 0.18"), None);
     }
 
     #[test]

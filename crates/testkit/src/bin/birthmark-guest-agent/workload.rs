@@ -3,7 +3,7 @@
 use crate::init::{Result, TRAFFIC, context};
 use crate::launch::{Holding, READY_FD, Ready};
 use crate::sockets::{self, Held};
-use crate::system;
+use crate::{io_worker, system};
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
@@ -64,6 +64,10 @@ fn prepare(spawn: &Spawn) -> Result<(Held, Holding)> {
         context(std::thread::Builder::new().stack_size(64 << 10).spawn(thread), "Cannot start a thread")?;
     }
     started.wait();
+    if spawn.activity == Activity::IoWorker {
+        // Held for as long as the process lives.
+        std::mem::forget(io_worker::start()?);
+    }
     let addresses = held.addresses.clone();
     Ok((held, Holding { addresses, children }))
 }
@@ -110,7 +114,7 @@ fn sleep_for_ever() -> ! {
 
 fn act(activity: &Activity, held: Held) {
     match activity {
-        Activity::Idle => {}
+        Activity::Idle | Activity::IoWorker => {}
         Activity::Echo => echo(&held.listeners),
         Activity::PingPong { interval_ms } => {
             if let Some(stream) = held.streams.first() {
