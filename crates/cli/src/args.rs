@@ -1,5 +1,6 @@
 //! The command line (DESIGN 4.1), as data. The help texts are the reference that operators read first.
 
+use crate::commands::socket_filter::Choice;
 use crate::duration::Duration;
 use attest::{Pattern, Selector};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -30,7 +31,7 @@ pub(crate) enum Command {
     /// Show the processes of a VM.
     Ps(PsArgs),
     /// Show the sockets of a VM and who holds them.
-    Sockets(TargetArg),
+    Sockets(SocketsArgs),
     /// Show the kernel modules of a VM.
     Modules(TargetArg),
     /// Compare a VM with its birth certificate.
@@ -76,6 +77,14 @@ pub(crate) struct PsArgs {
     /// Leave out kernel threads.
     #[arg(long)]
     pub(crate) no_kernel: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SocketsArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArg,
+    #[command(flatten)]
+    pub(crate) choice: Choice,
 }
 
 /// Whom to trust, and where certificates are.

@@ -22,7 +22,10 @@ pub use kernel::{Kernel, ProfileOrigin, ProfileSource};
 pub use module::{Module, ModuleState};
 pub use process::{ExeState, Namespaces, Process, ProcessState};
 pub use snapshot::{Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot, Views};
-pub use socket::{Family, Socket, SocketState};
+pub use socket::{
+    Family, FilterKind, NetlinkAddress, Ownership, Socket, SocketFilter, SocketInterface, SocketPeer,
+    SocketState, VsockAddress,
+};
 pub use vm::{Hypervisor, Nic, Vm, VmState};
 
 /// Value of `schema` in a [`Snapshot`].

@@ -39,7 +39,9 @@ pub mod python;
 pub mod truth;
 mod vmlinux;
 
-pub use command::{Activity, Command, Namespace, SocketSpec, Spawn, Spawned, Traffic, Transport, UnixType};
+pub use command::{
+    Activity, Command, Filter, Namespace, SocketSpec, Spawn, Spawned, Traffic, Transport, UnixType,
+};
 pub use guest::{Backing, Guest, GuestSpec, Machine, Nic, PagingLevels, RamRange};
 pub use kernels::{Kernel, KernelFiles};
 pub use needs::{Need, require};

@@ -9,5 +9,7 @@ pub(crate) mod keys;
 pub(crate) mod list;
 pub(crate) mod profile;
 pub(crate) mod sign;
+pub(crate) mod socket_filter;
+pub(crate) mod sockets;
 pub(crate) mod tables;
 mod words;

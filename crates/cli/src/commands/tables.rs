@@ -1,23 +1,22 @@
-//! `snapshot`, `ps`, `sockets`, `modules`: what can be seen in a guest.
+//! `snapshot`, `ps`, `modules`: what can be seen in a guest. (`sockets` has a file of its own.)
 //!
 //! Only the tables asked for are read. A table that is not fully known is printed with a note that says so on standard
 //! error; one that is empty because it could not be read is an error with its reason (invariant 3).
 
-use super::words;
+use super::{sockets, words};
 use crate::Outcome;
 use crate::args::{PsArgs, TargetArg};
 use crate::guest::Guest;
 use crate::output::{self, Cell, Output, Paint, Table};
 use anyhow::bail;
-use facts::{Family, Module, Problem, Process, Snapshot, Socket};
+use facts::{Module, Problem, Process, Snapshot};
 use hypervisor::Target;
 use introspect::Tables;
-use std::collections::BTreeMap;
 
 /// Most problems that are told one by one.
 const PROBLEMS_TOLD: usize = 10;
 
-const NOTHING: Tables = Tables { processes: false, sockets: false, modules: false };
+pub(super) const NOTHING: Tables = Tables { processes: false, sockets: false, modules: false };
 
 pub(crate) fn processes(args: &PsArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     let mut snapshot = look(&args.target, Tables { processes: true, ..NOTHING })?;
@@ -31,16 +30,6 @@ pub(crate) fn processes(args: &PsArgs, out: &mut Output) -> anyhow::Result<Outco
         out.table(&process_table(&snapshot.processes))?;
     }
     tell(&args.target.target, &snapshot, attest::Table::Processes, read)
-}
-
-pub(crate) fn sockets(args: &TargetArg, out: &mut Output) -> anyhow::Result<Outcome> {
-    let snapshot = look(args, Tables { sockets: true, ..NOTHING })?;
-    if out.json {
-        out.json(&snapshot.sockets)?;
-    } else {
-        out.table(&socket_table(&snapshot.sockets, &snapshot.processes))?;
-    }
-    tell(&args.target, &snapshot, attest::Table::Sockets, snapshot.sockets.len())
 }
 
 pub(crate) fn modules(args: &TargetArg, out: &mut Output) -> anyhow::Result<Outcome> {
@@ -61,7 +50,7 @@ pub(crate) fn snapshot(args: &TargetArg, out: &mut Output) -> anyhow::Result<Out
         summary(&snapshot, out)?;
         let tables = [
             process_table(&snapshot.processes),
-            socket_table(&snapshot.sockets, &snapshot.processes),
+            sockets::table(&snapshot.sockets, &snapshot.processes),
             module_table(&snapshot.modules),
             problem_table(&snapshot.problems),
         ];
@@ -81,12 +70,17 @@ pub(crate) fn snapshot(args: &TargetArg, out: &mut Output) -> anyhow::Result<Out
     Ok(Outcome::Done)
 }
 
-fn look(args: &TargetArg, tables: Tables) -> anyhow::Result<Snapshot> {
+pub(super) fn look(args: &TargetArg, tables: Tables) -> anyhow::Result<Snapshot> {
     Guest::open(&args.target)?.searching(args.scan).look(tables)
 }
 
 /// Says on standard error what makes a table of `size` rows unknown; an error when nothing at all was read.
-fn tell(target: &Target, snapshot: &Snapshot, table: attest::Table, size: usize) -> anyhow::Result<Outcome> {
+pub(super) fn tell(
+    target: &Target,
+    snapshot: &Snapshot,
+    table: attest::Table,
+    size: usize,
+) -> anyhow::Result<Outcome> {
     let blind = attest::blind_tables(snapshot);
     let problems = blind.iter().find(|blind| blind.table == table).map(|blind| blind.problems.as_slice());
     match problems {
@@ -179,58 +173,6 @@ fn process_table(processes: &[Process]) -> Table {
         ]);
     }
     table
-}
-
-fn socket_table(sockets: &[Socket], processes: &[Process]) -> Table {
-    let names: BTreeMap<u32, &str> =
-        processes.iter().map(|process| (process.pid, process.name.as_str())).collect();
-    let mut table = Table::new(&["PROTO", "STATE", "LOCAL", "REMOTE", ">NETNS", "PROCESSES"]);
-    for socket in sockets {
-        let holders: Vec<String> = socket
-            .processes
-            .iter()
-            .map(|pid| names.get(pid).map_or_else(|| pid.to_string(), |name| format!("{name}({pid})")))
-            .collect();
-        let (local, remote) = ends(socket);
-        table.row([
-            Cell::new(protocol(socket)),
-            Cell::known(socket.state.as_ref().map(words::serde_name)),
-            local,
-            remote,
-            Cell::known(socket.net_namespace),
-            if holders.is_empty() { Cell::new("-") } else { Cell::new(holders.join(",")) },
-        ]);
-    }
-    table
-}
-
-/// `tcp`, `tcp6`, `unix/stream`, `netlink/route`, `packet/raw`, …
-fn protocol(socket: &Socket) -> String {
-    let protocol = socket.protocol.as_deref();
-    let family = || words::serde_name(&socket.family);
-    match socket.family {
-        Family::Inet => protocol.unwrap_or("inet").to_owned(),
-        Family::Inet6 => format!("{}6", protocol.unwrap_or("inet")),
-        Family::Other => format!("family-{}", socket.protocol_family),
-        Family::Unix => format!("unix/{}", socket.kind.as_deref().unwrap_or("?")),
-        _ => protocol.map_or_else(family, |protocol| format!("{}/{protocol}", family())),
-    }
-}
-
-/// Local and remote end: address and port where there are, else a path.
-fn ends(socket: &Socket) -> (Cell, Cell) {
-    let end = |address: Option<std::net::IpAddr>, port: Option<u16>| {
-        let port = port.map_or_else(|| "*".to_owned(), |port| port.to_string());
-        Cell::some(address.map(|address| match address {
-            std::net::IpAddr::V4(address) => format!("{address}:{port}"),
-            std::net::IpAddr::V6(address) => format!("[{address}]:{port}"),
-        }))
-    };
-    let local = match socket.family {
-        Family::Inet | Family::Inet6 => end(socket.local_address, socket.local_port),
-        _ => Cell::some(socket.path.as_ref()),
-    };
-    (local, end(socket.remote_address, socket.remote_port))
 }
 
 fn module_table(modules: &[Module]) -> Table {

@@ -5,6 +5,8 @@
 //! `unsafe` is for system calls that have no safe wrapper; each block says why it is sound.
 #![allow(unsafe_code)]
 
+mod diag;
+mod hidden_holds;
 mod init;
 mod launch;
 mod port;
