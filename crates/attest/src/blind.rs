@@ -81,11 +81,14 @@ const PLACES: &[(&[Table], &[&str])] = &[
             "group_info",
             "mm_struct",
             "namespace",
+            "netlink_sock",
+            "network interface list",
             "nsproxy",
             "path of file",
             "pid",
             "process_counts",
             "signal_struct",
+            "sk_filter",
             "task_struct (parent)",
             "task_struct (thread)",
             "thread list",
@@ -109,7 +112,7 @@ const PLACES: &[(&[Table], &[&str])] = &[
         ],
     ),
     (&[Table::Modules], &["module", "module list", "module range", "module set", "module tree", "modules"]),
-    // The last three lead from a process to its sockets: without them an owner is missing. (`file` is also on the way to
+    // The last seven lead from a process to its sockets: without them an owner is missing. (`file` is also on the way to
     // the executable, which is `None` then.)
     (
         &[Table::Sockets],
@@ -123,7 +126,9 @@ const PLACES: &[(&[Table], &[&str])] = &[
             "netlink_table",
             "network namespace list",
             "nl_table",
+            "XDP socket list",
             "packet socket list",
+            "ping hash table",
             "raw hash table",
             "sock",
             "sockets",
@@ -132,6 +137,10 @@ const PLACES: &[(&[Table], &[&str])] = &[
             "fdtable",
             "file",
             "files_struct",
+            "io_ring_ctx",
+            "scm_fp_list",
+            "thread list",
+            "unix receive queue",
         ],
     ),
 ];

@@ -13,6 +13,7 @@
 mod draft;
 mod flow;
 mod hidden;
+mod hidden_socket;
 mod kernel;
 mod process;
 mod socket;
@@ -46,6 +47,7 @@ pub fn compare(certificate: &Certificate, snapshot: &Snapshot) -> Vec<Finding> {
     if let Some(flows) = &certificate.flows {
         flow::compare(flows, snapshot, &owners, &mut drafts);
     }
+    hidden_socket::compare(snapshot, &mut drafts);
     for blind in &blind {
         let cause = draft::cause("table", [blind.table.to_string().as_str()]);
         drafts.add(rule::GUEST_BLIND, &cause, || blind_draft(blind));
@@ -62,6 +64,7 @@ pub fn compare(certificate: &Certificate, snapshot: &Snapshot) -> Vec<Finding> {
 pub fn cross_views(snapshot: &Snapshot, policy: &Policy) -> Vec<Finding> {
     let mut drafts = Drafts::new("", policy);
     hidden::compare(snapshot, &mut drafts);
+    hidden_socket::compare(snapshot, &mut drafts);
     drafts.finish()
 }
 

@@ -143,7 +143,7 @@ impl Policy {
 }
 
 /// Each rule with its usual severity, and the action that a learned certificate proposes.
-const RULES: [(&str, Severity, Action); 16] = [
+const RULES: [(&str, Severity, Action); 17] = [
     (rule::PROCESS_UNKNOWN, Severity::High, Action::Quarantine),
     (rule::PROCESS_CHANGED, Severity::Critical, Action::Quarantine),
     (rule::PROCESS_MISSING, Severity::Medium, Action::Alert),
@@ -157,6 +157,7 @@ const RULES: [(&str, Severity, Action); 16] = [
     (rule::FLOW_UNKNOWN, Severity::High, Action::Alert),
     (rule::SOCKET_RAW, Severity::High, Action::Quarantine),
     (rule::MODULE_UNKNOWN, Severity::Critical, Action::Quarantine),
+    (rule::SOCKET_HIDDEN, Severity::Critical, Action::Quarantine),
     (rule::MODULE_HIDDEN, Severity::Critical, Action::Quarantine),
     (rule::KERNEL_CHANGED, Severity::Critical, Action::Quarantine),
     (rule::GUEST_BLIND, Severity::High, Action::Alert),

@@ -262,6 +262,9 @@ impl<'s> Owners<'s> {
 
     /// Executables of the processes that hold the socket. None: the kernel holds it. Zombies hold nothing.
     pub(crate) fn of(&self, socket: &Socket) -> Result<BTreeSet<&'s str>, Unknown> {
+        if socket.processes.is_empty() && socket.ownership.is_none() {
+            return Err(Unknown("ownership"));
+        }
         let mut owners = BTreeSet::new();
         for pid in &socket.processes {
             let process = self.by_pid(*pid).ok_or(Unknown("processes"))?;

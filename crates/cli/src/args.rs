@@ -1,5 +1,6 @@
 //! The command line (DESIGN 4.1), as data. The help texts are the reference that operators read first.
 
+use crate::commands::socket_filter::Choice;
 use crate::duration::Duration;
 use attest::{Pattern, Selector};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -30,7 +31,7 @@ pub(crate) enum Command {
     /// Show the processes of a VM.
     Ps(PsArgs),
     /// Show the sockets of a VM and who holds them.
-    Sockets(TargetArg),
+    Sockets(SocketsArgs),
     /// Show the kernel modules of a VM.
     Modules(TargetArg),
     /// Show what appears in a VM and what goes, until the VM ends or you interrupt it.
@@ -215,6 +216,14 @@ pub(crate) struct WatchArgs {
     /// Time between two looks.
     #[arg(long, value_name = "DURATION", default_value = "1s")]
     pub(crate) interval: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SocketsArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArg,
+    #[command(flatten)]
+    pub(crate) choice: Choice,
 }
 
 /// Whom to trust, and where certificates are.

@@ -56,7 +56,7 @@ fn run(command: Command, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::List => commands::list::list(out),
         Command::Snapshot(args) => commands::tables::snapshot(&args, out),
         Command::Ps(args) => commands::ps::ps(&args, out),
-        Command::Sockets(args) => commands::tables::sockets(&args, out),
+        Command::Sockets(args) => commands::sockets::sockets(&args, out),
         Command::Modules(args) => commands::tables::modules(&args, out),
         Command::Watch(args) => commands::watch::watch(&args, out),
         Command::Audit(args) => commands::audit::audit(&args, out),

@@ -29,6 +29,8 @@ pub mod rule {
     pub const FLOW_UNKNOWN: &str = "socket.flow.unknown";
     /// Something listens where the certificate allows no listener.
     pub const LISTENER_UNKNOWN: &str = "socket.listener.unknown";
+    /// A socket is missing in a view that every socket of its kind and state is in: somebody took it off.
+    pub const SOCKET_HIDDEN: &str = "socket.hidden";
     /// A raw or packet socket that the certificate does not allow.
     pub const SOCKET_RAW: &str = "socket.raw";
     /// A kernel module that the certificate does not allow.

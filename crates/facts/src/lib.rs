@@ -25,7 +25,10 @@ pub use process::{
     TaskKind, Terminal, Thread,
 };
 pub use snapshot::{Activity, Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot, Views};
-pub use socket::{Family, Socket, SocketState};
+pub use socket::{
+    Family, FilterKind, NetlinkAddress, Ownership, Socket, SocketFilter, SocketInterface, SocketPeer,
+    SocketState, VsockAddress,
+};
 pub use vm::{Hypervisor, Nic, Vm, VmState};
 
 /// Value of `schema` in a [`Snapshot`].

@@ -116,6 +116,11 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// How many problems were met so far: whether something could be read whole is told by whether there are more after it.
+    pub(crate) fn problems_met(&self) -> u64 {
+        self.suppressed.get().saturating_add(self.problems.borrow().len() as u64)
+    }
+
     /// Records a failed read of the object `what` at `at`. `Err` hands the error back when the look cannot go on.
     pub(crate) fn unreadable(&self, what: &str, at: Gva, error: ReadError) -> Result<(), ReadError> {
         if error.ends_the_look() {

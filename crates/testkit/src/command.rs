@@ -410,6 +410,105 @@ pub enum SocketSpec {
         #[serde(default)]
         groups: u32,
     },
+    /// Netlink socket that joins one group by its number, which may be above 32.
+    NetlinkMember {
+        /// `NETLINK_*`.
+        protocol: u8,
+        /// Number, from 1.
+        group: u32,
+    },
+    /// `ping` socket: ICMP without privileges.
+    Ping {
+        /// IPv6 rather than IPv4.
+        #[serde(default)]
+        v6: bool,
+    },
+    /// Packet socket for everything, with a filter and perhaps for one interface only: what a packet capture is, or an
+    /// implant that waits for a magic packet.
+    Capture {
+        /// The filter.
+        filter: Filter,
+        /// Name of the interface.
+        #[serde(default)]
+        interface: Option<String>,
+    },
+    /// Packet socket of which only the mapping of its ring is left.
+    CaptureMapped,
+    /// Bound UDP socket that hears one interface only.
+    UdpOnInterface {
+        /// Where.
+        address: SocketAddr,
+        /// Name of the interface.
+        interface: String,
+    },
+    /// IPv6 listener on any address, and a connection to it over IPv4, both ends held.
+    TcpMapped,
+    /// A connection whose server has 1000 bytes to read.
+    TcpQueued {
+        /// A local address.
+        ip: IpAddr,
+    },
+    /// A client that was closed while its server reads nothing: `fin-wait-1`, without a process, until it gives up minutes
+    /// later (and the listener and the server's end).
+    TcpOrphan {
+        /// A local address.
+        ip: IpAddr,
+    },
+    /// Bound UDP socket with a datagram of 700 bytes to read.
+    UdpQueued {
+        /// A local address.
+        ip: IpAddr,
+    },
+    /// A pair of unix sockets, with two messages of 300 and 40 bytes on their way.
+    UnixQueued {
+        /// Type.
+        #[serde(rename = "type")]
+        unix_type: UnixType,
+    },
+    /// TCP listener that was sent through a unix socket (its pair is held) and then closed: it is on its way for ever.
+    TcpInFlight {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// TCP listener that is registered with an io_uring (which is held) and then closed.
+    TcpRegistered {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// TCP listener that only a thread with a descriptor table of its own has.
+    TcpInThread {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Listener of MPTCP and both ends of one connection to it.
+    MptcpPair {
+        /// A local address.
+        ip: IpAddr,
+    },
+    /// SCTP listener (module `sctp`).
+    SctpListen {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Vsock listener on any address (module `vsock_loopback`).
+    VsockListen {
+        /// Port.
+        port: u32,
+    },
+    /// XDP socket, bound to nothing.
+    Xdp,
+    /// Socket of the kernel's crypto interface (module `af_alg`).
+    Alg,
+}
+
+/// A socket filter that lets everything through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filter {
+    /// Four instructions of classic BPF.
+    Classic,
+    /// An eBPF program of two instructions, whose descriptor is kept too.
+    Ebpf,
 }
 
 /// A process that was started.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Modules a guest can load, where its kernel has them as modules (6.12 has `virtio_pci` built in).
-const MODULES: [&str; 11] = [
+const MODULES: [&str; 21] = [
     "virtio_pci",
     "virtio_net",
     "virtio_console",
@@ -23,8 +23,18 @@ const MODULES: [&str; 11] = [
     "tun",
     "qemu_fw_cfg",
     "vsock_loopback",
+    "af_alg",
+    "sctp",
+    "tcp_diag",
+    "udp_diag",
+    "raw_diag",
+    "mptcp_diag",
     "unix_diag",
     "overlay",
+    "af_packet_diag",
+    "netlink_diag",
+    "vsock_diag",
+    "xsk_diag",
 ];
 
 /// Busybox's commands that `Run` is likely to want.
@@ -34,7 +44,7 @@ const APPLETS: [&str; 16] = [
 ];
 
 /// Changes when the layout of the archive changes, so that an old one in the cache is not used.
-const LAYOUT: &[u8] = b"1";
+const LAYOUT: &[u8] = b"2";
 
 /// Path of the archive for this kernel, built if it is not in the cache.
 pub(crate) fn build(kernel: &KernelFiles) -> Result<PathBuf> {

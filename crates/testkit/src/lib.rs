@@ -40,7 +40,7 @@ pub mod truth;
 mod vmlinux;
 
 pub use command::{
-    Activity, Command, MountSpec, Namespace, SocketSpec, Spawn, Spawned, Traffic, Transport, UnixType,
+    Activity, Command, Filter, MountSpec, Namespace, SocketSpec, Spawn, Spawned, Traffic, Transport, UnixType,
 };
 pub use guest::{Backing, Guest, GuestSpec, Machine, Nic, PagingLevels, RamRange};
 pub use kernels::{Kernel, KernelFiles};

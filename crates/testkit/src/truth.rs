@@ -17,6 +17,8 @@ pub struct Truth {
     pub processes: Vec<Process>,
     /// Sockets of every network namespace that some process is in, in the order of `/proc`.
     pub sockets: Vec<Socket>,
+    /// Socket tables that the guest could show. Those without a file need a module of `sock_diag` to be loaded.
+    pub tables: Vec<Table>,
     /// Loaded modules in the order of `/proc/modules` (the newest first).
     pub modules: Vec<Module>,
 }
@@ -192,6 +194,18 @@ pub enum Table {
     Packet,
     /// `netlink`
     Netlink,
+    /// `icmp`
+    Icmp,
+    /// `icmp6`
+    Icmp6,
+    /// `sctp/eps`
+    Sctp,
+    /// No file; from `sock_diag`.
+    Mptcp,
+    /// No file; from `sock_diag`.
+    Vsock,
+    /// No file; from `sock_diag`.
+    Xdp,
 }
 
 /// One line of one of the tables, with the pids that hold it.
@@ -229,7 +243,19 @@ pub struct Socket {
     pub inode: Option<u64>,
     /// Owner, where the table has the column.
     pub uid: Option<u32>,
-    /// Pids whose `/proc/PID/fd` holds the inode, ascending.
+    /// Receive queue as `ss` prints it.
+    pub receive_queue: Option<u32>,
+    /// Send queue as `ss` prints it.
+    pub send_queue: Option<u32>,
+    /// Unix, from `sock_diag`: inode of the peer.
+    pub peer_inode: Option<u64>,
+    /// Packet, from `sock_diag`: instructions of its classic filter. `None`: it has none, or nobody was asked.
+    pub filter_instructions: Option<u32>,
+    /// Netlink, from `sock_diag`: numbers of all groups joined.
+    pub netlink_group_numbers: Option<Vec<u32>>,
+    /// Vsock: local context id and port, remote context id and port.
+    pub vsock: Option<[u32; 4]>,
+    /// Pids whose `/proc/PID/fd`, or that of one of their threads, holds the inode, ascending.
     pub processes: Vec<u32>,
 }
 

@@ -10,6 +10,8 @@ pub(crate) mod list;
 pub(crate) mod profile;
 pub(crate) mod ps;
 pub(crate) mod sign;
+pub(crate) mod socket_filter;
+pub(crate) mod sockets;
 pub(crate) mod tables;
 pub(crate) mod watch;
 mod words;

@@ -1,36 +1,25 @@
-//! `snapshot`, `sockets`, `modules`: what can be seen in a guest. `ps` has a file of its own.
+//! `snapshot`, `modules`: what can be seen in a guest. `ps` and `sockets` have files of their own.
 //!
 //! Only the tables asked for are read. A table that is not fully known is printed with a note that says so on standard
 //! error; one that is empty because it could not be read is an error with its reason (invariant 3).
 
-use super::{ps, words};
+use super::{ps, sockets, words};
 use crate::Outcome;
 use crate::args::TargetArg;
 use crate::guest::Guest;
 use crate::output::{self, Cell, Output, Paint, Table};
 use anyhow::bail;
-use facts::{Family, Module, Problem, Process, Snapshot, Socket};
+use facts::{Module, Problem, Snapshot};
 use hypervisor::Target;
 use introspect::Tables;
-use std::collections::BTreeMap;
 
 /// Most problems that are told one by one.
 const PROBLEMS_TOLD: usize = 10;
 
-const NOTHING: Tables = Tables { processes: false, sockets: false, modules: false };
+pub(super) const NOTHING: Tables = Tables { processes: false, sockets: false, modules: false };
 
 /// What `ps` reads.
 pub(super) const PROCESSES: Tables = Tables { processes: true, ..NOTHING };
-
-pub(crate) fn sockets(args: &TargetArg, out: &mut Output) -> anyhow::Result<Outcome> {
-    let snapshot = look(args, Tables { sockets: true, ..NOTHING })?;
-    if out.json {
-        out.json(&snapshot.sockets)?;
-    } else {
-        out.table(&socket_table(&snapshot.sockets, &snapshot.processes))?;
-    }
-    tell(&args.target, &snapshot, attest::Table::Sockets, snapshot.sockets.len())
-}
 
 pub(crate) fn modules(args: &TargetArg, out: &mut Output) -> anyhow::Result<Outcome> {
     let snapshot = look(args, Tables { modules: true, ..NOTHING })?;
@@ -50,7 +39,7 @@ pub(crate) fn snapshot(args: &TargetArg, out: &mut Output) -> anyhow::Result<Out
         summary(&snapshot, out)?;
         let tables = [
             ps::usual_table(&snapshot.processes),
-            socket_table(&snapshot.sockets, &snapshot.processes),
+            sockets::table(&snapshot.sockets, &snapshot.processes),
             module_table(&snapshot.modules),
             problem_table(&snapshot.problems),
         ];
@@ -70,7 +59,7 @@ pub(crate) fn snapshot(args: &TargetArg, out: &mut Output) -> anyhow::Result<Out
     Ok(Outcome::Done)
 }
 
-fn look(args: &TargetArg, tables: Tables) -> anyhow::Result<Snapshot> {
+pub(super) fn look(args: &TargetArg, tables: Tables) -> anyhow::Result<Snapshot> {
     Guest::open(&args.target)?.searching(args.scan).look(tables)
 }
 
@@ -147,38 +136,6 @@ fn summary(snapshot: &Snapshot, out: &mut Output) -> anyhow::Result<()> {
             snapshot.problems.len()
         ),
     )
-}
-
-fn socket_table(sockets: &[Socket], processes: &[Process]) -> Table {
-    let names: BTreeMap<u32, &str> =
-        processes.iter().map(|process| (process.pid, process.name.as_str())).collect();
-    let mut table = Table::new(&["PROTO", "STATE", "LOCAL", "REMOTE", ">NETNS", "PROCESSES"]);
-    for socket in sockets {
-        let holders: Vec<String> = socket
-            .processes
-            .iter()
-            .map(|pid| names.get(pid).map_or_else(|| pid.to_string(), |name| format!("{name}({pid})")))
-            .collect();
-        let (local, remote) = ends(socket);
-        table.row([
-            Cell::new(words::protocol(socket)),
-            Cell::known(socket.state.as_ref().map(words::serde_name)),
-            local,
-            remote,
-            Cell::known(socket.net_namespace),
-            if holders.is_empty() { Cell::new("-") } else { Cell::new(holders.join(",")) },
-        ]);
-    }
-    table
-}
-
-/// Local and remote end: address and port where there are, else a path.
-fn ends(socket: &Socket) -> (Cell, Cell) {
-    let local = match socket.family {
-        Family::Inet | Family::Inet6 => Cell::some(words::end(socket.local_address, socket.local_port)),
-        _ => Cell::some(socket.path.as_ref()),
-    };
-    (local, Cell::some(words::end(socket.remote_address, socket.remote_port)))
 }
 
 fn module_table(modules: &[Module]) -> Table {

@@ -95,6 +95,26 @@ fn every_table_agrees_with_the_guest() {
     let table = run(["sockets", &vm]).stdout;
     let line = table.lines().find(|line| line.contains("127.0.0.1:8080")).unwrap();
     assert!(line.contains(&format!("web({})", web.pid)), "{line}");
+    assert!(line.contains(" 0    128  127.0.0.1:8080"), "queues as ss has them: {line}");
+
+    // The same, chosen with the options of ss and with words.
+    let chosen = |args: &[&str]| -> Vec<Value> {
+        let ran = run(["sockets", &vm, "--json"].into_iter().chain(args.iter().copied()));
+        assert_eq!((ran.status, ran.stderr.as_str()), (Some(0), ""), "{args:?}: {ran:?}");
+        ran.json().as_array().unwrap().clone()
+    };
+    let one = chosen(&["-tlnp4", "sport=8000-9000", "process=we*"]);
+    let [row] = one.as_slice() else { panic!("{one:#?}") };
+    assert_eq!(
+        (&row["local_port"], &row["ownership"], &row["backlog"]),
+        (&json!(8080), &json!("process"), &json!(128))
+    );
+    assert!(chosen(&["-6"]).iter().all(|row| row["family"] == "inet6"));
+    let netlink = chosen(&["--netlink", "ownership=kernel"]);
+    assert!(!netlink.is_empty() && netlink.iter().all(|row| row["family"] == "netlink"), "{netlink:?}");
+    assert_eq!(chosen(&["ownership=nobody"]), [Value::Null; 0], "nothing hides");
+    assert!(run(["sockets", &vm, "state=open"]).error().contains("there is no state `open`"));
+
     let table = run(["modules", &vm]).stdout;
     assert!(table.lines().any(|line| line.starts_with("dummy ")), "{table}");
 

@@ -8,6 +8,8 @@ use testkit::{Activity, SocketSpec, Spawn};
 
 #[path = "../../../introspect/tests/it/equal.rs"]
 mod equal;
+#[path = "../../../introspect/tests/it/equal_sockets.rs"]
+mod equal_sockets;
 
 /// The snapshot of a guest has every row that its own `/proc` has, and no other.
 pub fn snapshot_equals_truth(host: &Host, guest: &Inner<'_>, target: &str) -> Snapshot {

@@ -4,8 +4,8 @@ use crate::client::Client;
 use attest::{LearnOptions, PrivateKey, Validity, certify};
 use daemon::{Config, Control, Daemon, Engine, Guest, Listed, LookError};
 use facts::{
-    Address, Consistency, ConsistencyMode, ExeState, Family, Hypervisor, Kernel, Namespaces, Nic, Process,
-    ProfileOrigin, ProfileSource, Snapshot, Socket, SocketState, Views, Vm, VmState,
+    Address, Consistency, ConsistencyMode, ExeState, Family, Hypervisor, Kernel, Namespaces, Nic, Ownership,
+    Process, ProfileOrigin, ProfileSource, Snapshot, Socket, SocketState, Views, Vm, VmState,
 };
 use jiff::{Timestamp, ToSpan};
 use quarantine::{Cut, Dropped, Enforce, Error, InterfaceName, Place, Policy, Status};
@@ -100,6 +100,18 @@ pub fn snapshot(vm: &Vm) -> Snapshot {
             net_namespace: Some(1),
             uid: Some(0),
             processes: vec![20],
+            ownership: Some(Ownership::Process),
+            receive_queue: Some(0),
+            send_queue: Some(128),
+            backlog: Some(128),
+            interface: None,
+            filter: None,
+            peer: None,
+            netlink: None,
+            vsock_local: None,
+            vsock_remote: None,
+            views_missing: vec![],
+            file: Some(Address(0xffff_8880_2000_0000)),
             views: vec!["tcp_hash".into()],
             sock: Address(0xffff_8880_1000_0000),
         }],

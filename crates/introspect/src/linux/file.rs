@@ -1,9 +1,10 @@
-//! Open files: ``struct files_struct`` → ``struct fdtable`` → ``struct file``, as far as they are sockets.
+//! Open files: ``struct files_struct`` → ``struct fdtable`` → ``struct file``, as far as they are sockets or lead to some.
 
 use super::layout::Resolver;
 use crate::session::{Session, member};
 use facts::ProblemKind;
 use std::collections::HashMap;
+use std::rc::Rc;
 use vmi_core::{Gva, ReadError};
 
 /// Most descriptors of one process. ``sysctl_nr_open`` allows 2^20 by default; a table that claims more is not believed.
@@ -23,10 +24,24 @@ pub(crate) struct Layout {
     socket_sk: u64,
     socket_file: u64,
     sk_socket: u64,
+    references: References,
+}
+
+/// How a ``struct file`` counts who holds it.
+#[derive(Clone, Copy, Debug)]
+enum References {
+    /// ``f_count``, the number of references.
+    Count(u64),
+    /// ``f_ref`` (6.13): one less than the number, and below zero when there is none (include/linux/file_ref.h).
+    Biased(u64),
 }
 
 impl Layout {
     pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Self {
+        let references = match resolver.optional("file", "f_ref") {
+            Some(offset) => References::Biased(offset),
+            None => References::Count(resolver.offset("file", "f_count")),
+        };
         Self {
             fdt: resolver.offset("files_struct", "fdt"),
             max_fds: resolver.offset("fdtable", "max_fds"),
@@ -37,39 +52,59 @@ impl Layout {
             socket_sk: resolver.offset("socket", "sk"),
             socket_file: resolver.offset("socket", "file"),
             sk_socket: resolver.offset("sock", "sk_socket"),
+            references,
         }
     }
 }
 
-/// Finds the ``struct sock`` behind descriptors, and remembers tables and files that processes share.
+/// What a ``struct file`` is to a search for sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lead {
+    /// A socket: its ``struct sock``.
+    Sock(Gva),
+    /// An io_uring: its ``struct io_ring_ctx``, which may hold further files.
+    Ring(Gva),
+    /// Nothing.
+    None,
+}
+
+/// Whether anybody has a reference to the ``struct file`` at `file`.
+pub(super) fn is_referenced(session: &Session<'_>, file: Gva) -> Result<bool, ReadError> {
+    let read = |offset| Ok::<_, ReadError>(session.space.u64(member(file, offset)?)?.cast_signed());
+    Ok(match session.kernel.layouts().file.references {
+        References::Count(offset) => read(offset)? > 0,
+        References::Biased(offset) => read(offset)? >= 0,
+    })
+}
+
+/// ``struct sock *`` of the socket that the ``struct file`` at `file` is of.
+pub(super) fn sock_of(session: &Session<'_>, file: Gva) -> Result<Gva, ReadError> {
+    let layout = &session.kernel.layouts().file;
+    let socket = session.space.pointer(member(file, layout.private)?)?;
+    session.space.pointer(member(socket, layout.socket_sk)?)
+}
+
+/// Finds sockets and rings behind files, and remembers tables and files that processes share.
 #[derive(Debug, Default)]
-pub(crate) struct SocketFiles {
-    tables: HashMap<Gva, Vec<Gva>>,
-    files: HashMap<Gva, Option<Gva>>,
+pub(super) struct Files {
+    tables: HashMap<Gva, Rc<[Lead]>>,
+    files: HashMap<Gva, Lead>,
     open: usize,
 }
 
-impl SocketFiles {
-    /// ``struct sock *`` of all sockets in the ``struct files_struct *`` at `files`.
-    pub(crate) fn socks(&mut self, session: &Session<'_>, files: Gva) -> Result<Vec<Gva>, ReadError> {
-        if files.is_null() {
-            return Ok(Vec::new());
-        }
+impl Files {
+    /// Where the descriptors in the ``struct files_struct *`` at `files` lead.
+    pub(super) fn of_table(&mut self, session: &Session<'_>, files: Gva) -> Result<Rc<[Lead]>, ReadError> {
         if let Some(known) = self.tables.get(&files) {
-            return Ok(known.clone());
+            return Ok(Rc::clone(known));
         }
-        let socks = match self.read_table(session, files) {
-            Ok(socks) => socks,
-            Err(error) => {
-                session.unreadable("files_struct", files, error)?;
-                Vec::new()
-            }
-        };
-        self.tables.insert(files, socks.clone());
-        Ok(socks)
+        let read = self.read_table(session, files);
+        let leads: Rc<[Lead]> = session.known("files_struct", files, read)?.unwrap_or_default().into();
+        self.tables.insert(files, Rc::clone(&leads));
+        Ok(leads)
     }
 
-    fn read_table(&mut self, session: &Session<'_>, files: Gva) -> Result<Vec<Gva>, ReadError> {
+    fn read_table(&mut self, session: &Session<'_>, files: Gva) -> Result<Vec<Lead>, ReadError> {
         let layout = &session.kernel.layouts().file;
         let space = &session.space;
         let fdt = space.pointer(member(files, layout.fdt)?)?;
@@ -84,7 +119,7 @@ impl SocketFiles {
         }
         let fd = space.pointer(member(fdt, layout.fd)?)?;
         let open_fds = space.pointer(member(fdt, layout.open_fds)?)?;
-        let mut socks = Vec::new();
+        let mut leads = Vec::new();
         for word in 0..u64::from(max_fds.div_ceil(64)) {
             let at = open_fds.element(word, 8).ok_or(ReadError::NotAnAddress { at: open_fds, len: 8 })?;
             let mut bits = space.u64(at)?;
@@ -98,38 +133,44 @@ impl SocketFiles {
                         format_args!("files_struct {files}"),
                         format_args!("More than {OPEN_MAX} open descriptors in the guest."),
                     );
-                    return Ok(socks);
+                    return Ok(leads);
                 }
                 let at = fd.element(number, 8).ok_or(ReadError::NotAnAddress { at: fd, len: 8 })?;
                 let file = space.pointer(at)?;
                 // A descriptor that is reserved and not yet installed has its bit set and no file.
                 if !file.is_null() {
-                    socks.extend(self.sock_of(session, file)?);
+                    leads.push(self.lead(session, file)?);
                 }
             }
         }
-        Ok(socks)
+        leads.retain(|lead| *lead != Lead::None);
+        Ok(leads)
     }
 
-    fn sock_of(&mut self, session: &Session<'_>, file: Gva) -> Result<Option<Gva>, ReadError> {
+    /// What the ``struct file`` at `file` is.
+    pub(super) fn lead(&mut self, session: &Session<'_>, file: Gva) -> Result<Lead, ReadError> {
         if let Some(known) = self.files.get(&file) {
             return Ok(*known);
         }
         let layout = &session.kernel.layouts().file;
         let read = || {
-            let operations = session.space.pointer(member(file, layout.operations)?)?;
-            match session.kernel.symbol("socket_file_ops") {
-                Some(of_sockets) if operations != of_sockets => return Ok(None),
-                Some(_) => {}
-                None => return sock_by_its_links(session, file),
+            let operations = Some(session.space.pointer(member(file, layout.operations)?)?);
+            let sk = match session.kernel.symbol("socket_file_ops") {
+                Some(of_sockets) if operations == Some(of_sockets) => Some(sock_of(session, file)?),
+                Some(_) => None,
+                None => sock_by_its_links(session, file)?,
+            };
+            if let Some(sk) = sk {
+                return Ok(if sk.is_null() { Lead::None } else { Lead::Sock(sk) });
             }
-            let socket = session.space.pointer(member(file, layout.private)?)?;
-            let sk = session.space.pointer(member(socket, layout.socket_sk)?)?;
-            Ok(Some(sk).filter(|sk| !sk.is_null()))
+            if operations == session.kernel.symbol("io_uring_fops") {
+                return session.space.pointer(member(file, layout.private)?).map(Lead::Ring);
+            }
+            Ok(Lead::None)
         };
-        let sock = session.known("file", file, read())?.flatten();
-        self.files.insert(file, sock);
-        Ok(sock)
+        let lead = session.known("file", file, read())?.unwrap_or(Lead::None);
+        self.files.insert(file, lead);
+        Ok(lead)
     }
 }
 

@@ -1,23 +1,31 @@
-//! Sockets of all families and network namespaces, from two independent views.
+//! Sockets of all families and network namespaces, from independent views.
 //!
-//! *file_table*: what the descriptors of processes lead to, which also says who owns a socket. *hash_table*: where the
-//! protocols keep their sockets to find them for incoming packets. A socket that only the second knows has no owner any
-//! more (time-wait, a request, a closing connection) or never had one (the kernel's own); one that only the first knows
-//! is not bound to anything yet.
+//! *file_table*: what descriptors, rings and messages lead to, which also says who owns a socket. *hash_table*: where the
+//! protocols keep their sockets to find them for incoming packets. (UDP has a second one, *address_table*.) Each knows sockets that the other cannot: one without a
+//! process (time-wait, a request, a closing connection, the kernel's own) and one that is not bound to anything. What one
+//! of them must have and has not, also after a second look at everything, is in [`Socket::views_missing`].
 
+use super::holder::{self, Holders};
 use super::layout::Resolver;
+use super::sock::{Claim, Sock};
 use super::task::Seen;
-use super::{file, list, namespace, netlink, raw, sock, tcp, udp, unix};
+use super::{
+    device, filter, inet, io_uring, list, namespace, netlink, packet, raw, scm, sock, tcp, udp, unix, vsock,
+    xdp,
+};
 use crate::session::{Session, member};
-use facts::{ProblemKind, Socket};
+use facts::{Family, Ownership, ProblemKind, Socket, SocketPeer, SocketState};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use vmi_core::{Gva, ReadError};
 
 /// Names of the views in [`Socket::views`].
 const FILE_TABLE: &str = "file_table";
 const HASH_TABLE: &str = "hash_table";
+const ADDRESS_TABLE: &str = "address_table";
 /// Most sockets of one look.
 const SOCKETS_MAX: usize = 4 << 20;
+/// How often everything is looked at again for the sake of sockets that a view lacks.
+const SECOND_LOOKS: u32 = 2;
 
 /// Offsets in bytes, for this file and all families.
 #[derive(Clone, Debug)]
@@ -25,33 +33,187 @@ pub(crate) struct Layout {
     list: u64,
     ns: u64,
     pub(super) sock: sock::Layout,
+    pub(super) inet: inet::Layout,
     pub(super) tcp: tcp::Layout,
     pub(super) udp: udp::Layout,
     pub(super) raw: raw::Layout,
     pub(super) unix: unix::Layout,
     pub(super) netlink: netlink::Layout,
+    pub(super) packet: packet::Layout,
+    pub(super) xdp: xdp::Layout,
+    pub(super) vsock: Option<vsock::Layout>,
+    pub(super) filter: filter::Layout,
+    pub(super) device: device::Layout,
+    pub(super) holder: holder::Layout,
+    pub(super) scm: scm::Layout,
+    pub(super) io_uring: Option<io_uring::Layout>,
 }
 
 impl Layout {
     pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Self {
+        let inet = inet::Layout::resolve(resolver);
         Self {
             list: resolver.offset("net", "list"),
             ns: resolver.offset("net", "ns"),
-            sock: sock::Layout::resolve(resolver),
+            sock: sock::Layout::resolve(resolver, &inet),
+            inet,
             tcp: tcp::Layout::resolve(resolver),
             udp: udp::Layout::resolve(resolver),
             raw: raw::Layout::resolve(resolver),
             unix: unix::Layout::resolve(resolver),
             netlink: netlink::Layout::resolve(resolver),
+            packet: packet::Layout::resolve(resolver),
+            xdp: xdp::Layout::resolve(resolver),
+            vsock: vsock::Layout::resolve(resolver),
+            filter: filter::Layout::resolve(resolver),
+            device: device::Layout::resolve(resolver),
+            holder: holder::Layout::resolve(resolver),
+            scm: scm::Layout::resolve(resolver),
+            io_uring: io_uring::Layout::resolve(resolver),
         }
     }
 }
 
+/// A table in which a protocol keeps its sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Table {
+    Tcp,
+    Udp,
+    Raw,
+    Ping,
+    Unix,
+    Netlink,
+    Packet,
+    Xdp,
+}
+
+/// The sockets of all tables.
 #[derive(Debug, Default)]
-struct Entry {
-    in_files: bool,
-    in_hash: bool,
-    owners: BTreeSet<u32>,
+struct Hashed {
+    socks: BTreeSet<Gva>,
+    unix: Vec<Gva>,
+    /// The second table of UDP; `None` when it was not read from end to end, or is not known.
+    addressed: Option<BTreeSet<Gva>>,
+    /// Tables that are known and were read from end to end: a socket that is not in one of these is not there.
+    whole: Vec<Table>,
+}
+
+impl Hashed {
+    fn read(session: &Session<'_>, namespaces: &[Gva]) -> Result<Self, ReadError> {
+        let mut hashed = Self::default();
+        hashed.add(session, Table::Tcp, || tcp::socks(session, namespaces))?;
+        hashed.add(session, Table::Udp, || udp::socks(session, namespaces, udp::Index::Port))?;
+        hashed.add(session, Table::Raw, || raw::socks(session))?;
+        hashed.add(session, Table::Ping, || raw::ping_socks(session))?;
+        hashed.add(session, Table::Unix, || unix::socks(session, namespaces))?;
+        hashed.add(session, Table::Netlink, || netlink::socks(session))?;
+        hashed.add(session, Table::Packet, || packet::socks(session, namespaces))?;
+        hashed.add(session, Table::Xdp, || xdp::socks(session, namespaces))?;
+        let problems = session.problems_met();
+        let addressed = udp::socks(session, namespaces, udp::Index::Address)?;
+        hashed.addressed =
+            addressed.filter(|_| session.problems_met() == problems).map(|socks| socks.into_iter().collect());
+        Ok(hashed)
+    }
+
+    fn add(
+        &mut self,
+        session: &Session<'_>,
+        table: Table,
+        read: impl FnOnce() -> Result<Option<Vec<Gva>>, ReadError>,
+    ) -> Result<(), ReadError> {
+        let problems = session.problems_met();
+        let Some(socks) = read()? else { return Ok(()) };
+        if session.problems_met() == problems {
+            self.whole.push(table);
+        }
+        if table == Table::Unix {
+            self.unix.clone_from(&socks);
+        }
+        self.socks.extend(socks);
+        Ok(())
+    }
+}
+
+/// The table that a socket of this kind and state must be in. `None`: it need not be in any that is known here.
+fn table_of(socket: &Socket) -> Option<Table> {
+    let bound = socket.local_port.is_some_and(|port| port != 0);
+    match (socket.family, socket.kind.as_deref()?, socket.protocol.as_deref()) {
+        (Family::Inet | Family::Inet6, "raw", _) => Some(Table::Raw),
+        (Family::Inet | Family::Inet6, "stream", Some("tcp")) => {
+            (socket.state? != SocketState::Close).then_some(Table::Tcp)
+        }
+        (Family::Inet | Family::Inet6, "dgram", Some("udp" | "udplite")) => bound.then_some(Table::Udp),
+        (Family::Inet | Family::Inet6, "dgram", Some("icmp" | "icmpv6")) => bound.then_some(Table::Ping),
+        (Family::Unix, ..) => Some(Table::Unix),
+        (Family::Netlink, ..) => (socket.netlink.as_ref()?.port != 0).then_some(Table::Netlink),
+        (Family::Packet, ..) => Some(Table::Packet),
+        (Family::Xdp, ..) => Some(Table::Xdp),
+        _ => None,
+    }
+}
+
+/// Both views at about one moment.
+struct Views {
+    hashed: Hashed,
+    holders: Holders,
+}
+
+impl Views {
+    fn all(&self) -> BTreeSet<Gva> {
+        let addressed = self.hashed.addressed.iter().flatten();
+        self.hashed.socks.iter().chain(self.holders.of_sock.keys()).chain(addressed).copied().collect()
+    }
+
+    /// Fills in what the views say about a socket that was read: who holds it, and which views it is and should be in.
+    fn place(&self, sk: Gva, read: &Sock, socket: &mut Socket) {
+        let held = self.holders.of_sock.get(&sk).or(match read.claim {
+            Claim::Lent(owner) => self.holders.of_sock.get(&owner),
+            _ => None,
+        });
+        let in_hash = self.hashed.socks.contains(&sk);
+        socket.processes = held.map(|held| held.pids.iter().copied().collect()).unwrap_or_default();
+        socket.ownership = match (held, read.claim) {
+            (Some(held), _) => Some(held.ownership),
+            (None, Claim::TimeWait) => Some(Ownership::TimeWait),
+            (None, Claim::Request) => Some(Ownership::Request),
+            (None, Claim::Closed) => Some(Ownership::Orphan),
+            (None, Claim::Pending) => Some(Ownership::Pending),
+            (None, Claim::Kernel) => Some(Ownership::Kernel),
+            (None, Claim::Mapped) => Some(Ownership::Mapping),
+            (None, Claim::Held | Claim::Lent(_)) => self.holders.complete.then_some(Ownership::Nobody),
+        };
+        let names = |views: [(bool, &str); 3]| {
+            views.into_iter().filter(|(seen, _)| *seen).map(|(_, view)| view.to_owned()).collect()
+        };
+        let addressed = self.hashed.addressed.as_ref().map(|socks| socks.contains(&sk));
+        socket.views = names([
+            (held.is_some(), FILE_TABLE),
+            (in_hash, HASH_TABLE),
+            (addressed == Some(true), ADDRESS_TABLE),
+        ]);
+        let table = table_of(socket);
+        // A socket that is on its way out is in some of its protocol's tables; one that is held, or in any of them, in all.
+        let alive = matches!(read.claim, Claim::Held | Claim::Mapped | Claim::Kernel);
+        let must = table.is_some_and(|table| self.hashed.whole.contains(&table));
+        socket.views_missing = names([
+            (socket.ownership == Some(Ownership::Nobody), FILE_TABLE),
+            (!in_hash && alive && must, HASH_TABLE),
+            (addressed == Some(false) && alive && table == Some(Table::Udp), ADDRESS_TABLE),
+        ]);
+        if socket.family == Family::Unix
+            && let Some(queue) = self.holders.queues.get(&sk)
+        {
+            socket.receive_queue = Some(match (socket.state, socket.kind.as_deref()) {
+                (Some(SocketState::Listen), _) => u64::from(queue.buffers),
+                (_, Some("dgram")) => queue.first,
+                _ => queue.unread,
+            });
+            if let Some(backlog) = socket.backlog {
+                socket.send_queue = Some(u64::from(backlog));
+            }
+        }
+    }
 }
 
 /// Adds all sockets of the guest whose processes are `processes`.
@@ -60,65 +222,135 @@ pub(crate) fn sockets(
     processes: &[Seen],
     sockets: &mut Vec<Socket>,
 ) -> Result<(), ReadError> {
-    let mut entries: BTreeMap<Gva, Entry> = BTreeMap::new();
-
-    let mut files = file::SocketFiles::default();
-    for process in processes {
-        for sk in files.socks(session, process.files)? {
-            let entry = entries.entry(sk).or_default();
-            entry.in_files = true;
-            entry.owners.insert(process.facts.pid);
-        }
-    }
-
-    let namespaces = namespaces(session)?;
-    let mut hashed = tcp::socks(session, &namespaces)?;
-    hashed.append(&mut udp::socks(session, &namespaces)?);
-    hashed.append(&mut raw::socks(session, &namespaces)?);
-    hashed.append(&mut unix::socks(session, &namespaces)?);
-    hashed.append(&mut netlink::socks(session)?);
-    for sk in hashed {
-        entries.entry(sk).or_default().in_hash = true;
-    }
-    if entries.len() > SOCKETS_MAX {
+    let hashed = Hashed::read(session, &namespaces(session)?)?;
+    let holders = Holders::find(session, &holder::tables(session, processes)?, &hashed.unix)?;
+    let views = Views { hashed, holders };
+    let all = views.all();
+    if all.len() > SOCKETS_MAX {
         session.problem(
             ProblemKind::Budget,
             "sockets",
-            format_args!("The guest has {}, of which {SOCKETS_MAX} are listed.", entries.len()),
+            format_args!("The guest has {}, of which {SOCKETS_MAX} are listed.", all.len()),
         );
     }
+    let mut walk = Walk::new(session);
+    for sk in all.into_iter().take(SOCKETS_MAX) {
+        walk.read(sk, &views)?;
+    }
+    for _ in 0..SECOND_LOOKS {
+        let suspects = walk.suspects();
+        if suspects.is_empty() {
+            break;
+        }
+        session.space.forget();
+        let hashed = Hashed::read(session, &namespaces(session)?)?;
+        let holders = Holders::find(session, &holder::tables_now(session, processes)?, &hashed.unix)?;
+        let views = Views { hashed, holders };
+        let all = views.all();
+        for sk in suspects {
+            walk.sockets.remove(&sk);
+            if all.contains(&sk) {
+                walk.read(sk, &views)?;
+            }
+        }
+    }
+    sockets.append(&mut walk.finish());
+    Ok(())
+}
 
-    let mut inodes: HashMap<Gva, Option<u32>> = HashMap::new();
-    for (sk, entry) in entries.into_iter().take(SOCKETS_MAX) {
+/// The sockets that were read so far.
+struct Walk<'s, 'a> {
+    session: &'s Session<'a>,
+    namespaces: HashMap<Gva, Option<u32>>,
+    interfaces: device::Interfaces,
+    peers: HashMap<Gva, Gva>,
+    sockets: BTreeMap<Gva, Socket>,
+}
+
+impl<'s, 'a> Walk<'s, 'a> {
+    fn new(session: &'s Session<'a>) -> Self {
+        Self {
+            session,
+            namespaces: HashMap::new(),
+            interfaces: device::Interfaces::default(),
+            peers: HashMap::new(),
+            sockets: BTreeMap::new(),
+        }
+    }
+
+    fn read(&mut self, sk: Gva, views: &Views) -> Result<(), ReadError> {
+        let session = self.session;
         let read = match sock::read(session, sk) {
             Ok(Some(read)) => read,
             Ok(None) => {
                 session.torn();
-                continue;
+                return Ok(());
             }
-            Err(error) => {
-                session.unreadable("sock", sk, error)?;
-                continue;
-            }
+            Err(error) => return session.unreadable("sock", sk, error),
         };
-        let mut socket = read.facts;
-        socket.net_namespace = match inodes.get(&read.net) {
+        let mut socket = read.facts.clone();
+        socket.net_namespace = match self.namespaces.get(&read.net) {
             Some(known) => *known,
             None => {
                 let inode = namespace::inode(session, read.net, session.kernel.layouts().net.ns)?;
-                inodes.insert(read.net, inode);
+                self.namespaces.insert(read.net, inode);
                 inode
             }
         };
-        socket.processes = entry.owners.into_iter().collect();
-        socket.views = [(entry.in_files, FILE_TABLE), (entry.in_hash, HASH_TABLE)]
-            .into_iter()
-            .filter(|(seen, _)| *seen)
-            .map(|(_, view)| view.to_owned())
-            .collect();
-        sockets.push(socket);
+        if read.interface != 0 {
+            socket.interface = Some(self.interfaces.get(session, read.net, read.interface)?);
+        }
+        if let Some(peer) = read.peer {
+            self.peers.insert(sk, peer);
+        }
+        views.place(sk, &read, &mut socket);
+        self.sockets.insert(sk, socket);
+        Ok(())
     }
-    Ok(())
+
+    /// Sockets that a view lacks.
+    fn suspects(&self) -> Vec<Gva> {
+        self.sockets
+            .iter()
+            .filter(|(_, socket)| !socket.views_missing.is_empty())
+            .map(|(sk, _)| *sk)
+            .collect()
+    }
+
+    fn finish(mut self) -> Vec<Socket> {
+        for (sk, peer) in &self.peers {
+            let end = match self.sockets.get(peer) {
+                Some(end) => (end.inode, end.processes.clone()),
+                None => (None, Vec::new()),
+            };
+            if let Some(socket) = self.sockets.get_mut(sk) {
+                let (inode, processes) = end;
+                socket.peer = Some(SocketPeer { inode, processes, sock: facts::Address(peer.0) });
+            }
+        }
+        lend_owners(&mut self.sockets);
+        self.sockets.into_values().collect()
+    }
+}
+
+/// A subflow of MPTCP is a TCP socket without a file that carries the inode number of the socket it belongs to
+/// (``mptcp_subflow_create_socket()``, net/mptcp/subflow.c), and is that socket's owner's.
+fn lend_owners(sockets: &mut BTreeMap<Gva, Socket>) {
+    let mptcp = |socket: &&Socket| socket.protocol.as_deref() == Some("mptcp");
+    let lent: HashMap<u64, (Vec<u32>, Option<Ownership>)> = sockets
+        .values()
+        .filter(mptcp)
+        .filter_map(|socket| Some((socket.inode?, (socket.processes.clone(), socket.ownership))))
+        .collect();
+    if lent.is_empty() {
+        return;
+    }
+    for socket in sockets.values_mut().filter(|socket| socket.ownership == Some(Ownership::Kernel)) {
+        if let Some((processes, ownership)) = socket.inode.and_then(|inode| lent.get(&inode)) {
+            socket.processes.clone_from(processes);
+            socket.ownership = *ownership;
+        }
+    }
 }
 
 /// The order of the table: by namespace, family, protocol and address; stable for the same guest.

@@ -3,7 +3,7 @@
 use super::layout::Resolver;
 use super::net::pointer;
 use crate::session::{Session, member};
-use facts::ProblemKind;
+use facts::{NetlinkAddress, ProblemKind};
 use std::collections::HashSet;
 use vmi_core::{Gva, ReadError};
 
@@ -13,6 +13,8 @@ const PROTOCOLS: u64 = 32;
 const BUCKETS_MAX: u32 = 1 << 22;
 /// Buckets that are read at once.
 const CHUNK: u32 = 1024;
+/// Most multicast groups of one protocol; generic netlink has the most, a few hundred.
+const GROUPS_MAX: u32 = 1 << 16;
 /// Most sockets in all tables.
 const SOCKETS_MAX: usize = 1 << 20;
 
@@ -25,6 +27,9 @@ pub(crate) struct Layout {
     nest: u64,
     buckets: u64,
     node: u64,
+    port: u64,
+    group_count: u64,
+    groups: u64,
 }
 
 impl Layout {
@@ -36,19 +41,22 @@ impl Layout {
             nest: resolver.offset("bucket_table", "nest"),
             buckets: resolver.offset("bucket_table", "buckets"),
             node: resolver.offset("netlink_sock", "node"),
+            port: resolver.offset("netlink_sock", "portid"),
+            group_count: resolver.offset("netlink_sock", "ngroups"),
+            groups: resolver.offset("netlink_sock", "groups"),
         }
     }
 }
 
-/// All netlink socks that have an address, the kernel's own included.
-pub(crate) fn socks(session: &Session<'_>) -> Result<Vec<Gva>, ReadError> {
+/// All netlink socks that have an address, the kernel's own included. `None`: this kernel's tables are not known.
+pub(crate) fn socks(session: &Session<'_>) -> Result<Option<Vec<Gva>>, ReadError> {
     let layout = &session.kernel.layouts().net.netlink;
     let Some(symbol) = session.kernel.symbol("nl_table") else {
         session.problem(ProblemKind::Profile, "nl_table", "The kernel has no such symbol.");
-        return Ok(Vec::new());
+        return Ok(None);
     };
     let Some(tables) = session.known("nl_table", symbol, session.space.pointer(symbol))? else {
-        return Ok(Vec::new());
+        return Ok(None);
     };
     let mut socks = Vec::new();
     for protocol in 0..PROTOCOLS {
@@ -58,7 +66,33 @@ pub(crate) fn socks(session: &Session<'_>) -> Result<Vec<Gva>, ReadError> {
             socks.extend(node.checked_sub(layout.node));
         }
     }
-    Ok(socks)
+    Ok(Some(socks))
+}
+
+/// What the ``struct netlink_sock *`` at `sk` is bound to.
+pub(super) fn address(session: &Session<'_>, sk: Gva) -> Result<NetlinkAddress, ReadError> {
+    let layout = &session.kernel.layouts().net.netlink;
+    let space = &session.space;
+    let port = space.u32(member(sk, layout.port)?)?;
+    let count = space.u32(member(sk, layout.group_count)?)?;
+    let bitmap = pointer(session, sk, layout.groups)?;
+    let mut groups = Vec::new();
+    if !bitmap.is_null() && count > 0 {
+        if count > GROUPS_MAX {
+            session.problem(
+                ProblemKind::Implausible,
+                format_args!("netlink_sock {sk}"),
+                format_args!("It claims {count} groups."),
+            );
+            return Ok(NetlinkAddress { port, groups });
+        }
+        // Longs, least significant bit first: on this machine the same as bytes.
+        let bytes = space.bytes(bitmap, usize::try_from(count.div_ceil(8)).unwrap_or(0))?;
+        groups.extend((1..=count).zip(0..).filter_map(|(group, bit): (u32, usize)| {
+            (bytes.get(bit / 8)? >> (bit % 8) & 1 == 1).then_some(group)
+        }));
+    }
+    Ok(NetlinkAddress { port, groups })
 }
 
 /// Nodes of a ``struct bucket_table``, each once. Chains link forwards only, so what was seen is remembered.

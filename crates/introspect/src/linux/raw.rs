@@ -1,4 +1,4 @@
-//! Sockets that see packets before any protocol does: IP raw sockets and packet sockets (`AF_PACKET`).
+//! Sockets without ports, which IP hands all packets of a protocol to: raw sockets, and the ``ping`` sockets of ICMP.
 
 use super::layout::Resolver;
 use super::list::{self, HashTable};
@@ -11,53 +11,70 @@ use vmi_core::{Gva, ReadError};
 /// Bytes of a bucket: ``struct hlist_head`` or ``struct hlist_nulls_head``, one pointer either way.
 const BUCKET: u64 = 8;
 
+/// Where an array of buckets is in its table: bytes, and number.
+type Buckets = (u64, u64);
+
 /// Offsets in bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
-    table: u64,
-    count: u64,
+    raw: Buckets,
     /// Whether the kernel has IPv6.
     ipv6: bool,
-    /// ``net->packet.sklist``; absent without `CONFIG_PACKET`.
-    packets: Option<u64>,
+    /// `None`: no table of this shape.
+    ping: Option<Buckets>,
 }
 
 impl Layout {
     pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Self {
-        let table = resolver.profile().field("raw_hashinfo", "ht").ok();
-        let (table, count) = match table.map(|field| (field.offset, field.kind)) {
-            Some((offset, FieldKind::Array { count, .. })) => (offset, count),
-            _ => {
-                resolver.lacks("raw_hashinfo.ht as an array".to_owned());
-                (0, 0)
+        let buckets = |resolver: &Resolver<'_>, table: &str, member: &str| {
+            let field = resolver.profile().field(table, member).ok()?;
+            match field.kind {
+                FieldKind::Array { count, .. } => Some((field.offset, count)),
+                _ => None,
             }
         };
+        let raw = buckets(resolver, "raw_hashinfo", "ht").unwrap_or_else(|| {
+            resolver.lacks("raw_hashinfo.ht as an array".to_owned());
+            (0, 0)
+        });
         Self {
-            table,
-            count,
+            raw,
             ipv6: resolver.optional("net", "ipv6").is_some(),
-            packets: resolver.optional("net", "packet.sklist"),
+            ping: buckets(resolver, "ping_table", "hash"),
         }
     }
 }
 
-/// All raw socks, and the packet socks of all namespaces.
-pub(crate) fn socks(session: &Session<'_>, namespaces: &[Gva]) -> Result<Vec<Gva>, ReadError> {
+/// All raw socks. `None`: this kernel's tables are not known.
+pub(crate) fn socks(session: &Session<'_>) -> Result<Option<Vec<Gva>>, ReadError> {
     let layout = &session.kernel.layouts().net.raw;
-    let mut nodes = Vec::new();
     for (symbol, expected) in [("raw_v4_hashinfo", true), ("raw_v6_hashinfo", layout.ipv6)] {
-        if let Some(at) = session.kernel.symbol(symbol) {
-            let table =
-                HashTable { base: member(at, layout.table)?, count: layout.count, stride: BUCKET, head: 0 };
-            nodes.append(&mut list::hash_table(session, "raw hash table", table)?);
-        } else if expected {
+        if expected && session.kernel.symbol(symbol).is_none() {
             session.problem(ProblemKind::Profile, symbol, "The kernel has no such symbol.");
         }
     }
-    if let Some(offset) = layout.packets {
-        for namespace in namespaces {
-            nodes.append(&mut list::hlist(session, "packet socket list", member(*namespace, offset)?)?);
-        }
+    of_symbols(session, "raw hash table", &["raw_v4_hashinfo", "raw_v6_hashinfo"], layout.raw)
+}
+
+/// All bound ping socks. `None`: this kernel's table is not known.
+pub(crate) fn ping_socks(session: &Session<'_>) -> Result<Option<Vec<Gva>>, ReadError> {
+    match session.kernel.layouts().net.raw.ping {
+        Some(buckets) => of_symbols(session, "ping hash table", &["ping_table"], buckets),
+        None => Ok(None),
     }
-    Ok(socks_of_nodes(session, nodes))
+}
+
+fn of_symbols(
+    session: &Session<'_>,
+    what: &str,
+    symbols: &[&str],
+    (offset, count): Buckets,
+) -> Result<Option<Vec<Gva>>, ReadError> {
+    let mut socks = None;
+    for at in symbols.iter().filter_map(|symbol| session.kernel.symbol(symbol)) {
+        let table = HashTable { base: member(at, offset)?, count, stride: BUCKET, head: 0 };
+        let nodes = list::hash_table(session, what, table)?;
+        socks.get_or_insert_with(Vec::new).append(&mut socks_of_nodes(session, nodes));
+    }
+    Ok(socks)
 }

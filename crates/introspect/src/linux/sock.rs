@@ -1,19 +1,25 @@
-//! One ``struct sock``: what all families have in common, and the addresses of the internet ones.
+//! One ``struct sock``: what all families have in common, and what it says about who keeps it.
 //!
 //! Time-wait and request socks share only their first part, ``struct sock_common``, with a full ``struct sock``
 //! (include/net/sock.h); reading further would read somebody else's memory. They are told by their state.
 
 use super::layout::Resolver;
-use super::{netlink, unix};
+use super::object::{Object, span};
+use super::{file, filter, inet, netlink, packet, unix, vsock};
 use crate::session::{Session, member};
 use facts::{Address, Family, ProblemKind, Socket, SocketState};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use vmi_core::{Gva, ReadError};
 
 /// ``TCP_TIME_WAIT``, include/net/tcp_states.h.
 const TIME_WAIT: u8 = 6;
 /// ``TCP_NEW_SYN_RECV``, include/net/tcp_states.h: a request sock.
 const NEW_SYN_RECV: u8 = 12;
+/// ``SOCK_DEAD``, ``enum sock_flags`` in include/net/sock.h: its process has closed it.
+const DEAD: u64 = 1;
+/// Flags in the low bits of ``sk_user_data``, and the one that says that a BPF map has the socket (``SK_USER_DATA_PSOCK``,
+/// include/linux/skmsg.h): its process keeps it all the same.
+const USER_DATA_FLAGS: u64 = 7;
+const USER_DATA_PSOCK: u64 = 4;
 
 /// Offsets in bytes.
 #[derive(Clone, Debug)]
@@ -23,58 +29,104 @@ pub(crate) struct Layout {
     state: u64,
     num: u64,
     dport: u64,
-    daddr: u64,
-    rcv_saddr: u64,
-    v6_daddr: Option<u64>,
-    v6_rcv_saddr: Option<u64>,
+    flags: u64,
+    interface: u64,
     net: u64,
     kind: u64,
     protocol: u64,
     socket: u64,
     uid: u64,
+    user_data: u64,
+    filter: u64,
+    received: u64,
+    sent: u64,
+    waiting: u64,
+    backlog: u64,
+    /// Bytes of the first part, and of a full sock as far as it is read at once.
+    common_size: u64,
+    size: u64,
     alloc_socket: u64,
     alloc_inode: u64,
+    socket_file: u64,
     inode_number: u64,
     timewait_substate: u64,
-    packet_num: Option<u64>,
 }
 
 impl Layout {
-    pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Self {
+    pub(crate) fn resolve(resolver: &mut Resolver<'_>, inet: &inet::Layout) -> Self {
         let node = resolver.offset("sock_common", "skc_node");
         if resolver.offset("sock_common", "skc_nulls_node") != node {
             resolver.lacks("sock_common with skc_node and skc_nulls_node in one place".to_owned());
         }
-        Self {
+        let mut layout = Self {
             node,
             family: resolver.offset("sock_common", "skc_family"),
             state: resolver.offset("sock_common", "skc_state"),
             num: resolver.offset("sock_common", "skc_num"),
             dport: resolver.offset("sock_common", "skc_dport"),
-            daddr: resolver.offset("sock_common", "skc_daddr"),
-            rcv_saddr: resolver.offset("sock_common", "skc_rcv_saddr"),
-            v6_daddr: resolver.optional("sock_common", "skc_v6_daddr"),
-            v6_rcv_saddr: resolver.optional("sock_common", "skc_v6_rcv_saddr"),
+            flags: resolver.offset("sock_common", "skc_flags"),
+            interface: resolver.offset("sock_common", "skc_bound_dev_if"),
             net: resolver.offset("sock_common", "skc_net.net"),
             kind: resolver.offset("sock", "sk_type"),
             protocol: resolver.offset("sock", "sk_protocol"),
             socket: resolver.offset("sock", "sk_socket"),
             uid: resolver.offset("sock", "sk_uid"),
+            user_data: resolver.offset("sock", "sk_user_data"),
+            filter: resolver.offset("sock", "sk_filter"),
+            received: resolver.offset("sock", "sk_backlog.rmem_alloc"),
+            sent: resolver.offset("sock", "sk_wmem_alloc"),
+            waiting: resolver.offset("sock", "sk_ack_backlog"),
+            backlog: resolver.offset("sock", "sk_max_ack_backlog"),
+            common_size: 0,
+            size: 0,
             alloc_socket: resolver.offset("socket_alloc", "socket"),
             alloc_inode: resolver.offset("socket_alloc", "vfs_inode"),
+            socket_file: resolver.offset("socket", "file"),
             inode_number: resolver.offset("inode", "i_ino"),
             timewait_substate: resolver.offset("inet_timewait_sock", "tw_substate"),
-            packet_num: resolver.optional("packet_sock", "num"),
-        }
+        };
+        let Layout { family, state, num, dport, flags, interface, net, .. } = layout;
+        let common = span(&[family, state, num, dport, flags, interface, net]).max(span(&inet.in_common()));
+        let Layout {
+            kind, protocol, socket, uid, user_data, filter, received, sent, waiting, backlog, ..
+        } = layout;
+        let full = [kind, protocol, socket, uid, user_data, filter, received, sent, waiting, backlog];
+        layout.common_size = common;
+        layout.size = span(&full).max(common);
+        layout
     }
 }
 
-/// A socket and the network namespace object it belongs to.
+/// A socket, the network namespace object it belongs to, and what says who should hold it.
 #[derive(Debug)]
 pub(crate) struct Sock {
     pub(crate) facts: Socket,
     /// ``struct net *``.
     pub(crate) net: Gva,
+    /// Index of the only interface it is bound to; 0: none.
+    pub(crate) interface: u32,
+    /// Unix: ``struct sock *`` of its peer.
+    pub(crate) peer: Option<Gva>,
+    pub(crate) claim: Claim,
+}
+
+/// What a sock says about who keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    TimeWait,
+    Request,
+    /// Its process has closed it.
+    Closed,
+    /// It has no process yet.
+    Pending,
+    /// No file was made for it, or a part of the kernel uses it.
+    Kernel,
+    /// It works for another ``struct sock``, whose file it has (a subflow of MPTCP, the TCP below SMC).
+    Lent(Gva),
+    /// Somebody has its file, if only as a mapping of its ring.
+    Mapped,
+    /// Somebody has its file.
+    Held,
 }
 
 /// The first part, which every kind has.
@@ -87,12 +139,40 @@ struct Common {
     net: Gva,
 }
 
+impl Common {
+    fn of(object: &Object, layout: &Layout) -> Result<Self, ReadError> {
+        Ok(Self {
+            family: object.u16(layout.family)?,
+            state: object.u8(layout.state)?,
+            num: object.u16(layout.num)?,
+            // __be16
+            dport: object.u16(layout.dport)?.swap_bytes(),
+            net: object.pointer(layout.net)?,
+        })
+    }
+
+    /// Whether it is all there is of this sock.
+    fn is_mini(&self) -> bool {
+        matches!(family(self.family), Family::Inet | Family::Inet6)
+            && matches!(self.state, TIME_WAIT | NEW_SYN_RECV)
+    }
+}
+
+/// ``skc_family`` of the ``struct sock *`` at `sk`.
+pub(super) fn family_of(session: &Session<'_>, sk: Gva) -> Result<u16, ReadError> {
+    session.space.u16(member(sk, session.kernel.layouts().net.sock.family)?)
+}
+
 /// Reads the ``struct sock *`` at `sk`. `Ok(None)`: it was freed or reused, twice, while it was read.
 pub(crate) fn read(session: &Session<'_>, sk: Gva) -> Result<Option<Sock>, ReadError> {
+    let layout = &session.kernel.layouts().net.sock;
     for _ in 0..2 {
-        let before = common(session, sk)?;
-        let sock = decode(session, sk, &before)?;
-        if common(session, sk)? == before {
+        let object = Object::read(session, sk, layout.common_size)?;
+        let before = Common::of(&object, layout)?;
+        let sock =
+            if before.is_mini() { mini(session, sk, &object, &before) } else { full(session, sk, &before) }?;
+        let object = Object::read(session, sk, layout.common_size)?;
+        if Common::of(&object, layout)? == before {
             return Ok(Some(sock));
         }
         session.space.look().forget_pages();
@@ -100,26 +180,11 @@ pub(crate) fn read(session: &Session<'_>, sk: Gva) -> Result<Option<Sock>, ReadE
     Ok(None)
 }
 
-fn common(session: &Session<'_>, sk: Gva) -> Result<Common, ReadError> {
-    let layout = &session.kernel.layouts().net.sock;
-    let space = &session.space;
-    Ok(Common {
-        family: space.u16(member(sk, layout.family)?)?,
-        state: space.u8(member(sk, layout.state)?)?,
-        num: space.u16(member(sk, layout.num)?)?,
-        // __be16
-        dport: space.u16(member(sk, layout.dport)?)?.swap_bytes(),
-        net: space.pointer(member(sk, layout.net)?)?,
-    })
-}
-
-fn decode(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadError> {
-    let layout = &session.kernel.layouts().net.sock;
-    let space = &session.space;
-    let family = family(common.family);
-    let mut facts = Socket {
-        family,
-        protocol_family: common.family,
+/// A socket of which nothing is known but its family.
+fn unknown(sk: Gva, number: u16) -> Socket {
+    Socket {
+        family: family(number),
+        protocol_family: number,
         kind: None,
         protocol: None,
         state: None,
@@ -132,36 +197,80 @@ fn decode(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadE
         net_namespace: None,
         uid: None,
         processes: Vec::new(),
+        ownership: None,
+        receive_queue: None,
+        send_queue: None,
+        backlog: None,
+        interface: None,
+        filter: None,
+        peer: None,
+        netlink: None,
+        vsock_local: None,
+        vsock_remote: None,
         views: Vec::new(),
+        views_missing: Vec::new(),
+        file: None,
         sock: Address(sk.0),
-    };
-    let internet = matches!(family, Family::Inet | Family::Inet6);
-    if internet && matches!(common.state, TIME_WAIT | NEW_SYN_RECV) {
-        facts.kind = Some("stream".to_owned());
-        facts.protocol = Some("tcp".to_owned());
-        facts.state = if common.state == NEW_SYN_RECV {
-            Some(SocketState::SynRecv)
-        } else {
-            tcp_state(space.u8(member(sk, layout.timewait_substate)?)?)
-        };
-        addresses(session, sk, common, &mut facts)?;
-        return Ok(Sock { facts, net: common.net });
     }
+}
 
-    let kind = space.u16(member(sk, layout.kind)?)?;
-    let protocol = space.u16(member(sk, layout.protocol)?)?;
-    facts.kind = Some(kind_name(kind));
-    facts.uid = Some(space.u32(member(sk, layout.uid)?)?);
-    facts.inode = inode(session, sk)?;
-    match family {
+/// A time-wait or request sock.
+fn mini(session: &Session<'_>, sk: Gva, object: &Object, common: &Common) -> Result<Sock, ReadError> {
+    let layout = &session.kernel.layouts().net.sock;
+    let request = common.state == NEW_SYN_RECV;
+    let state = if request {
+        Some(SocketState::SynRecv)
+    } else {
+        tcp_state(session.space.u8(member(sk, layout.timewait_substate)?)?)
+    };
+    let mut facts = Socket {
+        kind: Some("stream".to_owned()),
+        protocol: Some("tcp".to_owned()),
+        state,
+        receive_queue: Some(0),
+        send_queue: Some(0),
+        ..unknown(sk, common.family)
+    };
+    inet::addresses(session, object, (common.num, common.dport), &mut facts)?;
+    Ok(Sock {
+        facts,
+        net: common.net,
+        interface: object.u32(layout.interface)?,
+        peer: None,
+        claim: if request { Claim::Request } else { Claim::TimeWait },
+    })
+}
+
+fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadError> {
+    let layout = &session.kernel.layouts().net.sock;
+    let object = Object::read(session, sk, layout.size)?;
+    let kind = object.u16(layout.kind)?;
+    let protocol = object.u16(layout.protocol)?;
+    let socket = object.pointer(layout.socket)?;
+    let mut facts = Socket {
+        kind: Some(kind_name(kind)),
+        uid: Some(object.u32(layout.uid)?),
+        inode: inode(session, socket)?,
+        ..unknown(sk, common.family)
+    };
+    let mut interface = object.u32(layout.interface)?;
+    let mut peer = None;
+    match facts.family {
         Family::Inet | Family::Inet6 => {
             facts.protocol = Some(ip_protocol(protocol));
-            facts.state = if matches!(protocol, 6 | 132 | 262) && kind != SOCK_RAW {
+            facts.state = if matches!(protocol, TCP | SCTP | MPTCP) && kind != SOCK_RAW {
                 tcp_state(common.state)
             } else {
                 datagram_state(common.state)
             };
-            addresses(session, sk, common, &mut facts)?;
+            inet::addresses(session, &object, (common.num, common.dport), &mut facts)?;
+            if facts.state.is_none() {
+                session.problem(
+                    ProblemKind::Implausible,
+                    format_args!("sock {sk}"),
+                    format_args!("Its state is {}.", common.state),
+                );
+            }
         }
         Family::Unix => {
             facts.protocol = Some("unix".to_owned());
@@ -171,61 +280,104 @@ fn decode(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadE
                 _ => SocketState::Unconnected,
             });
             facts.path = unix::path(session, sk)?;
+            peer = unix::peer(session, sk)?;
         }
         Family::Netlink => {
             facts.protocol = Some(netlink::protocol(protocol));
             facts.state = datagram_state(common.state);
+            facts.netlink = Some(netlink::address(session, sk)?);
         }
         Family::Packet => {
-            if let Some(num) = layout.packet_num {
-                // __be16: an EtherType.
-                let ether_type = space.u16(member(sk, num)?)?.swap_bytes();
-                facts.protocol = Some(format!("{ether_type:#06x}"));
-            }
+            interface = packet::decode(session, sk, &mut facts)?;
             facts.state = datagram_state(common.state);
+        }
+        Family::Vsock => {
+            facts.protocol = Some("vsock".to_owned());
+            facts.state = match common.state {
+                TCP_LISTEN | TCP_ESTABLISHED => tcp_state(common.state),
+                _ => Some(SocketState::Unconnected),
+            };
+            vsock::decode(session, sk, &mut facts)?;
         }
         _ => facts.protocol = Some(protocol.to_string()),
     }
-    if facts.state.is_none() && internet {
-        session.problem(
-            ProblemKind::Implausible,
-            format_args!("sock {sk}"),
-            format_args!("Its state is {}.", common.state),
-        );
+    queues(session, sk, &object, &mut facts)?;
+    let at = object.pointer(layout.filter)?;
+    if !at.is_null() {
+        facts.filter = session.known("sk_filter", at, filter::read(session, at))?;
     }
-    Ok(Sock { facts, net: common.net })
+    let claim = claim(session, sk, &object, &mut facts)?;
+    Ok(Sock { facts, net: common.net, interface, peer, claim })
 }
 
-fn addresses(session: &Session<'_>, sk: Gva, common: &Common, facts: &mut Socket) -> Result<(), ReadError> {
+/// How much waits in the queues of a sock, into `facts`. Those of unix socks are counted elsewhere ([`super::scm`]), and
+/// those of kinds that are not here mean nothing that `ss` would show.
+fn queues(session: &Session<'_>, sk: Gva, object: &Object, facts: &mut Socket) -> Result<(), ReadError> {
     let layout = &session.kernel.layouts().net.sock;
-    let space = &session.space;
-    let v4 = |offset| -> Result<IpAddr, ReadError> {
-        let mut bytes = [0; 4];
-        space.read(member(sk, offset)?, &mut bytes)?;
-        Ok(Ipv4Addr::from(bytes).into())
-    };
-    let v6 = |offset| -> Result<IpAddr, ReadError> {
-        let mut bytes = [0; 16];
-        space.read(member(sk, offset)?, &mut bytes)?;
-        Ok(Ipv6Addr::from(bytes).into())
-    };
-    let (local, remote) = match (facts.family, layout.v6_rcv_saddr, layout.v6_daddr) {
-        (Family::Inet6, Some(local), Some(remote)) => (v6(local)?, v6(remote)?),
-        _ => (v4(layout.rcv_saddr)?, v4(layout.daddr)?),
-    };
-    facts.local_address = Some(local);
-    facts.local_port = Some(common.num);
-    if !remote.is_unspecified() {
-        facts.remote_address = Some(remote);
-        facts.remote_port = Some(common.dport);
+    let protocol = facts.protocol.as_deref().unwrap_or_default();
+    let internet = matches!(facts.family, Family::Inet | Family::Inet6);
+    if facts.state == Some(SocketState::Listen) {
+        let backlog = object.u32(layout.backlog)?;
+        facts.backlog = Some(backlog).filter(|_| protocol != "mptcp");
+        if internet && facts.backlog.is_some() {
+            facts.receive_queue = Some(u64::from(object.u32(layout.waiting)?));
+            facts.send_queue = Some(u64::from(backlog));
+        }
+        return Ok(());
+    }
+    if protocol == "tcp" && facts.kind.as_deref() == Some("stream") {
+        return inet::tcp_queues(session, sk, facts);
+    }
+    // ``sk_wmem_alloc`` begins with one (sk_wmem_alloc_get(), include/net/sock.h).
+    let sent = u64::from(object.u32(layout.sent)?.saturating_sub(1));
+    let received = || object.u32(layout.received);
+    match facts.family {
+        Family::Inet | Family::Inet6 if protocol != "sctp" => {
+            let deficit = if protocol.starts_with("udp") { inet::udp_deficit(session, sk)? } else { 0 };
+            facts.receive_queue = Some(u64::from(received()?.saturating_sub(deficit)));
+            facts.send_queue = Some(sent);
+        }
+        Family::Packet | Family::Netlink => {
+            facts.receive_queue = Some(u64::from(received()?));
+            facts.send_queue = Some(sent);
+        }
+        Family::Unix => facts.send_queue = Some(sent),
+        _ => {}
     }
     Ok(())
 }
 
-/// ``SOCK_INODE(sk->sk_socket)->i_ino``: the number in `/proc/PID/fd`. `None` for a socket without a file.
-fn inode(session: &Session<'_>, sk: Gva) -> Result<Option<u64>, ReadError> {
+/// What a full sock says about who keeps it; its file goes into `facts`.
+fn claim(session: &Session<'_>, sk: Gva, object: &Object, facts: &mut Socket) -> Result<Claim, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
-    let socket = session.space.pointer(member(sk, layout.socket)?)?;
+    let socket = object.pointer(layout.socket)?;
+    if socket.is_null() {
+        let dead = object.u64(layout.flags)? & DEAD != 0;
+        return Ok(if dead { Claim::Closed } else { Claim::Pending });
+    }
+    let file = session.space.pointer(member(socket, layout.socket_file)?)?;
+    if file.is_null() {
+        return Ok(Claim::Kernel);
+    }
+    facts.file = Some(Address(file.0));
+    if !file::is_referenced(session, file)? {
+        return Ok(Claim::Closed);
+    }
+    let owner = file::sock_of(session, file)?;
+    if owner != sk {
+        return Ok(Claim::Lent(owner));
+    }
+    if facts.family == Family::Packet && packet::is_mapped(session, sk)? {
+        return Ok(Claim::Mapped);
+    }
+    let user_data = object.u64(layout.user_data)?;
+    let taken = user_data & !USER_DATA_FLAGS != 0 && user_data & USER_DATA_PSOCK == 0;
+    Ok(if taken { Claim::Kernel } else { Claim::Held })
+}
+
+/// ``SOCK_INODE(sk->sk_socket)->i_ino``: the number in `/proc/PID/fd`. `None` for a socket without a file.
+fn inode(session: &Session<'_>, socket: Gva) -> Result<Option<u64>, ReadError> {
+    let layout = &session.kernel.layouts().net.sock;
     if socket.is_null() {
         return Ok(None);
     }
@@ -236,6 +388,10 @@ fn inode(session: &Session<'_>, sk: Gva) -> Result<Option<u64>, ReadError> {
     Ok(Some(number).filter(|number| *number != 0))
 }
 
+/// include/uapi/linux/in.h.
+const TCP: u16 = 6;
+const SCTP: u16 = 132;
+const MPTCP: u16 = 262;
 const TCP_ESTABLISHED: u8 = 1;
 const TCP_LISTEN: u8 = 10;
 const SOCK_RAW: u16 = 3;
@@ -269,13 +425,22 @@ fn family(number: u16) -> Family {
         1 => Family::Unix,
         2 => Family::Inet,
         10 => Family::Inet6,
+        15 => Family::Key,
         16 => Family::Netlink,
         17 => Family::Packet,
+        21 => Family::Rds,
+        24 => Family::Pppox,
+        29 => Family::Can,
         30 => Family::Tipc,
         31 => Family::Bluetooth,
+        33 => Family::Rxrpc,
         38 => Family::Alg,
         40 => Family::Vsock,
+        41 => Family::Kcm,
+        42 => Family::Qipcrtr,
+        43 => Family::Smc,
         44 => Family::Xdp,
+        45 => Family::Mctp,
         _ => Family::Other,
     }
 }
@@ -300,14 +465,14 @@ fn ip_protocol(number: u16) -> String {
     match number {
         1 => "icmp",
         2 => "igmp",
-        6 => "tcp",
+        TCP => "tcp",
         17 => "udp",
         33 => "dccp",
         58 => "icmpv6",
         89 => "ospf",
-        132 => "sctp",
+        SCTP => "sctp",
         136 => "udplite",
-        262 => "mptcp",
+        MPTCP => "mptcp",
         other => return other.to_string(),
     }
     .to_owned()

@@ -62,8 +62,8 @@ impl Layout {
     }
 }
 
-/// All TCP socks of all namespaces.
-pub(crate) fn socks(session: &Session<'_>, namespaces: &[Gva]) -> Result<Vec<Gva>, ReadError> {
+/// All TCP socks of all namespaces but those that are closed. `None`: this kernel's tables are not known.
+pub(crate) fn socks(session: &Session<'_>, namespaces: &[Gva]) -> Result<Option<Vec<Gva>>, ReadError> {
     let layout = &session.kernel.layouts().net.tcp;
     let mut infos: Vec<Gva> = session.kernel.symbol("tcp_hashinfo").into_iter().collect();
     if let Some(offset) = layout.of_namespace {
@@ -85,12 +85,13 @@ pub(crate) fn socks(session: &Session<'_>, namespaces: &[Gva]) -> Result<Vec<Gva
         add_table(session, "inet_hashinfo", info, &mut tables, established(session, info).map(Some))?;
         add_table(session, "inet_hashinfo", info, &mut tables, listening(session, info).map(Some))?;
     }
+    let known = !tables.is_empty();
     let mut socks = Vec::new();
     for table in tables {
         let nodes = list::hash_table(session, "TCP hash table", table)?;
         socks.append(&mut socks_of_nodes(session, nodes));
     }
-    Ok(socks)
+    Ok(known.then_some(socks))
 }
 
 fn established(session: &Session<'_>, info: Gva) -> Result<HashTable, ReadError> {

@@ -21,6 +21,7 @@ const SOCKADDR_MAX: u32 = 110;
 pub(crate) struct Layout {
     /// ``net->unx.table.buckets``, since 6.0.
     of_namespace: Option<u64>,
+    peer: u64,
     address: u64,
     address_len: u64,
     address_name: u64,
@@ -30,6 +31,7 @@ impl Layout {
     pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Self {
         Self {
             of_namespace: resolver.optional("net", "unx.table.buckets"),
+            peer: resolver.offset("unix_sock", "peer"),
             address: resolver.offset("unix_sock", "addr"),
             address_len: resolver.offset("unix_address", "len"),
             address_name: resolver.offset("unix_address", "name"),
@@ -37,8 +39,8 @@ impl Layout {
     }
 }
 
-/// All unix socks of all namespaces.
-pub(crate) fn socks(session: &Session<'_>, namespaces: &[Gva]) -> Result<Vec<Gva>, ReadError> {
+/// All unix socks of all namespaces. `None`: this kernel's tables are not known.
+pub(crate) fn socks(session: &Session<'_>, namespaces: &[Gva]) -> Result<Option<Vec<Gva>>, ReadError> {
     let layout = &session.kernel.layouts().net.unix;
     let table = |base: Gva| HashTable { base, count: BUCKETS, stride: BUCKET, head: 0 };
     let mut tables: Vec<HashTable> =
@@ -58,12 +60,19 @@ pub(crate) fn socks(session: &Session<'_>, namespaces: &[Gva]) -> Result<Vec<Gva
              open are known.",
         );
     }
+    let known = !tables.is_empty();
     let mut socks = Vec::new();
     for table in tables {
         let nodes = list::hash_table(session, "unix hash table", table)?;
         socks.append(&mut socks_of_nodes(session, nodes));
     }
-    Ok(socks)
+    Ok(known.then_some(socks))
+}
+
+/// ``struct sock *`` of the socket that the one at `sk` is connected to.
+pub(super) fn peer(session: &Session<'_>, sk: Gva) -> Result<Option<Gva>, ReadError> {
+    let peer = pointer(session, sk, session.kernel.layouts().net.unix.peer)?;
+    Ok(Some(peer).filter(|peer| !peer.is_null()))
 }
 
 /// The name a ``struct unix_sock`` is bound to, `@…` for the abstract namespace, NULs in it shown as `@` as

@@ -9,7 +9,11 @@ use testkit::{GuestSpec, Kernel as LabKernel, Need, PagingLevels, SocketSpec, Sp
 use vmi_core::{AddressSpace, Budget, Gva, Look};
 
 /// Symbols that the full table has and that one anchor does not lead to. Each is used for one fact that is then unknown.
-const NOT_FOUND: [&str; 17] = [
+const NOT_FOUND: [&str; 19] = [
+    // What an io_uring's file looks like: whether one holds a socket that nobody else does is unknown.
+    "io_uring_fops",
+    // Ping sockets are known by their holders.
+    "ping_table",
     // Where further views of processes and modules start; those views are not taken.
     "__per_cpu_offset",
     "css_set_table",

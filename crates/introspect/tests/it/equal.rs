@@ -2,11 +2,12 @@
 //!
 //! Nothing is left out but what `/proc` and the kernel's memory put differently by design, and each such case says why.
 
-use facts::{ExeState, Family, ModuleState, ProcessState, Seccomp, Snapshot, TaskKind};
+use super::equal_sockets;
+use facts::{ExeState, ModuleState, ProcessState, Seccomp, Snapshot, TaskKind};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use testkit::Truth;
-use testkit::truth::{self, Table};
+use testkit::truth;
 
 /// Every difference, as a line. Empty: the tables are equal.
 pub fn differences(truth: &Truth, snapshot: &Snapshot) -> Vec<String> {
@@ -14,13 +15,13 @@ pub fn differences(truth: &Truth, snapshot: &Snapshot) -> Vec<String> {
     kernel(truth, snapshot, &mut found);
     activity(truth, snapshot, &mut found);
     processes(truth, snapshot, &mut found);
-    sockets(truth, snapshot, &mut found);
+    equal_sockets::sockets(truth, snapshot, &mut found);
     modules(truth, snapshot, &mut found);
     found.extend(snapshot.problems.iter().map(|problem| format!("problem: {problem:?}")));
     found
 }
 
-fn differ<T: PartialEq + Debug>(found: &mut Vec<String>, what: &str, guest: T, seen: T) {
+pub fn differ<T: PartialEq + Debug>(found: &mut Vec<String>, what: &str, guest: T, seen: T) {
     if guest != seen {
         found.push(format!("{what}: the guest has {guest:?}, we saw {seen:?}"));
     }
@@ -237,122 +238,6 @@ fn state_of_letter(letter: char) -> Option<ProcessState> {
         'Z' => ProcessState::Zombie,
         'P' => ProcessState::Parked,
         _ => return None,
-    })
-}
-
-/// A socket in the words of `/proc/net/*`, for both sides.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Line {
-    table: Table,
-    net_namespace: Option<u32>,
-    inode: Option<u64>,
-    state: Option<String>,
-    local: Option<(String, u16)>,
-    remote: Option<(String, u16)>,
-    path: Option<String>,
-    protocol: Option<String>,
-    uid: Option<u32>,
-    processes: Vec<u32>,
-}
-
-fn sockets(truth: &Truth, snapshot: &Snapshot, found: &mut Vec<String>) {
-    let mut guest: Vec<Line> = truth.sockets.iter().map(guest_line).collect();
-    let mut seen: Vec<Line> = snapshot
-        .sockets
-        .iter()
-        .filter(|socket| socket.views.iter().any(|view| view == "hash_table"))
-        .filter_map(|socket| match seen_line(socket) {
-            Some(line) => Some(line),
-            None => {
-                found.push(format!("a socket that belongs in no table of /proc/net: {socket:?}"));
-                None
-            }
-        })
-        .collect();
-    guest.sort();
-    seen.sort();
-    for line in guest.iter().filter(|line| !seen.contains(line)) {
-        found.push(format!("socket of the guest not seen so: {line:?}"));
-    }
-    for line in seen.iter().filter(|line| !guest.contains(line)) {
-        found.push(format!("socket seen that the guest does not have so: {line:?}"));
-    }
-    differ(found, "number of sockets", guest.len(), seen.len());
-    // What only descriptors lead to is in no table of /proc/net because it is bound to nothing.
-    for socket in snapshot.sockets.iter().filter(|socket| socket.views == ["file_table"]) {
-        let bound = socket.local_port.is_some_and(|port| port != 0) || socket.path.is_some();
-        let listed = matches!(socket.family, Family::Unix | Family::Packet);
-        if bound || listed || socket.processes.is_empty() {
-            found.push(format!("a socket that a hash table should have: {socket:?}"));
-        }
-    }
-}
-
-/// ``SS_CONNECTING``, include/uapi/linux/net.h.
-const SS_CONNECTING: u8 = 2;
-
-fn guest_line(socket: &truth::Socket) -> Line {
-    let internet = !matches!(socket.table, Table::Unix | Table::Packet | Table::Netlink);
-    let raw = matches!(socket.table, Table::Raw | Table::Raw6);
-    let address = |address: Option<std::net::IpAddr>, port: Option<u16>| {
-        address.zip(port).map(|(address, port)| (address.to_string(), if raw { 0 } else { port }))
-    };
-    Line {
-        table: socket.table,
-        net_namespace: Some(socket.net_namespace),
-        inode: socket.inode,
-        // /proc/net has no such column for these two.
-        state: match (socket.table, socket.state_code) {
-            (Table::Packet | Table::Netlink, _) => None,
-            // A connection that was not accepted yet has no file, and /proc calls that SS_CONNECTING; its own state, and
-            // what `ss` shows, is established (unix_seq_show() and unix_diag's sk_diag_fill()).
-            (Table::Unix, Some(SS_CONNECTING)) => Some("established".to_owned()),
-            _ => socket.state.clone(),
-        },
-        local: address(socket.local_address, socket.local_port).filter(|_| internet),
-        remote: address(socket.remote_address, socket.remote_port)
-            .filter(|_| socket.remote_address.is_some_and(|address| !address.is_unspecified())),
-        path: socket.path.clone(),
-        protocol: match socket.table {
-            Table::Packet => socket.protocol.map(|number| format!("{number:#06x}")),
-            _ => None,
-        },
-        // An orphan is printed as root's; its last owner is still known to the kernel.
-        uid: socket.uid.filter(|_| socket.inode.is_some()),
-        processes: socket.processes.clone(),
-    }
-}
-
-fn seen_line(socket: &facts::Socket) -> Option<Line> {
-    let v6 = socket.family == Family::Inet6;
-    let table = match (socket.family, socket.kind.as_deref(), socket.protocol.as_deref()) {
-        (Family::Unix, ..) => Table::Unix,
-        (Family::Packet, ..) => Table::Packet,
-        (Family::Netlink, ..) => Table::Netlink,
-        (Family::Inet | Family::Inet6, Some("raw"), _) => [Table::Raw, Table::Raw6][usize::from(v6)],
-        (Family::Inet | Family::Inet6, _, Some("tcp")) => [Table::Tcp, Table::Tcp6][usize::from(v6)],
-        (Family::Inet | Family::Inet6, _, Some("udp")) => [Table::Udp, Table::Udp6][usize::from(v6)],
-        (Family::Inet | Family::Inet6, _, Some("udplite")) => {
-            [Table::Udplite, Table::Udplite6][usize::from(v6)]
-        }
-        _ => return None,
-    };
-    let raw = matches!(table, Table::Raw | Table::Raw6);
-    let address = |address: Option<std::net::IpAddr>, port: Option<u16>| {
-        address.zip(port).map(|(address, port)| (address.to_string(), if raw { 0 } else { port }))
-    };
-    let word = socket.state.map(|state| serde_json::to_value(state).unwrap().as_str().unwrap().to_owned());
-    Some(Line {
-        table,
-        net_namespace: socket.net_namespace,
-        inode: socket.inode,
-        state: word.filter(|_| !matches!(table, Table::Packet | Table::Netlink)),
-        local: address(socket.local_address, socket.local_port),
-        remote: address(socket.remote_address, socket.remote_port),
-        path: socket.path.clone(),
-        protocol: socket.protocol.clone().filter(|_| table == Table::Packet),
-        uid: socket.uid.filter(|_| socket.inode.is_some() && table != Table::Unix && table != Table::Netlink),
-        processes: socket.processes.clone(),
     })
 }
 

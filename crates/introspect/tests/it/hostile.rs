@@ -3,10 +3,10 @@
 //! The guest is stopped and its memory is changed from outside, so that every lie is exact and every kernel the same.
 
 use crate::opened::{Opened, PATIENT};
-use facts::{ProblemKind, Snapshot};
+use facts::{Family, Ownership, ProblemKind, Snapshot, Socket};
 use introspect::{Error, Options};
 use std::time::Duration;
-use testkit::{GuestSpec, Kernel, Need, SocketSpec, Spawn};
+use testkit::{Filter, GuestSpec, Kernel, Need, SocketSpec, Spawn};
 use vmi_core::{AddressSpace, Budget, Gpa, Gva, Look};
 
 struct Liar {
@@ -18,7 +18,13 @@ impl Liar {
     fn boot(kernel: Kernel) -> (Self, u32) {
         let opened = Opened::boot(GuestSpec::new(kernel).memory_mib(256)).unwrap();
         let address = "127.0.0.1:7777".parse().unwrap();
-        let sockets = vec![SocketSpec::TcpListen { address }];
+        let sockets = vec![
+            SocketSpec::TcpListen { address },
+            SocketSpec::TcpInFlight { address: "127.0.0.1:7778".parse().unwrap() },
+            SocketSpec::TcpRegistered { address: "127.0.0.1:7779".parse().unwrap() },
+            SocketSpec::Capture { filter: Filter::Classic, interface: None },
+            SocketSpec::Netlink { protocol: 0, groups: 1 },
+        ];
         let victim =
             opened.guest.spawn(Spawn { exe: "/usr/bin/victim".into(), sockets, ..Spawn::default() }).unwrap();
         opened.guest.spawn_many(5, Spawn::default()).unwrap();
@@ -137,6 +143,8 @@ fn lies_in_lists_tables_and_pointers_become_problems() {
         let node = liar.member(listener.sock.0, "sock_common", "skc_nulls_node");
         let snapshot = liar.look_with(node, node);
         assert!(has(&snapshot, ProblemKind::Inconsistent, "TCP hash table"), "{:?}", snapshot.problems);
+        assert_nothing_is_called_hidden(&snapshot);
+        lies_about_sockets(&liar, &clean, pid);
     }
 }
 
@@ -206,6 +214,81 @@ fn lies_about_a_process(liar: &Liar, pid: u32, task: u64) {
     let (snapshot, _) = lie(liar.opened.kernel.symbol("nr_cpu_ids").unwrap().0, u64::MAX);
     told(&snapshot, ProblemKind::Implausible, "process_counts");
     assert_eq!((snapshot.activity.processes, snapshot.activity.forks.is_some()), (None, true));
+}
+
+/// What could not be read is unknown, and never a reason to say that something hides.
+fn assert_nothing_is_called_hidden(snapshot: &Snapshot) {
+    for socket in &snapshot.sockets {
+        assert!(socket.views_missing.is_empty(), "{socket:?}");
+        assert_ne!(socket.ownership, Some(Ownership::Nobody), "{socket:?}");
+    }
+}
+
+/// Lies in what leads to the holders of sockets, and in what sockets have besides their addresses.
+fn lies_about_sockets(liar: &Liar, clean: &Snapshot, pid: u32) {
+    let find = |what: &str, wanted: &dyn Fn(&Socket) -> bool| {
+        clean.sockets.iter().find(|socket| wanted(socket)).unwrap_or_else(|| panic!("no {what}")).sock.0
+    };
+    let kernel = &liar.opened.kernel;
+
+    // A message that is its own successor, and one that claims 32,767 files.
+    let receiver = find("unix socket with a message", &|socket| {
+        socket.family == Family::Unix && socket.receive_queue == Some(7)
+    });
+    let head = liar.member(receiver, "sock", "sk_receive_queue");
+    let message = liar.peek(head);
+    let snapshot = liar.look_with(message, message);
+    assert!(has(&snapshot, ProblemKind::Inconsistent, "unix receive queue"), "{:?}", snapshot.problems);
+    assert_nothing_is_called_hidden(&snapshot);
+    let control = liar.member(message, "sk_buff", "cb");
+    let files = liar.peek(liar.member(control, "unix_skb_parms", "fp"));
+    let count = liar.member(files, "scm_fp_list", "count");
+    let snapshot = liar.look_with(count, u64::MAX >> 1);
+    assert!(has(&snapshot, ProblemKind::Implausible, "scm_fp_list"), "{:?}", snapshot.problems);
+    assert_nothing_is_called_hidden(&snapshot);
+
+    // A ring that claims four thousand million registered files; a descriptor that leads nowhere.
+    let task = liar.task(pid);
+    let files = liar.peek(liar.member(task, "task_struct", "files"));
+    let table = liar.peek(liar.member(files, "files_struct", "fdt"));
+    let descriptors = liar.peek(liar.member(table, "fdtable", "fd"));
+    let operations = kernel.symbol("io_uring_fops").unwrap().0;
+    let ring = (0..64)
+        .map(|number| liar.peek(descriptors + number * 8))
+        .find(|file| *file != 0 && liar.peek(liar.member(*file, "file", "f_op")) == operations)
+        .map(|file| liar.peek(liar.member(file, "file", "private_data")))
+        .expect("the victim has a ring");
+    let of_ring = |path| kernel.profile().field("io_ring_ctx", path).map(|field| ring + field.offset);
+    let count = of_ring("file_table.data.nr").or_else(|_| of_ring("nr_user_files")).unwrap();
+    let snapshot = liar.look_with(count, u64::MAX);
+    assert!(has(&snapshot, ProblemKind::Implausible, "io_ring_ctx"), "{:?}", snapshot.problems);
+    assert_nothing_is_called_hidden(&snapshot);
+    let listener = find("listener", &|socket| socket.local_port == Some(7777));
+    let file = clean.sockets.iter().find(|socket| socket.sock.0 == listener).unwrap().file.unwrap().0;
+    let slot = (0..64).map(|number| descriptors + number * 8).find(|at| liar.peek(*at) == file).unwrap();
+    let snapshot = liar.look_with(slot, 0x4141_4141_4141_4141);
+    assert!(has(&snapshot, ProblemKind::Unmapped, "file"), "{:?}", snapshot.problems);
+    assert_nothing_is_called_hidden(&snapshot);
+    let seen = snapshot.sockets.iter().find(|socket| socket.sock.0 == listener).unwrap();
+    assert_eq!((seen.ownership, seen.processes.len()), (None, 0), "its holder is unknown");
+
+    // A filter that leads nowhere, and more multicast groups than there is memory.
+    let packet = find("packet socket", &|socket| socket.filter.is_some());
+    let snapshot = liar.look_with(liar.member(packet, "sock", "sk_filter"), 0xffff_ffff_ffff_f000);
+    assert!(has(&snapshot, ProblemKind::Unmapped, "sk_filter"), "{:?}", snapshot.problems);
+    assert_eq!(snapshot.sockets.len(), clean.sockets.len());
+    let netlink = find("netlink socket", &|socket| {
+        socket.netlink.as_ref().is_some_and(|netlink| netlink.groups == [1] && netlink.port != 0)
+    });
+    let count = liar.member(netlink, "netlink_sock", "ngroups");
+    let snapshot = liar.look_with(count, u64::MAX);
+    assert!(has(&snapshot, ProblemKind::Implausible, "netlink_sock"), "{:?}", snapshot.problems);
+
+    // A table that claims four thousand million buckets is not read, and not held against anybody.
+    let table = kernel.symbol("tcp_hashinfo").unwrap().0;
+    let snapshot = liar.look_with(liar.member(table, "inet_hashinfo", "ehash_mask"), u64::from(u32::MAX));
+    assert!(has(&snapshot, ProblemKind::Implausible, "TCP hash table"), "{:?}", snapshot.problems);
+    assert_nothing_is_called_hidden(&snapshot);
 }
 
 #[test]

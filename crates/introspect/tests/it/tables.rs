@@ -2,10 +2,11 @@
 
 use crate::equal::differences;
 use crate::opened::{Opened, PATIENT};
+use crate::socket_views;
 use anyhow::Result;
 use facts::{Address, ContainerRuntime, EnvironmentVariable, Process, Seccomp, Snapshot, TaskKind};
 use testkit::{
-    Activity, Backing, GuestSpec, Kernel, Machine, MountSpec, Namespace, Need, PagingLevels, SocketSpec,
+    Activity, Backing, Filter, GuestSpec, Kernel, Machine, MountSpec, Namespace, Need, PagingLevels, SocketSpec,
     Spawn, UnixType,
 };
 
@@ -124,6 +125,7 @@ fn menagerie(opened: &Opened) -> Result<bool> {
         sockets.push(SocketSpec::UnixPair { unix_type });
     }
     guest.spawn(Spawn { exe: "/usr/sbin/bus".into(), sockets, ..Spawn::default() })?;
+    odd_sockets(opened)?;
     guest.spawn_many(20, Spawn { exe: "/usr/bin/idle".into(), uid: Some(65534), ..Spawn::default() })?;
     guest.load_module("dummy")?;
     let overlays = guest.load_module("overlay").is_ok();
@@ -132,6 +134,75 @@ fn menagerie(opened: &Opened) -> Result<bool> {
         guest.spawn(Spawn { exe: "/srv/overlay/layered".into(), mount, ..Spawn::default() })?;
     }
     Ok(overlays)
+}
+
+/// Kinds of sockets that few guests have, common ones with something in their queues, and those that no descriptor leads to.
+fn odd_sockets(opened: &Opened) -> Result<()> {
+    let guest = &opened.guest;
+    let files = guest.run(&["ls", "/lib/modules", "/proc/sys/net"])?.stdout;
+    let has = |file: &str| files.lines().any(|line| line == file);
+    for module in [
+        "tcp_diag",
+        "udp_diag",
+        "raw_diag",
+        "mptcp_diag",
+        "unix_diag",
+        "af_packet_diag",
+        "netlink_diag",
+        "vsock_diag",
+        "xsk_diag",
+        "vsock_loopback",
+        "af_alg",
+        "sctp",
+    ] {
+        if has(&format!("{module}.ko")) {
+            guest.load_module(module)?;
+        }
+    }
+    let v4 = "127.0.0.1".parse()?;
+    let mut sockets = vec![
+        SocketSpec::Ping { v6: false },
+        SocketSpec::Ping { v6: true },
+        SocketSpec::NetlinkMember { protocol: 0, group: 33 },
+        SocketSpec::Capture { filter: Filter::Classic, interface: None },
+        SocketSpec::Capture { filter: Filter::Ebpf, interface: Some("lo".into()) },
+        SocketSpec::CaptureMapped,
+        SocketSpec::UdpOnInterface { address: "127.0.0.1:5355".parse()?, interface: "lo".into() },
+        SocketSpec::TcpMapped,
+        SocketSpec::TcpQueued { ip: v4 },
+        SocketSpec::TcpQueued { ip: "::1".parse()? },
+        SocketSpec::TcpOrphan { ip: v4 },
+        SocketSpec::TcpSynSent { ip: v4 },
+        SocketSpec::TcpSynReceived { ip: v4 },
+        SocketSpec::UdpQueued { ip: v4 },
+        SocketSpec::UnixQueued { unix_type: UnixType::Stream },
+        SocketSpec::UnixQueued { unix_type: UnixType::Dgram },
+        SocketSpec::UnixQueued { unix_type: UnixType::Seqpacket },
+        SocketSpec::Xdp,
+    ];
+    // Not every kernel has these.
+    let others = [
+        ("mptcp", SocketSpec::MptcpPair { ip: v4 }),
+        ("sctp.ko", SocketSpec::SctpListen { address: "127.0.0.1:9104".parse()? }),
+        ("vsock_loopback.ko", SocketSpec::VsockListen { port: 1024 }),
+        ("af_alg.ko", SocketSpec::Alg),
+    ];
+    sockets.extend(others.into_iter().filter(|(file, _)| has(file)).map(|(_, spec)| spec));
+    if !guest.kernel().release.starts_with('7') {
+        sockets.push(SocketSpec::UdpLiteBind { address: "[::1]:98".parse()? });
+    }
+    guest.spawn(Spawn { exe: "/usr/sbin/odd".into(), sockets, ..Spawn::default() })?;
+    let in_thread = vec![SocketSpec::TcpInThread { address: "127.0.0.1:9103".parse()? }];
+    guest.spawn(Spawn { exe: "/usr/sbin/threaded".into(), sockets: in_thread, ..Spawn::default() })?;
+    guest.spawn(Spawn {
+        exe: "/usr/sbin/holder".into(),
+        sockets: vec![
+            SocketSpec::TcpRegistered { address: "127.0.0.1:9101".parse()? },
+            SocketSpec::TcpInFlight { address: "127.0.0.1:9102".parse()? },
+        ],
+        ..Spawn::default()
+    })?;
+    Ok(())
 }
 
 /// Boots, fills, compares, and checks that looking allocated no memory for the guest.
@@ -160,6 +231,10 @@ fn equal(kernel: Kernel, spec: impl FnOnce(GuestSpec) -> GuestSpec) {
     }
     assert!(last.is_empty(), "{} differences:\n{}", last.len(), last.join("\n"));
     nothing_is_allocated(&opened);
+    // Anonymous memory cannot be changed from outside.
+    if opened.guest.peek_physical(0x10_0000, 8).is_ok() {
+        socket_views::check(&opened);
+    }
 }
 
 /// Threads and environments are there when they were asked for, and only then.

@@ -6,6 +6,8 @@
 #![allow(unsafe_code)]
 
 mod confine;
+mod diag;
+mod hidden_holds;
 mod init;
 mod io_worker;
 mod launch;

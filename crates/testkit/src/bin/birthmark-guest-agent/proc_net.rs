@@ -11,7 +11,7 @@ use std::fs;
 use std::net::IpAddr;
 use testkit::truth::{Socket, Table};
 
-const TABLES: [(Table, &str); 11] = [
+const TABLES: [(Table, &str); 14] = [
     (Table::Tcp, "tcp"),
     (Table::Tcp6, "tcp6"),
     (Table::Udp, "udp"),
@@ -23,17 +23,31 @@ const TABLES: [(Table, &str); 11] = [
     (Table::Unix, "unix"),
     (Table::Packet, "packet"),
     (Table::Netlink, "netlink"),
+    (Table::Icmp, "icmp"),
+    (Table::Icmp6, "icmp6"),
+    (Table::Sctp, "sctp/eps"),
 ];
 
+/// ``TCP_LISTEN``, include/net/tcp_states.h.
+const LISTEN: u8 = 10;
 /// `__SO_ACCEPTCON`, include/uapi/linux/net.h: a unix socket that listens.
 const ACCEPTING: u32 = 0x0001_0000;
 
-/// Appends the sockets of the namespace that process `pid` is in.
-pub(crate) fn read(pid: u32, namespace: u32, owners: &Owners, sockets: &mut Vec<Socket>) -> Result<()> {
+/// Appends the sockets of the namespace that process `pid` is in, and the tables that there are.
+pub(crate) fn read(
+    pid: u32,
+    namespace: u32,
+    owners: &Owners,
+    sockets: &mut Vec<Socket>,
+    tables: &mut Vec<Table>,
+) -> Result<()> {
     for (table, name) in TABLES {
         let path = format!("/proc/{pid}/net/{name}");
         // A kernel need not have every table (UDP-Lite is on its way out).
         let Ok(content) = fs::read(&path) else { continue };
+        if !tables.contains(&table) {
+            tables.push(table);
+        }
         for line in String::from_utf8_lossy(&content).lines().skip(1) {
             let socket = parse(table, namespace, line).ok_or_else(|| format!("Not a line of {path}: {line}"));
             let mut socket = context(socket, "Cannot read a table")?;
@@ -46,8 +60,9 @@ pub(crate) fn read(pid: u32, namespace: u32, owners: &Owners, sockets: &mut Vec<
     Ok(())
 }
 
-fn parse(table: Table, namespace: u32, line: &str) -> Option<Socket> {
-    let socket = Socket {
+/// A socket of which only the table is known.
+pub(crate) fn blank(table: Table, namespace: u32) -> Socket {
+    Socket {
         table,
         net_namespace: namespace,
         socket_type: None,
@@ -64,12 +79,23 @@ fn parse(table: Table, namespace: u32, line: &str) -> Option<Socket> {
         interface: None,
         inode: None,
         uid: None,
+        receive_queue: None,
+        send_queue: None,
+        peer_inode: None,
+        filter_instructions: None,
+        netlink_group_numbers: None,
+        vsock: None,
         processes: Vec::new(),
-    };
+    }
+}
+
+fn parse(table: Table, namespace: u32, line: &str) -> Option<Socket> {
+    let socket = blank(table, namespace);
     match table {
         Table::Unix => unix(socket, line),
         Table::Packet => packet(socket, line),
         Table::Netlink => netlink(socket, line),
+        Table::Sctp => sctp(socket, line),
         _ => ip(socket, line),
     }
 }
@@ -80,6 +106,8 @@ fn ip(socket: Socket, line: &str) -> Option<Socket> {
     let (local_address, local) = address(words.get(1)?)?;
     let (remote_address, remote_port) = address(words.get(2)?)?;
     let code = u8::from_str_radix(words.get(3)?, 16).ok()?;
+    let (send, receive) = words.get(4)?.split_once(':')?;
+    let queue = |text: &str| u32::from_str_radix(text, 16).ok();
     let raw = matches!(socket.table, Table::Raw | Table::Raw6);
     let tcp = matches!(socket.table, Table::Tcp | Table::Tcp6);
     let kind = match socket.table {
@@ -97,6 +125,9 @@ fn ip(socket: Socket, line: &str) -> Option<Socket> {
         remote_port: Some(remote_port),
         state_code: Some(code),
         state: Some(tcp_state(code, tcp)?.to_owned()),
+        // A listener's send queue is its backlog, which is not here.
+        send_queue: queue(send).filter(|_| code != LISTEN),
+        receive_queue: queue(receive),
         uid: Some(words.get(7)?.parse().ok()?),
         inode: inode(words.get(9)?)?,
         ..socket
@@ -104,7 +135,7 @@ fn ip(socket: Socket, line: &str) -> Option<Socket> {
 }
 
 /// Names of include/net/tcp_states.h. A socket that is not TCP's uses two of them.
-fn tcp_state(code: u8, tcp: bool) -> Option<&'static str> {
+pub(crate) fn tcp_state(code: u8, tcp: bool) -> Option<&'static str> {
     Some(match code {
         1 => "established",
         2 => "syn-sent",
@@ -119,6 +150,21 @@ fn tcp_state(code: u8, tcp: bool) -> Option<&'static str> {
         10 => "listen",
         11 => "closing",
         _ => return None,
+    })
+}
+
+/// `ENDPT SOCK STY SST HBKT LPORT UID INODE LADDRS`, net/sctp/proc.c
+fn sctp(socket: Socket, line: &str) -> Option<Socket> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let code: u8 = words.get(3)?.parse().ok()?;
+    Some(Socket {
+        socket_type: u16::try_from(libc::SOCK_STREAM).ok(),
+        state_code: Some(code),
+        state: Some(tcp_state(code, true)?.to_owned()),
+        local_port: Some(words.get(5)?.parse().ok()?),
+        uid: Some(words.get(6)?.parse().ok()?),
+        inode: inode(words.get(7)?)?,
+        ..socket
     })
 }
 
@@ -178,6 +224,7 @@ fn packet(socket: Socket, line: &str) -> Option<Socket> {
         socket_type: Some(words.get(2)?.parse().ok()?),
         protocol: Some(u16::from_str_radix(words.get(3)?, 16).ok()?),
         interface: Some(words.get(4)?.parse().ok()?),
+        receive_queue: Some(words.get(6)?.parse().ok()?),
         uid: Some(words.get(7)?.parse().ok()?),
         inode: inode(words.get(8)?)?,
         ..socket
@@ -191,6 +238,8 @@ fn netlink(socket: Socket, line: &str) -> Option<Socket> {
         protocol: Some(words.get(1)?.parse().ok()?),
         netlink_port: Some(words.get(2)?.parse().ok()?),
         netlink_groups: Some(u32::from_str_radix(words.get(3)?, 16).ok()?),
+        receive_queue: Some(words.get(4)?.parse().ok()?),
+        send_queue: Some(words.get(5)?.parse().ok()?),
         inode: inode(words.get(9)?)?,
         ..socket
     })

@@ -31,6 +31,12 @@ pub(crate) fn read_all() -> Result<(Vec<Process>, Owners)> {
         match process {
             Ok(process) => {
                 sockets(pid, Path::new(&path), &mut owners);
+                if process.threads > 1 {
+                    // A thread may have a table of its own.
+                    for thread in fs::read_dir(format!("{path}/task")).into_iter().flatten().flatten() {
+                        sockets(pid, &thread.path(), &mut owners);
+                    }
+                }
                 processes.push(process);
             }
             Err(_) if !Path::new(&path).exists() => {}
@@ -40,7 +46,7 @@ pub(crate) fn read_all() -> Result<(Vec<Process>, Owners)> {
     Ok((processes, owners))
 }
 
-/// Adds the sockets among the descriptors of a process.
+/// Adds the sockets among the descriptors of a process or thread.
 fn sockets(pid: u32, path: &Path, owners: &mut Owners) {
     let Ok(entries) = fs::read_dir(path.join("fd")) else { return };
     for link in entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()) {

@@ -3,17 +3,19 @@
 //! The odd states of TCP are made on one machine without raw packets: see each function for how.
 
 use crate::init::{Result, context};
-use crate::system;
+use crate::{hidden_holds, system};
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, NetlinkAddr, SockFlag, SockType, SockaddrLike, SockaddrStorage,
-    UnixAddr, bind, connect, getsockname, listen, recv, socketpair,
+    UnixAddr, VsockAddr, bind, connect, getsockname, listen, recv, send, socketpair,
 };
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use testkit::command::{SocketSpec, UnixType};
+use testkit::command::{Filter, SocketSpec, UnixType};
 
+/// ``ETH_P_ALL``, include/uapi/linux/if_ether.h, in host order.
+const ALL_PROTOCOLS: u16 = 3;
 /// Seconds a server waits for data before it takes a deferred connection for established: long enough for any test.
 const DEFER_SECONDS: libc::c_int = 120;
 
@@ -103,12 +105,7 @@ impl Held {
                 self.other(socket)
             }
             SocketSpec::UnixPair { unix_type } => {
-                let kind = match unix_type {
-                    UnixType::Stream => SockType::Stream,
-                    UnixType::Dgram => SockType::Datagram,
-                    UnixType::Seqpacket => SockType::SeqPacket,
-                };
-                let (one, other) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)?;
+                let (one, other) = unix_pair(*unix_type)?;
                 self.other(one)?;
                 self.other(other)
             }
@@ -125,7 +122,161 @@ impl Held {
                 bind(socket.as_raw_fd(), &NetlinkAddr::new(0, *groups))?;
                 self.other(socket)
             }
+            other => self.open_odd(other),
         }
+    }
+
+    /// Kinds of sockets that few programs have, and common ones that are held or filled in odd ways.
+    fn open_odd(&mut self, spec: &SocketSpec) -> io::Result<()> {
+        match spec {
+            SocketSpec::NetlinkMember { protocol, group } => {
+                let socket = system::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::c_int::from(*protocol))?;
+                bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+                let group = libc::c_int::try_from(*group).map_err(io::Error::other)?;
+                system::set_option(&socket, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
+                self.other(socket)
+            }
+            SocketSpec::Ping { v6 } => {
+                // Nobody may have them unless this says so.
+                std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")?;
+                let (ip, protocol) = if *v6 {
+                    (IpAddr::V6(Ipv6Addr::LOCALHOST), libc::IPPROTO_ICMPV6)
+                } else {
+                    (IpAddr::V4(Ipv4Addr::LOCALHOST), libc::IPPROTO_ICMP)
+                };
+                let socket = system::socket(ip_family(ip), libc::SOCK_DGRAM, protocol)?;
+                bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip, 0)))?;
+                self.ip_other(socket)
+            }
+            SocketSpec::Capture { filter, interface } => self.capture(*filter, interface.as_deref()),
+            SocketSpec::CaptureMapped => hidden_holds::mapped(packet_socket()?),
+            SocketSpec::UdpOnInterface { address, interface } => {
+                let socket = UdpSocket::bind(address)?;
+                system::bind_to_interface(&socket, interface)?;
+                self.udp(socket)
+            }
+            SocketSpec::TcpMapped => {
+                let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+                let client = TcpStream::connect((Ipv4Addr::LOCALHOST, listener.local_addr()?.port()))?;
+                let (server, _) = listener.accept()?;
+                self.listener(listener)?;
+                self.stream(client)?;
+                self.stream(server)
+            }
+            SocketSpec::TcpQueued { ip } => {
+                let (listener, mut client, server) = pair(*ip)?;
+                client.write_all(&[0; 1000])?;
+                // Until all of it is there.
+                while recv(server.as_raw_fd(), &mut [0; 1000], MsgFlags::MSG_PEEK)? < 1000 {}
+                self.listener(listener)?;
+                self.stream(client)?;
+                self.stream(server)
+            }
+            SocketSpec::TcpOrphan { ip } => {
+                let (listener, mut client, server) = pair(*ip)?;
+                client.set_nonblocking(true)?;
+                // Until neither end has room, and a while longer, because what is acknowledged late makes room again.
+                let mut full = 0;
+                while full < 3 {
+                    match client.write(&[0; 4096]) {
+                        Ok(_) => full = 0,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            full += 1;
+                            std::thread::sleep(std::time::Duration::from_millis(50));
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                drop(client);
+                self.listener(listener)?;
+                self.stream(server)
+            }
+            SocketSpec::UdpQueued { ip } => {
+                let socket = UdpSocket::bind((*ip, 0))?;
+                socket.send_to(&[0; 700], socket.local_addr()?)?;
+                recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)?;
+                self.udp(socket)
+            }
+            SocketSpec::UnixQueued { unix_type } => {
+                let (one, other) = unix_pair(*unix_type)?;
+                for len in [300, 40] {
+                    send(one.as_raw_fd(), &vec![0; len], MsgFlags::empty())?;
+                }
+                if *unix_type == UnixType::Stream {
+                    recv(other.as_raw_fd(), &mut [0; 100], MsgFlags::empty())?;
+                }
+                self.other(one)?;
+                self.other(other)
+            }
+            SocketSpec::TcpInFlight { address } => {
+                let listener = TcpListener::bind(address)?;
+                self.addresses.push(listener.local_addr()?);
+                let (one, other) = hidden_holds::in_flight(listener)?;
+                self.other(one)?;
+                self.other(other)
+            }
+            SocketSpec::TcpRegistered { address } => {
+                let listener = TcpListener::bind(address)?;
+                self.addresses.push(listener.local_addr()?);
+                self.other(hidden_holds::registered(listener)?)
+            }
+            SocketSpec::TcpInThread { address } => {
+                self.addresses.push(hidden_holds::in_thread(*address)?);
+                Ok(())
+            }
+            SocketSpec::MptcpPair { ip } => self.mptcp_pair(*ip),
+            SocketSpec::SctpListen { address } => {
+                let socket = system::socket(ip_family(address.ip()), libc::SOCK_STREAM, libc::IPPROTO_SCTP)?;
+                bind(socket.as_raw_fd(), &SockaddrStorage::from(*address))?;
+                listen(&socket, Backlog::new(7)?)?;
+                self.ip_other(socket)
+            }
+            SocketSpec::VsockListen { port } => {
+                let socket = system::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)?;
+                bind(socket.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, *port))?;
+                listen(&socket, Backlog::new(7)?)?;
+                self.other(socket)
+            }
+            SocketSpec::Xdp => self.other(system::socket(libc::AF_XDP, libc::SOCK_RAW, 0)?),
+            SocketSpec::Alg => self.other(system::socket(libc::AF_ALG, libc::SOCK_SEQPACKET, 0)?),
+            other => Err(io::Error::other(format!("{other:?} is opened elsewhere"))),
+        }
+    }
+
+    fn capture(&mut self, filter: Filter, interface: Option<&str>) -> io::Result<()> {
+        let socket = packet_socket()?;
+        if let Some(name) = interface {
+            // SAFETY: all-zero is a valid address.
+            let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+            address.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
+            address.sll_protocol = ALL_PROTOCOLS.to_be();
+            let index = nix::net::if_::if_nametoindex(name)?;
+            address.sll_ifindex = libc::c_int::try_from(index).map_err(io::Error::other)?;
+            system::bind_to(&socket, &address)?;
+        }
+        match filter {
+            Filter::Classic => system::attach_classic(&socket)?,
+            Filter::Ebpf => {
+                let program = system::socket_filter()?;
+                system::set_option(&socket, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, program.as_raw_fd())?;
+                self.other(program)?;
+            }
+        }
+        self.other(socket)
+    }
+
+    fn mptcp_pair(&mut self, ip: IpAddr) -> io::Result<()> {
+        let open = || system::socket(ip_family(ip), libc::SOCK_STREAM, libc::IPPROTO_MPTCP);
+        let listener = open()?;
+        bind(listener.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip, 0)))?;
+        listen(&listener, Backlog::new(7)?)?;
+        let listener = TcpListener::from(listener);
+        let client = open()?;
+        connect(client.as_raw_fd(), &SockaddrStorage::from(listener.local_addr()?))?;
+        let (server, _) = listener.accept()?;
+        self.listener(listener)?;
+        self.stream(client.into())?;
+        self.stream(server)
     }
 
     /// A listener whose queue is full drops further handshakes, so the last client stays in the first step of its own.
@@ -202,6 +353,20 @@ fn wait_for_end(stream: &TcpStream) -> io::Result<()> {
 
 fn ip_family(ip: IpAddr) -> libc::c_int {
     if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }
+}
+
+/// For all protocols on all interfaces.
+fn packet_socket() -> io::Result<OwnedFd> {
+    system::socket(libc::AF_PACKET, libc::SOCK_RAW, libc::c_int::from(ALL_PROTOCOLS.to_be()))
+}
+
+fn unix_pair(unix_type: UnixType) -> io::Result<(OwnedFd, OwnedFd)> {
+    let kind = match unix_type {
+        UnixType::Stream => SockType::Stream,
+        UnixType::Dgram => SockType::Datagram,
+        UnixType::Seqpacket => SockType::SeqPacket,
+    };
+    Ok(socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
 fn unix_socket(unix_type: UnixType) -> io::Result<OwnedFd> {

@@ -1,7 +1,7 @@
 //! Takes the truth: reads `/proc` and `/sys` of the guest into the types that the tests compare with.
 
 use crate::init::{Result, context};
-use crate::{proc_net, proc_pid, system};
+use crate::{diag, proc_net, proc_pid, system};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -31,17 +31,20 @@ pub(crate) fn truth() -> Result<Truth> {
     let symbols = symbols()?;
     let (processes, owners) = proc_pid::read_all()?;
     let mut sockets = Vec::new();
+    let mut tables = Vec::new();
     let mut seen = Vec::new();
     for process in &processes {
         if let Some(namespace) = process.namespaces.net
             && !seen.contains(&namespace)
         {
             seen.push(namespace);
-            proc_net::read(process.pid, namespace, &owners, &mut sockets)?;
+            let first = sockets.len();
+            proc_net::read(process.pid, namespace, &owners, &mut sockets, &mut tables)?;
+            diag::extend(process.pid, namespace, &owners, &mut sockets, first, &mut tables)?;
         }
     }
     let kernel = kernel(symbols)?;
-    Ok(Truth { kernel, processes, sockets, modules: modules(&text("/proc/modules")?)? })
+    Ok(Truth { kernel, processes, sockets, tables, modules: modules(&text("/proc/modules")?)? })
 }
 
 fn text(path: &str) -> Result<String> {

@@ -39,6 +39,84 @@ pub(crate) fn set_option(
         .map(drop)
 }
 
+/// What a system call gave back as a new descriptor; -1 is an error, told by `errno`.
+pub(crate) fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = check(libc::c_int::try_from(result).map_err(io::Error::other)?)?;
+    // SAFETY: the descriptor was just made and is owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Enters the network namespace that an open `/proc/PID/ns/net` stands for.
+pub(crate) fn enter(namespace: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: takes integers only. The process has one thread, and what it keeps open stays as it is.
+    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// `bind(2)` with a socket address that nix has no type for.
+pub(crate) fn bind_to<T>(socket: &impl AsRawFd, address: &T) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    // SAFETY: the pointer is to a live value of the length given.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const *address).cast(), length) }).map(drop)
+}
+
+/// Loads the eBPF program `return 0` as a socket filter.
+pub(crate) fn socket_filter() -> io::Result<OwnedFd> {
+    /// ``BPF_PROG_LOAD`` and ``BPF_PROG_TYPE_SOCKET_FILTER``, include/uapi/linux/bpf.h.
+    const LOAD: libc::c_int = 5;
+    const SOCKET_FILTER: u32 = 1;
+    /// ``r0 = 0`` and ``exit``.
+    static PROGRAM: [u64; 2] = [0xb7, 0x95];
+    // The beginning of ``union bpf_attr``: type, number of instructions, instructions, licence; the rest is zero.
+    let mut attributes = [0_u64; 16];
+    attributes[0] = u64::from(SOCKET_FILTER) | 2 << 32;
+    attributes[1] = PROGRAM.as_ptr().expose_provenance() as u64;
+    attributes[2] = c"GPL".as_ptr().expose_provenance() as u64;
+    // SAFETY: the kernel reads the attributes, of the length given, and what they point at, which is static.
+    owned(unsafe { libc::syscall(libc::SYS_bpf, LOAD, attributes.as_ptr(), size_of_val(&attributes)) })
+}
+
+/// Attaches four instructions of classic BPF that let everything through.
+pub(crate) fn attach_classic(socket: &impl AsRawFd) -> io::Result<()> {
+    let instruction =
+        |code: u32, jt, jf, k| libc::sock_filter { code: u16::try_from(code).unwrap_or(0), jt, jf, k };
+    let all = libc::BPF_RET | libc::BPF_K;
+    let mut program = [
+        instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 12),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, 0x0800),
+        instruction(all, 0, 0, u32::MAX),
+        instruction(all, 0, 0, u32::MAX),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+    let length = libc::socklen_t::try_from(size_of_val(&program)).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads one ``struct sock_fprog`` and the four instructions it points at, which live through the call.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            length,
+        )
+    })
+    .map(drop)
+}
+
+/// Binds a socket to one interface by name (`SO_BINDTODEVICE`).
+pub(crate) fn bind_to_interface(socket: &impl AsRawFd, name: &str) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(name.len()).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads the name, of the length given.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTODEVICE,
+            name.as_ptr().cast(),
+            length,
+        )
+    })
+    .map(drop)
+}
+
 /// Brings the loopback interface of the network namespace up.
 pub(crate) fn loopback_up() -> io::Result<()> {
     let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;

@@ -1,0 +1,394 @@
+//! Which sockets to show: the options people know from `ss`, and words of the form `KEY=VALUE[,VALUE]…`.
+//!
+//! The rules are few. Options for kinds and families widen the choice: a socket is shown when one of them names it, and
+//! without any all are. Each word narrows it: all must hold, and one of the values of a word is enough for it. `KEY!=VALUE`
+//! holds where `KEY=VALUE` does not.
+
+use super::sockets::protocol;
+use super::words;
+use attest::Pattern;
+use clap::Args;
+use facts::{Family, Socket, SocketState};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+/// Names of processes by pid.
+type Names = BTreeMap<u32, String>;
+
+#[derive(Debug, Default, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
+pub(crate) struct Choice {
+    /// Show TCP sockets. Without an option for a kind of socket, all kinds are shown; several add up.
+    #[arg(short, long)]
+    tcp: bool,
+    /// Show UDP and UDP-Lite sockets.
+    #[arg(short, long)]
+    udp: bool,
+    /// Show unix sockets.
+    #[arg(short = 'x', long)]
+    unix: bool,
+    /// Show raw and ping sockets.
+    #[arg(short = 'w', long)]
+    raw: bool,
+    /// Show packet sockets.
+    #[arg(short = '0', long)]
+    packet: bool,
+    /// Show SCTP sockets.
+    #[arg(short = 'S', long)]
+    sctp: bool,
+    /// Show MPTCP sockets.
+    #[arg(short = 'M', long)]
+    mptcp: bool,
+    /// Show netlink sockets.
+    #[arg(long)]
+    netlink: bool,
+    /// Show vsock sockets.
+    #[arg(long)]
+    vsock: bool,
+    /// Show XDP sockets.
+    #[arg(long)]
+    xdp: bool,
+    /// Show IPv4 sockets only.
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    ipv4: bool,
+    /// Show IPv6 sockets only.
+    #[arg(short = '6', long)]
+    ipv6: bool,
+    /// Show only sockets that wait for a peer: listeners, and datagram sockets without one.
+    #[arg(short, long, conflicts_with = "all")]
+    listening: bool,
+    /// Show sockets in all states, which is the default.
+    #[arg(short, long)]
+    all: bool,
+    /// Taken as `ss` has it: ports are always numbers here.
+    #[arg(short, long)]
+    numeric: bool,
+    /// Taken as `ss` has it: processes are always shown here.
+    #[arg(short, long)]
+    processes: bool,
+    /// Only sockets for which this holds; several must all hold. `KEY=VALUE[,VALUE]…` or `KEY!=…`, with the keys:
+    /// state (established, listen, …), port, sport, dport (a number or FIRST-LAST), src, dst (an address or a network
+    /// such as 10.0.0.0/8), proto (tcp, udp6, …), pid, process, path (templates, where * stands for anything but /, and
+    /// ** for anything), uid, inode, netns, dev, ownership (process, kernel, nobody, …), missing (file_table,
+    /// hash_table, …).
+    #[arg(value_name = "FILTER")]
+    words: Vec<Word>,
+}
+
+impl Choice {
+    /// Whether a socket is to be shown.
+    pub(crate) fn shows(&self, socket: &Socket, names: &Names) -> bool {
+        let family = match (self.ipv4, self.ipv6) {
+            (false, false) => true,
+            (v4, _) => socket.family == if v4 { Family::Inet } else { Family::Inet6 },
+        };
+        self.shows_kind(socket)
+            && family
+            && (!self.listening || waits(socket))
+            && self.words.iter().all(|word| word.holds(socket, names))
+    }
+
+    fn shows_kind(&self, socket: &Socket) -> bool {
+        let internet = matches!(socket.family, Family::Inet | Family::Inet6);
+        let raw = socket.kind.as_deref() == Some("raw");
+        let protocol = socket.protocol.as_deref().filter(|_| internet && !raw).unwrap_or_default();
+        let kinds = [
+            (self.tcp, protocol == "tcp"),
+            (self.udp, matches!(protocol, "udp" | "udplite")),
+            (self.sctp, protocol == "sctp"),
+            (self.mptcp, protocol == "mptcp"),
+            (self.raw, (internet && raw) || matches!(protocol, "icmp" | "icmpv6")),
+            (self.unix, socket.family == Family::Unix),
+            (self.packet, socket.family == Family::Packet),
+            (self.netlink, socket.family == Family::Netlink),
+            (self.vsock, socket.family == Family::Vsock),
+            (self.xdp, socket.family == Family::Xdp),
+        ];
+        kinds.iter().all(|(asked, _)| !asked) || kinds.iter().any(|(asked, is)| *asked && *is)
+    }
+}
+
+fn waits(socket: &Socket) -> bool {
+    matches!(socket.state, Some(SocketState::Listen | SocketState::Unconnected))
+}
+
+/// One word: a key and its values.
+#[derive(Clone, Debug)]
+pub(crate) struct Word {
+    negated: bool,
+    tests: Vec<Test>,
+}
+
+/// One value with its key.
+#[derive(Clone, Debug)]
+enum Test {
+    State(String),
+    /// Ports that count (local, remote), and the range they must be in.
+    Port {
+        local: bool,
+        remote: bool,
+        first: u16,
+        last: u16,
+    },
+    Address {
+        local: bool,
+        network: IpAddr,
+        bits: u32,
+    },
+    Protocol(String),
+    Pid(u32),
+    Process(Pattern),
+    Path(Pattern),
+    Uid(u32),
+    Inode(u64),
+    Namespace(u32),
+    Interface(String),
+    Ownership(String),
+    Missing(String),
+}
+
+impl FromStr for Word {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, values) = text.split_once('=').ok_or_else(|| {
+            "a filter is KEY=VALUE or KEY!=VALUE, such as state=listen or sport!=22".to_owned()
+        })?;
+        let (key, negated) = key.strip_suffix('!').map_or((key, false), |key| (key, true));
+        let tests = values.split(',').map(|value| Test::parse(key, value)).collect::<Result<_, _>>()?;
+        Ok(Self { negated, tests })
+    }
+}
+
+impl Word {
+    fn holds(&self, socket: &Socket, names: &Names) -> bool {
+        self.tests.iter().any(|test| test.holds(socket, names)) != self.negated
+    }
+}
+
+impl Test {
+    fn parse(key: &str, value: &str) -> Result<Self, String> {
+        if value.is_empty() {
+            return Err(format!("`{key}` has an empty value"));
+        }
+        let pattern = || Pattern::parse(value).map_err(|error| error.to_string());
+        let port = |local, remote| {
+            let (first, last) = value.split_once('-').unwrap_or((value, value));
+            Ok(Self::Port { local, remote, first: number(key, first)?, last: number(key, last)? })
+        };
+        match key {
+            "state" => {
+                let known: Result<SocketState, _> = serde_json::from_value(value.into());
+                known
+                    .map(|_| Self::State(value.to_owned()))
+                    .map_err(|_| format!("there is no state `{value}`"))
+            }
+            "port" => port(true, true),
+            "sport" => port(true, false),
+            "dport" => port(false, true),
+            "src" => address(value, true),
+            "dst" => address(value, false),
+            "proto" => Ok(Self::Protocol(value.to_owned())),
+            "pid" => Ok(Self::Pid(number(key, value)?)),
+            "process" => Ok(Self::Process(pattern()?)),
+            "path" => Ok(Self::Path(pattern()?)),
+            "uid" => Ok(Self::Uid(number(key, value)?)),
+            "inode" => Ok(Self::Inode(number(key, value)?)),
+            "netns" => Ok(Self::Namespace(number(key, value)?)),
+            "dev" => Ok(Self::Interface(value.to_owned())),
+            "ownership" => {
+                let known: Result<facts::Ownership, _> = serde_json::from_value(value.into());
+                known
+                    .map(|_| Self::Ownership(value.to_owned()))
+                    .map_err(|_| format!("there is no ownership `{value}`"))
+            }
+            "missing" => Ok(Self::Missing(value.to_owned())),
+            _ => Err(format!("sockets are not chosen by `{key}`")),
+        }
+    }
+
+    fn holds(&self, socket: &Socket, names: &Names) -> bool {
+        match self {
+            Self::State(state) => socket.state.as_ref().is_some_and(|own| words::serde_name(own) == *state),
+            Self::Port { local, remote, first, last } => {
+                let inside = |port: Option<u16>| port.is_some_and(|port| (*first..=*last).contains(&port));
+                (*local && inside(socket.local_port)) || (*remote && inside(socket.remote_port))
+            }
+            Self::Address { local, network, bits } => {
+                let address = if *local { socket.local_address } else { socket.remote_address };
+                address.is_some_and(|address| is_inside(address, *network, *bits))
+            }
+            Self::Protocol(name) => {
+                protocol(socket) == *name
+                    || socket.protocol.as_ref() == Some(name)
+                    || words::serde_name(&socket.family) == *name
+            }
+            Self::Pid(pid) => socket.processes.contains(pid),
+            Self::Process(pattern) => {
+                socket.processes.iter().filter_map(|pid| names.get(pid)).any(|name| pattern.matches(name))
+            }
+            Self::Path(pattern) => socket.path.as_ref().is_some_and(|path| pattern.matches(path)),
+            Self::Uid(uid) => socket.uid == Some(*uid),
+            Self::Inode(inode) => socket.inode == Some(*inode),
+            Self::Namespace(number) => socket.net_namespace == Some(*number),
+            Self::Interface(name) => {
+                socket.interface.as_ref().is_some_and(|interface| interface.name.as_ref() == Some(name))
+            }
+            Self::Ownership(name) => {
+                socket.ownership.as_ref().is_some_and(|ownership| words::serde_name(ownership) == *name)
+            }
+            Self::Missing(view) => socket.views_missing.contains(view),
+        }
+    }
+}
+
+fn number<T: FromStr>(key: &str, text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("`{text}` is no number that `{key}` can have"))
+}
+
+fn address(text: &str, local: bool) -> Result<Test, String> {
+    let wrong = || format!("`{text}` is neither an address nor a network such as 10.0.0.0/8 or fe80::/10");
+    let (address, bits) = match text.split_once('/') {
+        Some((address, bits)) => (address, Some(bits.parse::<u32>().map_err(|_| wrong())?)),
+        None => (text, None),
+    };
+    let network: IpAddr = address.parse().map_err(|_| wrong())?;
+    let width = if network.is_ipv4() { 32 } else { 128 };
+    let bits = bits.unwrap_or(width);
+    if bits > width {
+        return Err(wrong());
+    }
+    Ok(Test::Address { local, network, bits })
+}
+
+/// Whether the first `bits` bits agree. An IPv4 address in the form of IPv6 is one of IPv4's too.
+fn is_inside(address: IpAddr, network: IpAddr, bits: u32) -> bool {
+    let same = |address: u128, network: u128, width: u32| {
+        (address ^ network).checked_shr(width.saturating_sub(bits)).unwrap_or(0) == 0
+    };
+    match (address, network) {
+        (IpAddr::V4(address), IpAddr::V4(network)) => {
+            same(u128::from(address.to_bits()), u128::from(network.to_bits()), 32)
+        }
+        (IpAddr::V6(address), IpAddr::V6(network)) => same(address.to_bits(), network.to_bits(), 128),
+        (IpAddr::V6(address), IpAddr::V4(_)) => {
+            address.to_ipv4_mapped().is_some_and(|address| is_inside(address.into(), network, bits))
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        choice: Choice,
+    }
+
+    fn socket(change: &str) -> Socket {
+        let mut value = serde_json::json!({
+            "family": "inet", "protocol_family": 2, "type": "stream", "protocol": "tcp", "state": "established",
+            "local_address": "10.0.2.15", "local_port": 443, "remote_address": "192.168.7.9", "remote_port": 50000,
+            "path": null, "inode": 4711, "net_namespace": 1, "uid": 33, "processes": [7], "views": [],
+            "sock": "0xffff888000000000",
+        });
+        let change: serde_json::Value = serde_json::from_str(change).unwrap();
+        for (key, new) in change.as_object().unwrap() {
+            value[key] = new.clone();
+        }
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn shows(words: &[&str], change: &str) -> bool {
+        let line = Line::try_parse_from(std::iter::once(&"sockets").chain(words)).unwrap();
+        line.choice.shows(&socket(change), &BTreeMap::from([(7, "nginx".to_owned())]))
+    }
+
+    #[test]
+    fn options_for_kinds_add_up_and_none_means_all() {
+        assert!(shows(&[], "{}") && shows(&["-t"], "{}") && shows(&["-tu"], "{}") && shows(&["-ut4"], "{}"));
+        assert!(
+            !shows(&["-u"], "{}") && !shows(&["-t6"], "{}") && !shows(&["-x"], "{}") && !shows(&["-w"], "{}")
+        );
+        let raw = r#"{"type": "raw"}"#;
+        assert!(shows(&["-w"], raw) && !shows(&["-t"], raw), "a raw socket of protocol 6 is no TCP socket");
+        let ping = r#"{"type": "dgram", "protocol": "icmp"}"#;
+        assert!(shows(&["-w"], ping) && !shows(&["-0"], ping));
+        let packet = r#"{"family": "packet", "type": "raw"}"#;
+        assert!(shows(&["-0"], packet) && !shows(&["-w"], packet) && shows(&["-anp"], packet));
+        assert!(Line::try_parse_from(["sockets", "-4", "-6"]).is_err());
+        assert!(Line::try_parse_from(["sockets", "-l", "-a"]).is_err());
+    }
+
+    #[test]
+    fn listening_is_who_waits_for_a_peer() {
+        assert!(!shows(&["-l"], "{}"));
+        assert!(shows(&["-l"], r#"{"state": "listen"}"#));
+        assert!(shows(&["-lun"], r#"{"state": "unconnected", "type": "dgram", "protocol": "udp"}"#));
+        assert!(!shows(&["-l"], r#"{"state": "close"}"#));
+    }
+
+    #[test]
+    fn words_narrow_and_their_values_are_alternatives() {
+        for holds in [
+            "state=established",
+            "state=listen,established",
+            "state!=listen",
+            "port=443",
+            "port=50000",
+            "sport=400-500",
+            "dport=22,50000",
+            "src=10.0.2.15",
+            "src=10.0.0.0/8",
+            "dst=0.0.0.0/0",
+            "dst!=10.0.0.0/8",
+            "proto=tcp",
+            "pid=7",
+            "process=ngin*",
+            "uid=33",
+            "inode=4711",
+            "netns=1",
+            "dev!=eth0",
+        ] {
+            assert!(shows(&[holds], "{}"), "{holds}");
+        }
+        for fails in
+            ["state=listen", "sport=50000", "dport=443", "src=10.1.0.0/16", "pid=8", "process=sshd", "uid=0"]
+        {
+            assert!(!shows(&[fails], "{}"), "{fails}");
+            assert!(!shows(&["state=established", fails], "{}"), "{fails}");
+        }
+        let mapped = r#"{"family": "inet6", "local_address": "::ffff:10.0.2.15"}"#;
+        assert!(shows(&["src=10.0.0.0/8"], mapped) && !shows(&["src=fe80::/10"], mapped));
+        let hidden = r#"{"ownership": "nobody", "views_missing": ["file_table"]}"#;
+        assert!(
+            shows(&["ownership=nobody", "missing=file_table"], hidden)
+                && !shows(&["missing=file_table"], "{}")
+        );
+        let unix = r#"{"family": "unix", "path": "/run/a.sock", "local_port": null, "remote_port": null}"#;
+        assert!(shows(&["path=/run/*"], unix) && !shows(&["port=0"], unix) && shows(&["proto=unix"], unix));
+    }
+
+    #[test]
+    fn a_word_that_means_nothing_is_refused_with_what_is_wrong() {
+        for (word, wrong) in [
+            ("listen", "KEY=VALUE"),
+            ("state=up", "no state `up`"),
+            ("sport=http", "`http` is no number"),
+            ("sport=70000", "no number"),
+            ("src=10.0.0.0/33", "neither an address"),
+            ("src=example", "neither an address"),
+            ("colour=red", "not chosen by `colour`"),
+            ("pid=", "empty"),
+            ("ownership=me", "no ownership `me`"),
+        ] {
+            let error = Word::from_str(word).unwrap_err();
+            assert!(error.contains(wrong), "{word}: {error}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Who holds which socket: the descriptors of every process and thread, what io_urings have registered, and what is on its
+//! way in unix sockets.
+//!
+//! A descriptor counts more than a ring, and a ring more than a message: a socket is said to be held by the strongest of
+//! them only, as `/proc/PID/fd` says it.
+
+use super::file::{Files, Lead};
+use super::layout::Resolver;
+use super::task::Seen;
+use super::{io_uring, list, scm};
+use crate::session::{Session, member};
+use facts::{Ownership, ProblemKind};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use vmi_core::{Gva, ReadError};
+
+/// ``AF_UNIX``, include/linux/socket.h.
+const UNIX: u16 = 1;
+
+/// Offsets in bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    tasks: u64,
+    tgid: u64,
+    start_time: u64,
+    files: u64,
+    signal: u64,
+    thread_node: u64,
+    nr_threads: u64,
+    thread_head: u64,
+}
+
+impl Layout {
+    pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Self {
+        Self {
+            tasks: resolver.offset("task_struct", "tasks"),
+            tgid: resolver.offset("task_struct", "tgid"),
+            start_time: resolver.first_of("task_struct", &["start_boottime", "real_start_time"]),
+            files: resolver.offset("task_struct", "files"),
+            signal: resolver.offset("task_struct", "signal"),
+            thread_node: resolver.offset("task_struct", "thread_node"),
+            nr_threads: resolver.offset("signal_struct", "nr_threads"),
+            thread_head: resolver.offset("signal_struct", "thread_head"),
+        }
+    }
+}
+
+/// A table of descriptors (``struct files_struct *``) and a process that uses it.
+pub(super) type Table = (u32, Gva);
+
+/// Tables of the processes as they were read at the beginning of the look.
+pub(super) fn tables(session: &Session<'_>, processes: &[Seen]) -> Result<Vec<Table>, ReadError> {
+    let mut tables = Vec::new();
+    for process in processes {
+        tables.push((process.facts.pid, process.files));
+        if process.facts.threads != Some(1) {
+            of_threads(session, process.facts.pid, Gva(process.facts.task.0), &mut tables)?;
+        }
+    }
+    Ok(tables)
+}
+
+/// Tables of all processes that there are now: those that began since, and those of `processes` that still run, also where
+/// no list leads to them.
+pub(super) fn tables_now(session: &Session<'_>, processes: &[Seen]) -> Result<Vec<Table>, ReadError> {
+    let layout = &session.kernel.layouts().net.holder;
+    let mut tasks = BTreeSet::new();
+    if let Some(head) = session.kernel.symbol("init_task").and_then(|task| task.checked_add(layout.tasks)) {
+        let nodes = list::list(session, "task list", head)?;
+        tasks.extend(nodes.into_iter().filter_map(|node| node.checked_sub(layout.tasks)));
+    }
+    for process in processes {
+        let task = Gva(process.facts.task.0);
+        let same = || {
+            Ok(session.space.u32(member(task, layout.tgid)?)? == process.facts.pid
+                && Some(session.space.u64(member(task, layout.start_time)?)?) == process.facts.start_time_ns)
+        };
+        if !tasks.contains(&task) && session.known("task_struct", task, same())? == Some(true) {
+            tasks.insert(task);
+        }
+    }
+    let mut tables = Vec::new();
+    for task in tasks {
+        let read = || {
+            let pid = session.space.u32(member(task, layout.tgid)?)?;
+            Ok((pid, session.space.pointer(member(task, layout.files)?)?))
+        };
+        let Some((pid, files)) = session.known("task_struct", task, read())? else { continue };
+        tables.push((pid, files));
+        of_threads(session, pid, task, &mut tables)?;
+    }
+    Ok(tables)
+}
+
+/// Adds the tables of the threads of the process `pid`, whose leader is `task`. A thread can have left its process's table
+/// (`unshare(CLONE_FILES)`), and the leader may have ended before it.
+fn of_threads(session: &Session<'_>, pid: u32, task: Gva, tables: &mut Vec<Table>) -> Result<(), ReadError> {
+    let layout = &session.kernel.layouts().net.holder;
+    let read = || {
+        let signal = session.space.pointer(member(task, layout.signal)?)?;
+        if signal.is_null() || session.space.u32(member(signal, layout.nr_threads)?)? <= 1 {
+            return Ok(Vec::new());
+        }
+        let mut files = Vec::new();
+        for node in list::list(session, "thread list", member(signal, layout.thread_head)?)? {
+            let thread = node.checked_sub(layout.thread_node);
+            let thread = thread.ok_or(ReadError::NotAnAddress { at: node, len: layout.thread_node })?;
+            files.push(session.space.pointer(member(thread, layout.files)?)?);
+        }
+        Ok(files)
+    };
+    for files in session.known("thread list", task, read())?.unwrap_or_default() {
+        if !tables.contains(&(pid, files)) {
+            tables.push((pid, files));
+        }
+    }
+    Ok(())
+}
+
+/// Who holds a socket, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Holding {
+    pub(super) ownership: Ownership,
+    pub(super) pids: BTreeSet<u32>,
+}
+
+/// What was found by following everything that can hold a file.
+#[derive(Debug, Default)]
+pub(super) struct Holders {
+    /// By ``struct sock *``.
+    pub(super) of_sock: BTreeMap<Gva, Holding>,
+    /// Receive queues of unix socks.
+    pub(super) queues: HashMap<Gva, scm::Queue>,
+    /// Whether all of it could be read. If not, a socket that is not here may still be held.
+    pub(super) complete: bool,
+}
+
+impl Holders {
+    /// Follows the descriptors in `tables`, the rings among them, and the queues of all unix socks: those of `hashed`, and
+    /// those that descriptors lead to.
+    pub(super) fn find(session: &Session<'_>, tables: &[Table], hashed: &[Gva]) -> Result<Self, ReadError> {
+        let problems = session.problems_met();
+        let mut search =
+            Search { session, files: Files::default(), found: Self::default(), rings: Vec::new() };
+        // Where it is not known what an io_uring's file looks like, any of them may hold what seems to be nobody's.
+        search.found.complete = session.kernel.layouts().net.io_uring.is_none()
+            || session.kernel.symbol("io_uring_fops").is_some();
+        search.descriptors(tables)?;
+        search.rings()?;
+        search.messages(hashed)?;
+        search.rings()?;
+        let mut found = search.found;
+        found.complete &= session.problems_met() == problems;
+        Ok(found)
+    }
+
+    fn add(&mut self, sk: Gva, ownership: Ownership, pids: &BTreeSet<u32>) {
+        let known = self.of_sock.entry(sk).or_insert_with(|| Holding { ownership, pids: BTreeSet::new() });
+        if ownership < known.ownership {
+            *known = Holding { ownership, pids: pids.clone() };
+        } else if ownership == known.ownership {
+            known.pids.extend(pids);
+        }
+    }
+}
+
+struct Search<'s, 'a> {
+    session: &'s Session<'a>,
+    files: Files,
+    found: Holders,
+    /// Rings to follow: ``struct io_ring_ctx *``, what holds the files in it, and who.
+    rings: Vec<(Gva, Ownership, BTreeSet<u32>)>,
+}
+
+impl Search<'_, '_> {
+    fn descriptors(&mut self, tables: &[Table]) -> Result<(), ReadError> {
+        let mut rings: BTreeMap<Gva, BTreeSet<u32>> = BTreeMap::new();
+        for (pid, files) in tables.iter().filter(|(_, files)| !files.is_null()) {
+            for lead in self.files.of_table(self.session, *files)?.iter() {
+                match lead {
+                    Lead::Sock(sk) => self.found.add(*sk, Ownership::Process, &BTreeSet::from([*pid])),
+                    Lead::Ring(ring) => {
+                        rings.entry(*ring).or_default().insert(*pid);
+                    }
+                    Lead::None => {}
+                }
+            }
+        }
+        self.rings.extend(rings.into_iter().map(|(ring, pids)| (ring, Ownership::IoUring, pids)));
+        Ok(())
+    }
+
+    /// Follows all rings that are known, and those that they hold.
+    fn rings(&mut self) -> Result<(), ReadError> {
+        let mut seen = HashSet::new();
+        while let Some((ring, ownership, pids)) = self.rings.pop() {
+            if !seen.insert(ring) {
+                continue;
+            }
+            let files = io_uring::files(self.session, ring);
+            let Some(files) = self.session.known("io_ring_ctx", ring, files)? else { continue };
+            let Some(files) = files else {
+                self.session.problem(
+                    ProblemKind::Profile,
+                    format_args!("io_ring_ctx {ring}"),
+                    "It is not known how this kernel keeps registered files.",
+                );
+                continue;
+            };
+            for file in files {
+                self.follow(file, ownership, &pids)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn messages(&mut self, hashed: &[Gva]) -> Result<(), ReadError> {
+        let known: HashSet<Gva> = hashed.iter().copied().collect();
+        let mut socks = hashed.to_vec();
+        for sk in self.found.of_sock.keys().filter(|sk| !known.contains(sk)) {
+            let family = super::sock::family_of(self.session, *sk);
+            if self.session.known("sock", *sk, family)? == Some(UNIX) {
+                socks.push(*sk);
+            }
+        }
+        for sk in socks {
+            let queue = scm::queue(self.session, sk);
+            let Some(queue) = self.session.known("unix receive queue", sk, queue)? else { continue };
+            if !queue.files.is_empty() {
+                let pids = self.found.of_sock.get(&sk).map(|held| held.pids.clone()).unwrap_or_default();
+                for file in &queue.files {
+                    self.follow(*file, Ownership::InFlight, &pids)?;
+                }
+            }
+            self.found.queues.insert(sk, queue);
+        }
+        Ok(())
+    }
+
+    fn follow(&mut self, file: Gva, ownership: Ownership, pids: &BTreeSet<u32>) -> Result<(), ReadError> {
+        match self.files.lead(self.session, file)? {
+            Lead::Sock(sk) => self.found.add(sk, ownership, pids),
+            Lead::Ring(ring) => self.rings.push((ring, ownership, pids.clone())),
+            Lead::None => {}
+        }
+        Ok(())
+    }
+}
