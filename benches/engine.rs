@@ -15,7 +15,7 @@ use benches::report::{Goal, Report};
 use benches::traced::{Footprint, Traced, bytes, copy};
 use criterion::{BatchSize, Criterion};
 use guest_profiles::linux::WANTED;
-use guest_profiles::{Btf, Kallsyms, Profile, ProfileIdentity};
+use guest_profiles::{Btf, Kallsyms, Profile, ProfileIdentity, Store};
 use hypervisor::Target;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,7 @@ const fn goal(reach: Duration, aim: Duration) -> Option<Goal> {
 const SNAPSHOT_MAPPED: Option<Goal> = goal(Duration::from_millis(2), Duration::from_micros(300));
 const SNAPSHOT_PER_CALL: Option<Goal> = goal(Duration::from_millis(10), Duration::from_millis(3));
 const FIRST_LOOK: Option<Goal> = goal(Duration::from_millis(300), Duration::from_millis(60));
+const STORED_LOOK: Option<Goal> = goal(Duration::from_millis(20), Duration::from_millis(5));
 
 fn main() -> Result<()> {
     if !testkit::require(&[Need::Root, Need::Guest(KERNEL)]) {
@@ -129,10 +130,16 @@ fn first_looks(
             introspect::snapshot(&*opened.memory, &kernel, &opened.vm, &options).expect("a look")
         });
     });
-    group.bench_function("start", |b| b.iter(|| run(birthmark, &["--version"])));
-    group.bench_function("process", |b| {
-        b.iter(|| run(birthmark, &["ps", &format!("pid:{pid}"), "--json"]));
-    });
+    let files = Files::new(&format!("{pid}-{name}"))?;
+    Store::new(vec![files.profiles.clone()]).add(subject.kernel.profile())?;
+    let (none, target) = (Path::new(""), format!("pid:{pid}"));
+    let ps = ["ps", target.as_str(), "--json"];
+    group.bench_function("start", |b| b.iter(|| run(birthmark, &["--version"], none, none)));
+    group.bench_function("process", |b| b.iter(|| run(birthmark, &ps, none, none)));
+    group.bench_function("stored", |b| b.iter(|| run(birthmark, &ps, &files.profiles, none)));
+    // The first run leaves the hint that all others find.
+    run(birthmark, &ps, none, &files.hints);
+    group.bench_function("hint", |b| b.iter(|| run(birthmark, &ps, none, &files.hints)));
     group.finish();
     let id = |function: &str| format!("first-{name}/{function}");
     report.row(&format!("open a VM, {shown}"), &id("open"), None, None);
@@ -148,6 +155,18 @@ fn first_looks(
         &id("process"),
         Some(&id("start")),
         FIRST_LOOK,
+    );
+    report.row(
+        &format!("the same with a stored profile, {shown} : `--version`"),
+        &id("stored"),
+        Some(&id("start")),
+        STORED_LOOK,
+    );
+    report.row(
+        &format!("the same with a hint of this boot, {shown} : `--version`"),
+        &id("hint"),
+        Some(&id("start")),
+        None,
     );
     Ok(())
 }
@@ -294,8 +313,32 @@ fn build_birthmark(root: &Path) -> Result<PathBuf> {
     Ok(root.join("target/release/birthmark"))
 }
 
-fn run(program: &Path, arguments: &[&str]) {
-    let status = Command::new(program).args(arguments).stdout(Stdio::null()).status().expect("a program");
+/// Directories of a stored profile and of hints, which are gone with this.
+struct Files {
+    home: PathBuf,
+    profiles: PathBuf,
+    hints: PathBuf,
+}
+
+impl Files {
+    fn new(name: &str) -> Result<Self> {
+        let home = std::env::temp_dir().join(format!("birthmark-bench-{name}"));
+        std::fs::create_dir_all(&home)?;
+        Ok(Self { profiles: home.join("profiles"), hints: home.join("hints"), home })
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.home);
+    }
+}
+
+/// Runs the command with this store and these hints of earlier runs; an empty path: none.
+fn run(program: &Path, arguments: &[&str], profiles: &Path, hints: &Path) {
+    let mut command = Command::new(program);
+    command.args(arguments).env("BIRTHMARK_PROFILES", profiles).env("BIRTHMARK_HINTS", hints);
+    let status = command.stdout(Stdio::null()).status().expect("a program");
     assert!(status.success(), "{} {arguments:?} ended with {status}", program.display());
 }
 

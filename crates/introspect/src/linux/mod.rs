@@ -8,6 +8,7 @@ pub(crate) mod cgroup;
 pub(crate) mod container;
 pub(crate) mod cred;
 pub(crate) mod device;
+pub(crate) mod description;
 pub(crate) mod file;
 pub(crate) mod filter;
 pub(crate) mod hint;
