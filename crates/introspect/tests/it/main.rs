@@ -6,6 +6,7 @@
 
 mod anchor; // a kernel whose symbol table has no data
 mod booting; // a guest from power-on until user space
+mod cell; // one kind of guest, booted and compared
 mod churn; // a guest that changes while it is looked at
 mod cross_views; // several views of processes and modules
 mod equal; // compares a snapshot with the guest's /proc, entry by entry
@@ -13,7 +14,9 @@ mod equal_sockets; // the same of sockets, line by line
 mod hostile; // a guest that lies
 mod images; // memory images
 mod locate; // every way to the kernel
+mod matrix; // every pair of values, for `cargo xtask matrix`
+mod menagerie; // a guest with one of everything
 mod opened; // a booted guest with its memory opened and its kernel located
 mod own_tables; // symbols and types, against /proc/kallsyms and /sys/kernel/btf
 mod socket_views; // sockets that hide, and those that only seem to
-mod tables; // every table on every kind of guest
+mod tables; // every table on every kind of guest: the sample that CI runs
