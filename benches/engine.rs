@@ -11,11 +11,12 @@
 use anyhow::{Context, Result};
 use benches::guests::{BUDGET, KERNEL, Subject};
 use benches::kernel_tables::KernelTables;
+use benches::peak_memory;
 use benches::report::{Goal, Report};
 use benches::traced::{Footprint, Traced, bytes, copy};
 use criterion::{BatchSize, Criterion};
 use guest_profiles::linux::WANTED;
-use guest_profiles::{Btf, Kallsyms, Profile, ProfileIdentity, Store};
+use guest_profiles::{Btf, Kallsyms, Profile, ProfileIdentity};
 use hypervisor::Target;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -32,8 +33,14 @@ const SNAPSHOT_MAPPED: Option<Goal> = goal(Duration::from_millis(2), Duration::f
 const SNAPSHOT_PER_CALL: Option<Goal> = goal(Duration::from_millis(10), Duration::from_millis(3));
 const FIRST_LOOK: Option<Goal> = goal(Duration::from_millis(300), Duration::from_millis(60));
 const STORED_LOOK: Option<Goal> = goal(Duration::from_millis(20), Duration::from_millis(5));
+const RESUME: Option<Goal> = goal(Duration::from_millis(1), Duration::from_millis(1));
+/// Most memory that a process may have while it reads the profile of a guest.
+const PEAK_MEMORY: u64 = 10 << 20;
 
 fn main() -> Result<()> {
+    if let Some(code) = peak_memory::as_child() {
+        return code;
+    }
     if !testkit::require(&[Need::Root, Need::Guest(KERNEL)]) {
         return Ok(());
     }
@@ -130,17 +137,39 @@ fn first_looks(
             introspect::snapshot(&*opened.memory, &kernel, &opened.vm, &options).expect("a look")
         });
     });
-    let files = Files::new(&format!("{pid}-{name}"))?;
-    Store::new(vec![files.profiles.clone()]).add(subject.kernel.profile())?;
-    let (none, target) = (Path::new(""), format!("pid:{pid}"));
+    let json = subject.kernel.hint().to_json();
+    group.bench_function("resume", |b| {
+        b.iter(|| {
+            let hint = introspect::Hint::from_json(&json).expect("a hint");
+            introspect::Kernel::resume(memory, hint).expect("a guest").expect("the same boot")
+        });
+    });
+    // What an earlier run left behind is nothing, a stored profile, or a hint of this boot.
+    let left = TempDirectory::new(name)?;
+    let store = guest_profiles::Store::new(vec![left.path.join("profiles")]);
+    store.add(subject.kernel.profile())?;
+    let (hints, profiles) = (left.path.join("hints"), left.path.join("profiles"));
+    let target = format!("pid:{pid}");
     let ps = ["ps", target.as_str(), "--json"];
-    group.bench_function("start", |b| b.iter(|| run(birthmark, &["--version"], none, none)));
-    group.bench_function("process", |b| b.iter(|| run(birthmark, &ps, none, none)));
-    group.bench_function("stored", |b| b.iter(|| run(birthmark, &ps, &files.profiles, none)));
-    // The first run leaves the hint that all others find.
-    run(birthmark, &ps, none, &files.hints);
-    group.bench_function("hint", |b| b.iter(|| run(birthmark, &ps, none, &files.hints)));
+    let nothing = Path::new("");
+    group.bench_function("start", |b| b.iter(|| run(birthmark, &["--version"], nothing, nothing)));
+    group.bench_function("process", |b| b.iter(|| run(birthmark, &ps, nothing, nothing)));
+    group.bench_function("process-stored", |b| b.iter(|| run(birthmark, &ps, nothing, &profiles)));
+    group.bench_function("process-hint", |b| b.iter(|| run(birthmark, &ps, &hints, nothing)));
     group.finish();
+    let start = peak_memory::of(birthmark, &["--version"])?;
+    let first = peak_memory::of(birthmark, &ps)?;
+    report.note(format!(
+        "{shown}: a first look has at most {} of memory, {} of which any start of the program has{}",
+        size(first),
+        size(start),
+        // What is resident of a mapping is the guest's memory, not ours.
+        match name {
+            "mem" if first <= PEAK_MEMORY => " (at most 10 MiB: reached)",
+            "mem" => " (at most 10 MiB: NOT reached)",
+            _ => ", the guest's own pages as they are mapped included",
+        }
+    ));
     let id = |function: &str| format!("first-{name}/{function}");
     report.row(&format!("open a VM, {shown}"), &id("open"), None, None);
     report.row(
@@ -158,16 +187,17 @@ fn first_looks(
     );
     report.row(
         &format!("the same with a stored profile, {shown} : `--version`"),
-        &id("stored"),
+        &id("process-stored"),
         Some(&id("start")),
         STORED_LOOK,
     );
     report.row(
         &format!("the same with a hint of this boot, {shown} : `--version`"),
-        &id("hint"),
+        &id("process-hint"),
         Some(&id("start")),
         None,
     );
+    report.row(&format!("the kernel by a hint, {shown}"), &id("resume"), None, RESUME);
     Ok(())
 }
 
@@ -313,32 +343,15 @@ fn build_birthmark(root: &Path) -> Result<PathBuf> {
     Ok(root.join("target/release/birthmark"))
 }
 
-/// Directories of a stored profile and of hints, which are gone with this.
-struct Files {
-    home: PathBuf,
-    profiles: PathBuf,
-    hints: PathBuf,
-}
-
-impl Files {
-    fn new(name: &str) -> Result<Self> {
-        let home = std::env::temp_dir().join(format!("birthmark-bench-{name}"));
-        std::fs::create_dir_all(&home)?;
-        Ok(Self { profiles: home.join("profiles"), hints: home.join("hints"), home })
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.home);
-    }
-}
-
-/// Runs the command with this store and these hints of earlier runs; an empty path: none.
-fn run(program: &Path, arguments: &[&str], profiles: &Path, hints: &Path) {
-    let mut command = Command::new(program);
-    command.args(arguments).env("BIRTHMARK_PROFILES", profiles).env("BIRTHMARK_HINTS", hints);
-    let status = command.stdout(Stdio::null()).status().expect("a program");
+/// Runs the command with these directories for hints and stored profiles; empty: none.
+fn run(program: &Path, arguments: &[&str], hints: &Path, profiles: &Path) {
+    let status = Command::new(program)
+        .args(arguments)
+        .env("BIRTHMARK_HINTS", hints)
+        .env("BIRTHMARK_PROFILES", profiles)
+        .stdout(Stdio::null())
+        .status()
+        .expect("a program");
     assert!(status.success(), "{} {arguments:?} ended with {status}", program.display());
 }
 
@@ -357,5 +370,25 @@ fn size(bytes: u64) -> String {
         format!("{} KiB", bytes >> 10)
     } else {
         format!("{:.1} MiB", bytes as f64 / 1048576.0)
+    }
+}
+
+/// A directory of this run, removed with it.
+struct TempDirectory {
+    path: PathBuf,
+}
+
+impl TempDirectory {
+    fn new(name: &str) -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("birthmark-bench-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for TempDirectory {
+    fn drop(&mut self) {
+        // Nothing depends on its being gone.
+        let _ = std::fs::remove_dir_all(&self.path);
     }
 }

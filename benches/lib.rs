@@ -6,5 +6,6 @@
 
 pub mod guests;
 pub mod kernel_tables;
+pub mod peak_memory;
 pub mod report;
 pub mod traced;

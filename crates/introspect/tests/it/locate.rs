@@ -77,21 +77,20 @@ fn page_tables_in_memory_lead_to_a_kernel_that_does_not_describe_itself() {
 }
 
 #[test]
-fn a_vcpu_in_user_mode_with_page_table_isolation_leads_to_the_kernel() {
-    let Some(opened) = opened(LabKernel::V6_1, |spec| spec.kernel_parameter("pti=on")) else { return };
+fn vcpus_that_are_all_in_user_mode_with_page_table_isolation_lead_to_the_kernel() {
+    let spec = |spec: GuestSpec| spec.kernel_parameter("pti=on").vcpus(2);
+    let Some(opened) = opened(LabKernel::V6_1, spec) else { return };
     without_vmcoreinfo(&opened);
+    // Work, so that user mode is where both vCPUs are nearly always.
+    let spin = testkit::Spawn { activity: testkit::Activity::Spin, ..testkit::Spawn::default() };
+    let spinning = opened.guest.spawn_many(4, spin).unwrap();
     // The user half of any process: the page behind the kernel's root, as CR3 has it in user mode.
-    let mut caught = None;
-    for _ in 0..2000 {
-        let registers = opened.vm.registers().unwrap();
-        if registers.iter().any(|vcpu| vcpu.cr3 & 0x1000 != 0) {
-            caught = Some(registers);
-            break;
-        }
-        // Work, so that user mode is where the vCPU often is.
-        opened.guest.spawn_many(1, testkit::Spawn::default()).unwrap();
-    }
-    let caught = caught.expect("the vCPU was never in user mode");
+    let in_user_mode = |vcpu: &vmi_core::Registers| vcpu.cr3 & 0x1000 != 0;
+    let caught = (0..5000)
+        .map(|_| opened.vm.registers().unwrap())
+        .find(|vcpus| vcpus.len() == 2 && vcpus.iter().all(in_user_mode));
+    spinning.iter().for_each(|process| opened.guest.kill(process.pid).unwrap());
+    let caught = caught.expect("the vCPUs were never both in user mode");
     let registers = || caught.clone();
     let sources = Sources { registers: &registers, ..Sources::default() };
     let found = introspect::locate_with(&*opened.vm.memory, &sources, PATIENT).unwrap();
@@ -163,4 +162,100 @@ fn a_guest_before_its_kernel_is_booting_and_not_broken() {
     let error = introspect::locate_with(&*opened.vm.memory, &sources, PATIENT).unwrap_err();
     assert!(matches!(error, introspect::Error::NotYet { .. }), "{error}");
     assert!(error.may_be_booting());
+}
+
+/// A piece of text that is in the guest's type information, end included, becomes another of the same length.
+fn rename_in_btf(opened: &Opened, from: &str, to: &str) {
+    assert_eq!(from.len(), to.len());
+    let look = Look::begin(&*opened.vm.memory, Budget::default()).unwrap();
+    let space = AddressSpace::new(&look, opened.kernel.root(), opened.kernel.levels());
+    let at = |symbol: &str| opened.kernel.symbol(symbol).unwrap();
+    let len = usize::try_from(at("__stop_BTF").0 - at("__start_BTF").0).unwrap();
+    let bytes = space.bytes(at("__start_BTF"), len).unwrap();
+    let whole = [b"\0", from.as_bytes(), b"\0"].concat();
+    let place = bytes.windows(whole.len()).position(|window| window == whole).unwrap() + 1;
+    opened.guest.poke_physical(physical(opened, "__start_BTF").0 + place as u64, to.as_bytes()).unwrap();
+}
+
+#[test]
+fn a_kernel_that_lacks_what_is_needed_is_named_with_all_that_is_missing() {
+    let Some(opened) = opened(LabKernel::V6_1, |spec| spec) else { return };
+    let locate = || introspect::locate(&*opened.vm.memory, PATIENT).unwrap_err();
+    rename_in_btf(&opened, "real_parent", "fake_parent");
+    rename_in_btf(&opened, "ehash_mask", "ehash_sack");
+    match locate() {
+        introspect::Error::Unsupported { release, missing } => {
+            assert_eq!(release, opened.kernel.release());
+            assert_eq!(missing, ["task_struct.real_parent", "inet_hashinfo.ehash_mask"]);
+        }
+        other => panic!("{other:?}"),
+    }
+    // No type information at all.
+    opened.guest.poke_physical(physical(&opened, "__start_BTF").0, &[0; 24]).unwrap();
+    let error = locate();
+    let introspect::Error::Profile { what: "type information", release, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(release, opened.kernel.release());
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("magic"), "{source}");
+    assert!(!error.may_be_booting());
+}
+
+#[test]
+fn what_a_previous_kernel_left_in_memory_is_not_taken_for_the_one_that_runs() {
+    if !testkit::require(&[Need::Guest(LabKernel::V6_1), Need::Guest(LabKernel::V6_12)]) {
+        return;
+    }
+    // Each is kept out of the part of memory that the other runs in, as with a kexec into a reserved region.
+    let boot = |kernel, reserved: &str| {
+        let spec = GuestSpec::new(kernel).memory_mib(512).kernel_parameter(format!("memmap={reserved}"));
+        Opened::boot(spec).unwrap()
+    };
+    let previous = boot(LabKernel::V6_1, "240M$16M");
+    let running = boot(LabKernel::V6_12, "256M$256M");
+    assert_ne!(previous.kernel.root(), running.kernel.root());
+    previous.guest.qmp(&serde_json::json!({"execute": "stop"})).unwrap();
+
+    let mut left = 0;
+    let free: Vec<_> = {
+        let regions = running.vm.memory.regions().to_vec();
+        let used: Vec<_> =
+            regions.iter().flat_map(|region| running.vm.memory.populated(*region).unwrap()).collect();
+        previous
+            .vm
+            .memory
+            .regions()
+            .iter()
+            .flat_map(|region| previous.vm.memory.populated(*region).unwrap())
+            .flat_map(|extent| {
+                (0..extent.len / 4096).filter_map(move |page| extent.start.element(page, 4096))
+            })
+            .filter(|page| page.0 >= 1 << 20 && !used.iter().any(|extent| extent.contains(*page, 4096)))
+            .collect()
+    };
+    let mut bytes = [0; 4096];
+    for page in free {
+        previous.vm.memory.read(page, &mut bytes).unwrap();
+        running.guest.poke_physical(page.0, &bytes).unwrap();
+        left += 1;
+    }
+    assert!(left > 10_000, "only {left} pages of the previous kernel are left");
+
+    // Both describe themselves and hold together: memory alone cannot tell, and says so.
+    match introspect::locate(&*running.vm.memory, PATIENT).unwrap_err() {
+        introspect::Error::Ambiguous { first, second } => {
+            let mut found = [first, second];
+            let mut expected = [previous.kernel.root(), running.kernel.root()];
+            found.sort();
+            expected.sort();
+            assert_eq!(found, expected);
+        }
+        other => panic!("{other:?}"),
+    }
+    // The registers can.
+    let registers = || running.vm.registers().unwrap();
+    let sources = Sources { registers: &registers, ..Sources::default() };
+    let found = introspect::locate_with(&*running.vm.memory, &sources, PATIENT).unwrap();
+    is_the_same(&found, &running);
 }
