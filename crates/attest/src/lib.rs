@@ -34,11 +34,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod amend;
 mod blind;
 mod capabilities;
 mod certificate;
 mod check;
 mod compare;
+mod describe;
+mod diff;
 pub mod dsse;
 mod error;
 mod flow;
@@ -49,12 +52,14 @@ mod learn;
 mod pattern;
 mod policy;
 mod reading;
+mod review;
 mod text;
 mod tracker;
 mod trust;
 mod verdict;
 mod verify;
 
+pub use amend::amend;
 pub use blind::{Blind, Table, blind_tables};
 pub use capabilities::Capabilities;
 pub use certificate::{
@@ -63,12 +68,14 @@ pub use certificate::{
     STATEMENT_TYPE, SchemaVersion, Selector, Statement, Subject, Validity,
 };
 pub use compare::{compare, cross_views};
+pub use diff::{Change, ChangeKind, diff};
 pub use error::{Error, Refusal};
 pub use flow::{Cidr, FlowEntry, Flows};
 pub use keys::{PrivateKey, PublicKey};
 pub use learn::{DRAFT_SCHEMA, Draft, LearnOptions, Learner, Note, certify};
 pub use pattern::{PATTERN_LIMIT, Pattern, PatternError};
 pub use policy::{Action, Decision, LEAST_CONFIRMATIONS, Mode, Policy, RulePolicy};
+pub use review::{Warning, review, warnings};
 pub use tracker::{Progress, Tracker};
 pub use trust::{KeyTrust, Revoked, ServiceTrust, TrustPolicy};
 pub use verdict::{judge, report};
