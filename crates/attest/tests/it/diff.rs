@@ -40,7 +40,8 @@ fn another_user_of_a_program_is_a_change_of_it_and_another_program_is_a_new_one(
 
 #[test]
 fn every_part_of_a_certificate_is_compared() {
-    let parts: [(&str, fn(&mut Certificate)); 11] = [
+    type Part = (&'static str, fn(&mut Certificate));
+    let parts: [Part; 11] = [
         ("certificate", |c| c.serial += 1),
         ("certificate", |c| c.supersedes = None),
         ("certificate", |c| c.validity.not_after = time("2030-01-01T00:00:00Z")),

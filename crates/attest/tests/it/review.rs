@@ -76,7 +76,9 @@ fn what_lets_more_through_than_a_person_may_have_meant_is_warned_of() {
     warned(|c| c.processes[0].identities[0].euid = 33, "/processes/0", "every capability");
     warned(|c| c.policy.mode = attest::Mode::Monitor, "/policy/mode", "no action is ever taken");
     warned(
-        |c| drop(c.policy.rules.insert("proces.unknown".to_owned(), attest::RulePolicy::default())),
+        |c| {
+            c.policy.rules.insert("proces.unknown".to_owned(), attest::RulePolicy::default());
+        },
         "/policy/rules",
         "has no rule \"proces.unknown\"",
     );
