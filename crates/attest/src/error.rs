@@ -57,6 +57,22 @@ pub enum Error {
     /// The statement could not be written as JSON.
     #[error("The certificate could not be written as JSON")]
     Encode(#[source] serde_json::Error),
+    /// A finding that no certificate can allow.
+    #[error("Finding {id} ({rule}) proposes no change: no certificate can allow it")]
+    NothingProposed {
+        /// The finding.
+        id: String,
+        /// Its rule.
+        rule: String,
+    },
+    /// A finding whose proposal cannot be followed.
+    #[error("The change that finding {id} proposes is not made: {reason}")]
+    Proposal {
+        /// The finding.
+        id: String,
+        /// Why.
+        reason: String,
+    },
     /// A signature that is not one of the key it should be of.
     #[error("The signature of {bytes} bytes is not one of key {key_id} over this certificate")]
     NotASignature {

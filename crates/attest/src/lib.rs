@@ -35,11 +35,14 @@
 //! ```
 
 mod activity;
+mod amend;
 mod blind;
 mod capabilities;
 mod certificate;
 mod check;
 mod compare;
+mod describe;
+mod diff;
 pub mod dsse;
 mod error;
 mod flow;
@@ -50,6 +53,7 @@ mod learn;
 mod pattern;
 mod policy;
 mod reading;
+mod review;
 mod text;
 mod tracker;
 mod trust;
@@ -57,6 +61,7 @@ mod verdict;
 mod verify;
 
 pub use activity::{Activity, activity};
+pub use amend::amend;
 pub use blind::{Blind, Table, blind_tables};
 pub use capabilities::Capabilities;
 pub use certificate::{
@@ -65,12 +70,14 @@ pub use certificate::{
     STATEMENT_TYPE, SchemaVersion, Selector, Statement, Subject, Validity,
 };
 pub use compare::{compare, cross_views};
+pub use diff::{Change, ChangeKind, diff};
 pub use error::{Error, Refusal};
 pub use flow::{Cidr, FlowEntry, Flows};
 pub use keys::{PrivateKey, PublicKey};
 pub use learn::{DRAFT_SCHEMA, Draft, LearnOptions, Learner, Note, certify};
 pub use pattern::{PATTERN_LIMIT, Pattern, PatternError};
 pub use policy::{Action, Decision, LEAST_CONFIRMATIONS, Mode, Policy, RulePolicy};
+pub use review::{Warning, review, warnings};
 pub use tracker::{Progress, Tracker};
 pub use trust::{KeyTrust, Revoked, ServiceTrust, TrustPolicy};
 pub use verdict::{judge, report};

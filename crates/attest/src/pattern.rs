@@ -99,6 +99,13 @@ impl Pattern {
         self.rest.is_empty().then_some(self.prefix.as_str())
     }
 
+    /// How many characters of a text it determines: the fewer, the more it lets through.
+    #[must_use]
+    pub fn determines(&self) -> usize {
+        let fixed = self.rest.iter().filter(|token| matches!(token, Token::Char(_) | Token::Digit)).count();
+        self.prefix.chars().count().saturating_add(fixed)
+    }
+
     /// The template as written.
     #[must_use]
     pub fn as_str(&self) -> &str {

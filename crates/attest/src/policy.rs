@@ -142,6 +142,11 @@ impl Policy {
     }
 }
 
+/// The rules that this program knows.
+pub(crate) fn rule_names() -> impl Iterator<Item = &'static str> {
+    RULES.iter().map(|(name, ..)| *name)
+}
+
 /// Each rule with its usual severity, and the action that a learned certificate proposes.
 const RULES: [(&str, Severity, Action); 17] = [
     (rule::PROCESS_UNKNOWN, Severity::High, Action::Quarantine),

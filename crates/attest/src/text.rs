@@ -25,6 +25,20 @@ pub(crate) fn shown(text: &str) -> String {
     safe
 }
 
+/// The text, safe to print, whole: for a page from which nothing may be missing.
+pub(crate) fn safe(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if misleads(c) { safe.extend(c.escape_unicode()) } else { safe.push(c) }
+    }
+    safe
+}
+
+/// All items with commas.
+pub(crate) fn all<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
 /// Control characters, and the marks that change the direction of text.
 fn misleads(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -49,8 +49,14 @@ pub(crate) enum Command {
     /// Kernel profiles: layouts and symbol addresses of kernel builds, as this host keeps them.
     #[command(subcommand)]
     Profile(ProfileCommand),
+    /// Show the page that a person reads before signing: what is allowed, why, and what needs an eye.
+    Review(ReviewArgs),
     /// Sign a draft, or add a signature to a certificate.
     Sign(SignArgs),
+    /// Show what is different between two certificates or drafts. Exit status 1 when something is.
+    Diff(DiffArgs),
+    /// Make the next draft of a certificate, which allows what some findings found.
+    Accept(AcceptArgs),
     /// Show how birthmarkd and the VMs that it watches stand.
     Status(DaemonArgs),
     /// Show the findings that birthmarkd has now.
@@ -270,8 +276,12 @@ pub(crate) struct AuditArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CertifyArgs {
-    #[command(flatten)]
-    pub(crate) target: TargetArg,
+    /// VM name, pid:N, uuid:U, xen:DOMID, or path of a memory image; several for siblings that one certificate is for.
+    #[arg(required = true, value_name = "TARGET")]
+    pub(crate) targets: Vec<Target>,
+    /// Search memory itself too, for processes and modules that are on no list of the guest's kernel. Takes longer.
+    #[arg(long)]
+    pub(crate) scan: bool,
     /// Name of the service that VMs like this one provide.
     #[arg(long, value_name = "NAME")]
     pub(crate) service: String,
@@ -436,6 +446,49 @@ pub(crate) struct VerifyArgs {
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReviewArgs {
+    /// Draft or certificate.
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// Certificate or draft.
+    #[arg(value_name = "OLD", value_hint = ValueHint::FilePath)]
+    pub(crate) old: PathBuf,
+    /// Certificate or draft.
+    #[arg(value_name = "NEW", value_hint = ValueHint::FilePath)]
+    pub(crate) new: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AcceptArgs {
+    /// Ids of the findings, as `birthmark findings` and `birthmark audit` show them.
+    #[arg(required = true, value_name = "FINDING")]
+    pub(crate) findings: Vec<String>,
+    /// Certificate that is to be replaced.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) certificate: PathBuf,
+    /// Report with the findings (`birthmark audit --json`). Default: what birthmarkd has found.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) report: Option<PathBuf>,
+    /// File for the draft, to be signed with `birthmark sign`.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+    /// How long it holds, from now. Default: as long as the certificate that it replaces.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) valid_for: Option<Duration>,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArgs,
 }
 
 #[derive(Debug, Args)]

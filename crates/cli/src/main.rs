@@ -8,6 +8,7 @@ mod advice;
 mod args;
 mod client;
 mod commands;
+mod document;
 mod duration;
 mod files;
 mod guest;
@@ -65,6 +66,9 @@ fn run(command: Command, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Verify(args) => commands::certificate::verify(&args, out),
         Command::Show(args) => commands::certificate::show(&args, out),
         Command::Profile(command) => commands::profile::profile(&command, out),
+        Command::Review(args) => commands::change::review(&args, out),
+        Command::Diff(args) => commands::change::diff(&args, out),
+        Command::Accept(args) => commands::change::accept(&args, out),
         Command::Sign(args) => commands::sign::sign(&args, out),
         Command::Status(args) => commands::daemon::status(&args, out),
         Command::Findings(args) => commands::daemon::findings(&args, out),

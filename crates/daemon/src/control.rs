@@ -102,8 +102,31 @@ struct OpenFinding {
     vm: VmRef,
     state: &'static str,
     accepted: bool,
+    siblings: Siblings,
     #[serde(flatten)]
     finding: Finding,
+}
+
+/// How far a finding is spread over the VMs of its service. What only one of many has stands out; what all have is more
+/// likely a change of the service that its certificate does not know yet.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Siblings {
+    /// VMs of the service that have the same finding, this one included.
+    sharing: usize,
+    /// VMs of the service that are held against its certificate.
+    watched: usize,
+}
+
+impl Siblings {
+    fn of(records: &[Record], record: &Record, id: &str) -> Self {
+        let service = record.certificate.as_ref().map(|certificate| &certificate.service);
+        let all = records.iter().filter(|other| {
+            service.is_some() && other.certificate.as_ref().map(|certificate| &certificate.service) == service
+        });
+        let has =
+            |other: &&Record| other.confirmed.iter().chain(&other.pending).any(|finding| finding.id == id);
+        Self { sharing: all.clone().filter(has).count(), watched: all.count() }
+    }
 }
 
 /// Who is at the other end.
@@ -379,19 +402,17 @@ fn findings(shared: &Shared) -> Vec<OpenFinding> {
     let records = shared.registry.all();
     let keeper = shared.keeper();
     let mut all = Vec::new();
-    for record in records {
+    for record in &records {
         let accepted = keeper.accepted(&record.vm.id);
-        let vm = VmRef::from(&record.vm);
-        let mut add = |state, findings: Vec<Finding>| {
-            all.extend(findings.into_iter().map(|finding| OpenFinding {
-                vm: vm.clone(),
+        for (state, findings) in [("confirmed", &record.confirmed), ("pending", &record.pending)] {
+            all.extend(findings.iter().map(|finding| OpenFinding {
+                vm: VmRef::from(&record.vm),
                 state,
                 accepted: accepted.contains(&finding.id),
-                finding,
+                siblings: Siblings::of(&records, record, &finding.id),
+                finding: finding.clone(),
             }));
-        };
-        add("confirmed", record.confirmed);
-        add("pending", record.pending);
+        }
     }
     all
 }

@@ -3,7 +3,8 @@
 use super::PROPOSAL_LIMIT;
 use super::draft::{Cause, Draft, Drafts, Patch, cause, unknown_fact};
 use crate::blind::{Blind, Table};
-use crate::certificate::{Certificate, Count, Identity, Presence, ProcessEntry};
+use crate::certificate::{Certificate, Count, Presence, ProcessEntry};
+use crate::describe;
 use crate::generalise;
 use crate::learn::{Look, Programs, parent_template};
 use crate::pattern::Pattern;
@@ -227,7 +228,7 @@ impl<'c, 's> Comparison<'c, 's> {
 
     fn program(&mut self, process: &'s Process, path: Option<&'s str>, state: ExeState) {
         let best = self.best_fit(process, path, state);
-        let file = file_text(path, state);
+        let file = describe::file(path, state);
         // Every program of several threads looks like that while it ends, so here too it must be the same one twice.
         let pid = if state == ExeState::None { process.pid.to_string() } else { String::new() };
         let of_file = |more: &str| cause("program", [file.as_str(), more, &pid]);
@@ -352,11 +353,11 @@ impl<'c, 's> Comparison<'c, 's> {
 fn entry_cause(kind: &'static str, entry: &ProcessEntry) -> Cause {
     let container = entry.container.as_ref().map(Pattern::as_str).unwrap_or_default();
     let args = entry.args.iter().flatten().map(Pattern::as_str);
-    cause(kind, [entry_text(entry).as_str(), container].into_iter().chain(args))
+    cause(kind, [describe::process(entry).as_str(), container].into_iter().chain(args))
 }
 
 fn missing(index: usize, entry: &ProcessEntry, seen: u32) -> Draft {
-    let what = shown(&entry_text(entry));
+    let what = shown(&describe::process(entry));
     let mut patch = Patch::default().add(&format!("/processes/{index}/presence"), &Presence::Allowed);
     if entry.count.min > 0 {
         patch = patch.add(&format!("/processes/{index}/count/min"), &0);
@@ -371,7 +372,7 @@ fn missing(index: usize, entry: &ProcessEntry, seen: u32) -> Draft {
 }
 
 fn too_many(index: usize, entry: &ProcessEntry, max: u32, seen: u32) -> Draft {
-    let what = shown(&entry_text(entry));
+    let what = shown(&describe::process(entry));
     Draft::new(format!("process {what}"), format!("{what} may run at most {max} times, and {seen} run"))
         .expected(format!("at most {max}"))
         .seen(seen.to_string())
@@ -449,8 +450,8 @@ impl Group<'_> {
         };
         let name = shown(&first.name);
         let state = first.exe_state.unwrap_or(ExeState::None);
-        let file = shown(&file_text(first.exe.as_deref(), state));
-        let entry = |index: usize| entries.get(index).map(entry_text).unwrap_or_default();
+        let file = shown(&describe::file(first.exe.as_deref(), state));
+        let entry = |index: usize| entries.get(index).map(describe::process).unwrap_or_default();
         let (seen, expected) = match self.reason {
             Reason::Program => (file.clone(), "no such program".to_owned()),
             Reason::KernelThread => (format!("kernel thread {name}"), "no such kernel thread".to_owned()),
@@ -471,8 +472,10 @@ impl Group<'_> {
                 "a kernel thread under that name".to_owned(),
             ),
             Reason::Identity(index) => {
-                let identities =
-                    entries.get(index).map(|e| list(e.identities.iter().map(describe))).unwrap_or_default();
+                let identities = entries
+                    .get(index)
+                    .map(|e| list(e.identities.iter().map(describe::identity)))
+                    .unwrap_or_default();
                 (identity_text(first), identities)
             }
             Reason::FalseKernelThread => (
@@ -597,34 +600,6 @@ impl Group<'_> {
     }
 }
 
-/// `/usr/bin/nc`, with its state when that is not the usual one.
-fn file_text(path: Option<&str>, state: ExeState) -> String {
-    let state = match state {
-        ExeState::Present => "",
-        ExeState::Deleted => "(deleted)",
-        ExeState::Memfd => "(memfd)",
-        ExeState::None => "(no executable)",
-    };
-    match path {
-        Some(path) if state.is_empty() => path.to_owned(),
-        Some(path) => format!("{path} {state}"),
-        None => state.to_owned(),
-    }
-}
-
-fn entry_text(entry: &ProcessEntry) -> String {
-    if entry.kernel_thread {
-        return format!("kernel threads {}", list(&entry.names));
-    }
-    let file = file_text(entry.executable.as_ref().map(Pattern::as_str), entry.exe_state);
-    if entry.names.is_empty() { file } else { format!("{file} as {}", list(&entry.names)) }
-}
-
-fn describe(identity: &Identity) -> String {
-    let Identity { uid, euid, gid, egid, capabilities } = identity;
-    format!("uid {uid}, euid {euid}, gid {gid}, egid {egid}, capabilities {capabilities}")
-}
-
 /// The program that started a process; empty where there is none or it is unknown.
 fn parent_text(owners: &Owners<'_>, process: &Process) -> String {
     match owners.parent(process) {
@@ -634,5 +609,6 @@ fn parent_text(owners: &Owners<'_>, process: &Process) -> String {
 }
 
 fn identity_text(process: &Process) -> String {
-    identity(process).map_or_else(|Unknown(fact)| format!("unknown {fact}"), |identity| describe(&identity))
+    identity(process)
+        .map_or_else(|Unknown(fact)| format!("unknown {fact}"), |identity| describe::identity(&identity))
 }

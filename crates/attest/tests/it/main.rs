@@ -2,15 +2,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod activity;
+mod amend;
 mod capabilities;
 mod compare_flow;
 mod compare_hidden;
 mod compare_kernel;
 mod compare_process;
 mod compare_socket;
+mod diff;
 mod document;
 mod dsse;
 mod fixture;
+mod hostile;
 mod interoperation;
 mod keys;
 mod learn;
@@ -18,6 +21,7 @@ mod parsers;
 mod patch;
 mod pattern;
 mod policy;
+mod review;
 mod tracker;
 mod trust;
 mod verdict;

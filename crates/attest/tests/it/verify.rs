@@ -293,3 +293,44 @@ fn a_selector_takes_names_and_ids_and_an_empty_one_takes_nothing() {
     assert!(by_id.selects(&other));
     assert!(!attest::Selector::default().selects(&vm));
 }
+
+#[test]
+fn no_changed_byte_of_a_real_certificate_is_accepted() {
+    let key = PrivateKey::generate().unwrap();
+    let envelope = statement().sign(&key).unwrap();
+    let good = check(&envelope, &key, NOW, &VerifyOptions::default()).unwrap();
+    // Each byte of the end, with key id and signature; of the long payload one in 23 (dsse.rs alters every bit of a short one).
+    let payload = envelope.len() - 300;
+    for at in (0..payload).step_by(23).chain(payload..envelope.len()) {
+        let mut altered = envelope.clone();
+        altered[at] ^= 1 << (at % 8);
+        // Outside of what is signed (the key id, a space) a change may be harmless, but then nothing else is read.
+        if let Ok(verified) = check(&altered, &key, NOW, &VerifyOptions::default()) {
+            assert_eq!(verified, good, "byte {at}");
+            let signed = String::from_utf8_lossy(&envelope[..at]);
+            assert!(
+                signed.contains("signatures") && !signed.contains("\"sig\""),
+                "byte {at} of what is signed"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_too_big_or_too_deep_is_refused_wherever_it_is() {
+    let huge = vec![b'['; 100 << 20];
+    let key = PrivateKey::generate().unwrap();
+    assert!(matches!(check(&huge, &key, NOW, &VerifyOptions::default()), Err(Refusal::TooLarge { .. })));
+    assert!(matches!(attest::parse(&huge), Err(Refusal::TooLarge { .. })));
+    assert!(matches!(attest::Draft::parse(&huge), Err(Refusal::TooLarge { .. })));
+    assert!(matches!(dsse::Envelope::read(&huge, PAYLOAD_TYPE), Err(Refusal::TooLarge { .. })));
+    let deep = format!("{}{}", "[".repeat(1_000_000), "]".repeat(1_000_000));
+    let statement =
+        serde_json::to_string(&statement()).unwrap().replacen('{', &format!("{{\"x\":{deep},"), 1);
+    let refusal = signed_text(&statement).unwrap_err();
+    assert!(
+        matches!(&refusal, Refusal::Statement(error) if error.to_string().contains("recursion")),
+        "{refusal}"
+    );
+    assert!(matches!(attest::Draft::parse(deep.as_bytes()), Err(Refusal::Draft(_))));
+}

@@ -6,16 +6,14 @@
 use super::words;
 use crate::Outcome;
 use crate::args::VerifyArgs;
+use crate::document;
 use crate::files;
 use crate::output::{Cell, Output, Paint, Table};
 use crate::trust::Trust;
-use anyhow::{Context, bail};
+use anyhow::Context;
 use attest::dsse::ENVELOPE_LIMIT;
-use attest::{Certificate, Flows, Pattern, Presence, Statement, Verified};
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use attest::{Certificate, Flows, Pattern, Presence, Verified};
 use facts::ExeState;
-use serde::Deserialize;
 use serde_json::json;
 
 pub(crate) fn verify(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<Outcome> {
@@ -53,9 +51,9 @@ pub(crate) fn show(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<Outcom
     let (statement, trust) = match Trust::load(&args.trust)?.check(&bytes) {
         Ok(verified) => (verified.statement, Ok(verified.signers)),
         Err(refusal) => {
-            let untrusted =
-                untrusted(&bytes).with_context(|| format!("{} cannot be shown", args.file.display()))?;
-            (untrusted, Err(anyhow::Error::new(refusal)))
+            let draft =
+                document::read(&bytes).with_context(|| format!("{} cannot be shown", args.file.display()))?;
+            (draft.statement, Err(anyhow::Error::new(refusal)))
         }
     };
     if out.json {
@@ -80,26 +78,6 @@ pub(crate) fn show(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<Outcom
     }
     print(&statement.predicate, out)?;
     Ok(Outcome::Done)
-}
-
-/// The envelope's fields that say what it holds.
-#[derive(Deserialize)]
-struct Envelope {
-    payload: Option<String>,
-}
-
-/// What an envelope, or a bare statement, says, whoever signed it or nobody. Only ever to be shown.
-fn untrusted(bytes: &[u8]) -> anyhow::Result<Statement> {
-    let envelope: Envelope = serde_json::from_slice(bytes).context("It is not JSON of an envelope")?;
-    let Some(payload) = envelope.payload else { return Ok(attest::parse(bytes)?) };
-    let body = STANDARD
-        .decode(&payload)
-        .or_else(|_| URL_SAFE.decode(&payload))
-        .context("Its payload is not base64")?;
-    if body.is_empty() {
-        bail!("Its payload is empty");
-    }
-    Ok(attest::parse(&body)?)
 }
 
 fn valid(certificate: &Certificate) -> String {

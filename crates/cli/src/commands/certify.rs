@@ -1,4 +1,7 @@
-//! `birthmark certify`: a signed birth certificate of a VM that is known to be good.
+//! `birthmark certify`: a birth certificate of a VM, or of several siblings, known to be good.
+//!
+//! With a key it is signed at once. Without one it is a draft with a page for the person who reviews it (`birthmark review`
+//! shows that page again, `birthmark sign` signs).
 //!
 //! Everything that can be wrong without the guest (key, output file, validity) is checked before it is looked at: nobody
 //! waits ten minutes to read that the key is missing. A look that is not fit to learn from, because the guest changed
@@ -13,8 +16,8 @@ use crate::output::{self, Output, Progress};
 use crate::profiles;
 use crate::signing::Signer;
 use anyhow::Context;
-use attest::{Action, LearnOptions, Statement, Validity};
-use facts::{ConsistencyMode, ProfileSource, Snapshot};
+use attest::{Action, LearnOptions, Learner, Statement, Validity};
+use facts::{ConsistencyMode, ProfileSource};
 use introspect::Tables;
 use jiff::Timestamp;
 use serde_json::json;
@@ -24,16 +27,18 @@ use std::time::{Duration, Instant};
 
 /// Time between two looks of a longer observation.
 const BETWEEN: Duration = Duration::from_secs(1);
-/// Most looks of one observation. A longer one looks less often: snapshots are kept until its end.
-const LOOKS_MAX: u32 = 300;
 /// Most attempts at a look that is fit to learn from, and the time between them.
 const ATTEMPTS: u32 = 10;
 const AGAIN: Duration = Duration::from_millis(20);
 
 pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Outcome> {
-    let signer = Signer::required(&args.key)?;
+    let signer = Signer::named(&args.key)?;
+    let page = review_page(&args.output);
     if !args.force {
         files::must_not_exist(&args.output).context("Cannot write the certificate without --force")?;
+        if signer.is_none() {
+            files::must_not_exist(&page).context("Cannot write the review page without --force")?;
+        }
     }
     let learn = args.learn.length(Timestamp::now())?;
     args.valid_for.after(Timestamp::now())?;
@@ -46,22 +51,42 @@ pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Ou
         accept_unknown: args.accept_unknown,
         flows: args.flows,
     };
-    let mut guest = Guest::open(&args.target.target)?.searching(args.target.scan);
-    let (snapshots, looks) = observe(&mut guest, learn, &options)?;
+    let open = |target| Ok(Guest::open(target)?.searching(args.scan));
+    let mut guests = args.targets.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut learner = Learner::new(&options);
+    observe(&mut guests, learn, &mut learner)?;
     // From the end of the observation.
     options.validity = validity(args)?;
-    let mut statement = attest::certify(&snapshots, &options)
-        .with_context(|| format!("Cannot certify {}", args.target.target))?;
+    let names: Vec<String> = args.targets.iter().map(ToString::to_string).collect();
+    let failed = || format!("Cannot certify {}", names.join(", "));
+    let mut draft = learner.draft(&options).with_context(failed)?;
     if args.action == ActionArg::Alert {
-        only_alert(&mut statement);
+        only_alert(&mut draft.statement);
     }
-    let failed = || format!("Cannot certify {}", args.target.target);
-    let mut envelope = statement.to_envelope().with_context(failed)?;
-    signer.sign(&mut envelope).with_context(failed)?;
-    files::write(&args.output, &envelope.to_json()?, 0o644, args.force)?;
-    let stored = store_profile(&mut guest)?;
-    report(args, &statement, &signer, looks, stored.as_deref(), out)?;
+    let mut envelope = draft.statement.to_envelope().with_context(failed)?;
+    match &signer {
+        Some(signer) => {
+            signer.sign(&mut envelope).with_context(failed)?;
+            files::write(&args.output, &envelope.to_json()?, 0o644, args.force)?;
+        }
+        None => {
+            files::write(&page, attest::review(&draft).as_bytes(), 0o644, args.force)?;
+            files::write(&args.output, &draft.to_json()?, 0o644, args.force)?;
+        }
+    }
+    let mut stored = Vec::new();
+    for guest in &mut guests {
+        stored.extend(store_profile(guest)?);
+    }
+    report(args, &draft.statement, signer.as_ref(), learner.looks(), &stored, out)?;
     Ok(Outcome::Done)
+}
+
+/// The page about a draft, beside it.
+fn review_page(draft: &Path) -> PathBuf {
+    let mut name = draft.as_os_str().to_owned();
+    name.push(".review.txt");
+    PathBuf::from(name)
 }
 
 /// From now on, in whole seconds, so that a host whose clock is a moment behind accepts it at once.
@@ -70,57 +95,48 @@ fn validity(args: &CertifyArgs) -> anyhow::Result<Validity> {
     Ok(Validity { not_before, not_after: args.valid_for.after(not_before)? })
 }
 
-/// As many looks as fit into `learn`; one of an image. Gives those that differ from the one before, and how many there were: the
-/// same seen again teaches nothing.
-fn observe(
-    guest: &mut Guest,
-    learn: Duration,
-    options: &LearnOptions,
-) -> anyhow::Result<(Vec<Snapshot>, usize)> {
-    let mut snapshots = vec![fit(guest, options)?];
-    let mut looks = 1_usize;
-    let still = snapshots.iter().any(|snapshot| snapshot.consistency.mode == ConsistencyMode::Still);
-    if still {
-        return Ok((snapshots, looks));
+/// As many looks as fit into `learn`, at all guests in turn; one of an image.
+fn observe(guests: &mut [Guest], learn: Duration, learner: &mut Learner) -> anyhow::Result<()> {
+    let mut running = Vec::new();
+    for guest in guests {
+        if look(guest, learner)? == ConsistencyMode::Live {
+            running.push(guest);
+        }
     }
-    let pause = BETWEEN.max(learn.checked_div(LOOKS_MAX).unwrap_or(BETWEEN)).min(learn);
+    if running.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = running.iter().map(|guest| guest.vm().name.as_str()).collect();
+    let pause = BETWEEN.min(learn);
     let steps = learn.as_millis().checked_div(pause.as_millis().max(1)).unwrap_or(0);
-    let what = format!("Observing {}", guest.vm().name);
-    let progress = Progress::steps(&what, u64::try_from(steps).unwrap_or(u64::MAX));
+    let progress =
+        Progress::steps(&format!("Observing {}", names.join(", ")), u64::try_from(steps).unwrap_or(u64::MAX));
     let started = Instant::now();
     while started.elapsed() < learn {
         sleep(pause.min(learn.saturating_sub(started.elapsed())));
-        let snapshot = fit(guest, options)?;
-        looks = looks.saturating_add(1);
-        if !snapshots.iter().any(|other| same_facts(other, &snapshot)) {
-            snapshots.push(snapshot);
+        for guest in &mut running {
+            look(guest, learner)?;
         }
         progress.step();
     }
-    Ok((snapshots, looks))
+    Ok(())
 }
 
-/// A snapshot that can be learned from, if one of a few looks gives one; else the reason why the last is none.
-fn fit(guest: &mut Guest, options: &LearnOptions) -> anyhow::Result<Snapshot> {
+/// Learns from a look, if one of a few is fit for it; else the reason why the last is not.
+fn look(guest: &mut Guest, learner: &mut Learner) -> anyhow::Result<ConsistencyMode> {
     let mut attempt = 1;
     loop {
         let snapshot = guest.look(Tables::ALL)?;
-        match attest::certify(std::slice::from_ref(&snapshot), options) {
-            Ok(_) => return Ok(snapshot),
-            Err(error) if attempt == ATTEMPTS || snapshot.consistency.mode == ConsistencyMode::Still => {
+        let mode = snapshot.consistency.mode;
+        match learner.look(&snapshot) {
+            Ok(()) => return Ok(mode),
+            Err(error) if attempt == ATTEMPTS || mode == ConsistencyMode::Still => {
                 return Err(error).with_context(|| format!("Cannot certify {}", snapshot.vm.name));
             }
             Err(_) => sleep(AGAIN),
         }
         attempt += 1;
     }
-}
-
-fn same_facts(one: &Snapshot, other: &Snapshot) -> bool {
-    one.processes == other.processes
-        && one.sockets == other.sockets
-        && one.modules == other.modules
-        && one.kernel == other.kernel
 }
 
 /// Keeps the profile of the kernel that was just certified: this is the moment at which the guest is trusted, and later looks are
@@ -154,9 +170,9 @@ fn only_alert(statement: &mut Statement) {
 fn report(
     args: &CertifyArgs,
     statement: &Statement,
-    signer: &Signer,
+    signer: Option<&Signer>,
     looks: usize,
-    stored: Option<&Path>,
+    stored: &[PathBuf],
     out: &mut Output,
 ) -> anyhow::Result<()> {
     let certificate = &statement.predicate;
@@ -167,19 +183,28 @@ fn report(
             "serial": certificate.serial,
             "not_before": certificate.validity.not_before,
             "not_after": certificate.validity.not_after,
-            "key_id": signer.key_id(),
+            "key_id": signer.map(Signer::key_id),
             "looks": looks,
             "processes": certificate.processes.len(),
             "listeners": certificate.listeners.len(),
             "raw_sockets": certificate.raw_sockets.len(),
             "modules": certificate.modules.len(),
-            "stored_profile": stored.map(|path| path.display().to_string()),
+            "review_page": signer.is_none().then(|| review_page(&args.output).display().to_string()),
+            "stored_profile": stored.first().map(|path| path.display().to_string()),
         }));
     }
-    out.field("Certificate", args.output.display().to_string())?;
+    let what = if signer.is_some() { "Certificate" } else { "Draft" };
+    out.field(what, args.output.display().to_string())?;
     out.field("Service", format!("{}, serial {}", certificate.service, certificate.serial))?;
     out.field("Valid", format!("{} to {}", certificate.validity.not_before, certificate.validity.not_after))?;
-    out.field("Signed by", signer.key_id())?;
+    match signer {
+        Some(signer) => out.field("Signed by", signer.key_id())?,
+        None => {
+            let page = review_page(&args.output);
+            out.field("Signed by", "nobody: read the page, then `birthmark sign`")?;
+            out.field("Review page", page.display().to_string())?;
+        }
+    }
     out.field(
         "Learned",
         format!(
@@ -191,8 +216,8 @@ fn report(
             words::count(looks, "look"),
         ),
     )?;
-    match stored {
-        Some(path) => out.field("Profile", path.display().to_string()),
-        None => Ok(()),
+    for path in stored {
+        out.field("Profile", path.display().to_string())?;
     }
+    Ok(())
 }

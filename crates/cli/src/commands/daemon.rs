@@ -83,8 +83,25 @@ struct OpenFinding {
     state: String,
     #[serde(default)]
     accepted: bool,
+    siblings: Option<Siblings>,
     #[serde(flatten)]
     finding: Finding,
+}
+
+/// How many VMs of the service have the finding, of how many.
+#[derive(Deserialize)]
+struct Siblings {
+    sharing: usize,
+    watched: usize,
+}
+
+impl Siblings {
+    /// What only one of several has stands out.
+    fn cell(&self) -> Cell {
+        let text = format!("{} of {}", self.sharing, self.watched);
+        let unique = self.sharing <= 1 && self.watched > 1;
+        Cell::new(text).paint(if unique { Paint::Red } else { Paint::Plain })
+    }
 }
 
 /// The part of an answer that is shown.
@@ -213,13 +230,15 @@ pub(crate) fn findings(args: &DaemonArgs, out: &mut Output) -> anyhow::Result<Ou
     if out.json {
         out.json(&answer)?;
     } else {
-        let mut table = Table::new(&["VM", "STATE", "SEVERITY", "RULE", "SUBJECT", "ID", "MESSAGE"]);
+        let mut table =
+            Table::new(&["VM", "STATE", "SEVERITY", "SIBLINGS", "RULE", "SUBJECT", "ID", "MESSAGE"]);
         for one in &findings {
             let state = if one.accepted { format!("{}, accepted", one.state) } else { one.state.clone() };
             table.row([
                 Cell::new(&one.vm.name),
                 Cell::new(state),
                 words::severity(one.finding.severity),
+                one.siblings.as_ref().map_or_else(|| Cell::known(None::<&str>), Siblings::cell),
                 Cell::new(&one.finding.rule),
                 Cell::new(&one.finding.subject),
                 Cell::new(&one.finding.id),

@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod certificate;
 pub(crate) mod certify;
+pub(crate) mod change;
 pub(crate) mod daemon;
 pub(crate) mod doctor;
 pub(crate) mod keys;

@@ -4,6 +4,7 @@
 
 use crate::Outcome;
 use crate::args::SignArgs;
+use crate::document;
 use crate::files;
 use crate::output::Output;
 use crate::signing::Signer;
@@ -43,7 +44,8 @@ pub(crate) fn sign(args: &SignArgs, out: &mut Output) -> anyhow::Result<Outcome>
 
 /// What is to be signed: a draft, a bare statement, or an envelope with its signatures.
 fn envelope(bytes: &[u8]) -> anyhow::Result<(Envelope, Statement)> {
-    if let Ok(draft) = Draft::parse(bytes) {
+    if document::is_draft(bytes) {
+        let draft = Draft::parse(bytes)?;
         return Ok((draft.statement.to_envelope()?, draft.statement));
     }
     match Envelope::read(bytes, PAYLOAD_TYPE) {

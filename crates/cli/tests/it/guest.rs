@@ -215,9 +215,80 @@ fn a_vm_is_certified_conforms_and_drifts() {
     guest.kill(rogue.pid).unwrap();
     let ran = run(by_directory);
     assert_eq!(ran.status, Some(0), "{ran:?}");
+    the_finding_is_accepted(&guest, &key, &by_directory, config.path(), &report);
     // A file that is refused might be the one for this VM: that is not the same as no certificate.
     fs::write(config.path().join("certificates/web.json"), "{}").unwrap();
     assert!(run(by_directory).error().contains("is refused"));
+}
+
+/// What was drift is accepted, reviewed and signed; then it conforms, and the certificate before is refused.
+fn the_finding_is_accepted(guest: &Guest, key: &str, audit: &[&str], config: &Path, report: &Value) {
+    let path = |name: &str| text(&config.join(name));
+    let certificate = path("certificates/web.json");
+    fs::write(path("report.json"), report.to_string()).unwrap();
+    let ids: Vec<&str> = report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| finding["id"].as_str().unwrap())
+        .collect();
+    let accept = ["accept", "--certificate", &certificate, "--config-dir", config.to_str().unwrap()];
+    let files = ["--report", &path("report.json"), "-o", &path("next.draft")];
+    let ran = run(accept.iter().chain(&ids).chain(&files));
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    let page = run(["review", &path("next.draft")]).stdout;
+    assert!(page.contains("/tmp/rogue") && page.contains("accepted with finding"), "{page}");
+    fs::copy(&certificate, path("old.json")).unwrap();
+    let ran = run(["sign", &path("next.draft"), "--key", key, "-o", &certificate, "--force"]);
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    let address = "0.0.0.0:4444".parse().unwrap();
+    let rogue = guest
+        .spawn(Spawn {
+            exe: "/tmp/rogue".into(),
+            sockets: vec![SocketSpec::TcpListen { address }],
+            ..Spawn::default()
+        })
+        .unwrap();
+    let ran = run(audit);
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    guest.kill(rogue.pid).unwrap();
+    // The audit has seen serial 2.
+    fs::copy(path("old.json"), &certificate).unwrap();
+    assert!(run(audit).error().contains("serial 2 of service \"web\" was seen before"));
+}
+
+#[test]
+fn siblings_are_learned_together_into_a_draft_with_its_page() {
+    let (Some(one), Some(two)) = (guest(), guest()) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let draft = text(&dir.path().join("web.draft"));
+    let spawn = |guest: &Guest, exe: &str, args: &[&str]| {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        guest.spawn(Spawn { exe: exe.into(), args, ..Spawn::default() }).unwrap()
+    };
+    for guest in [&one, &two] {
+        spawn(guest, "/usr/bin/service", &["--password=hunter2"]);
+    }
+    spawn(&two, "/tmp/tmp.aB3xY9Qz/odd", &[]);
+    let (a, b) = (target(&one), target(&two));
+    let ran = run(["certify", &a, &b, "--service", "web", "-o", &draft, "--learn", "2s", "--json"]);
+    assert_eq!((ran.status, ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
+    assert_eq!(ran.json()["key_id"], Value::Null);
+    let written = fs::read_to_string(&draft).unwrap();
+    assert!(!written.contains("hunter2"), "{written}");
+    let page = fs::read_to_string(format!("{draft}.review.txt")).unwrap();
+    assert!(page.contains("/tmp/tmp.*/odd") && page.contains("seen on one of 2 VMs only"), "{page}");
+    assert!(page.contains("/usr/bin/service") && page.contains("on 2 VMs"), "{page}");
+    assert!(run(["verify", &draft]).status == Some(2), "a draft is no certificate");
+
+    // Reviewed and signed, it is for both.
+    let (key, file) = (text(&dir.path().join("key")), text(&dir.path().join("web.json")));
+    assert_eq!(run(["keygen", "-o", &key]).status, Some(0));
+    assert_eq!(run(["sign", &draft, "--key", &key, "-o", &file]).status, Some(0));
+    for vm in [&a, &b] {
+        let ran = run(["audit", vm, "--certificate", &file, "--trusted-key", &format!("{key}.pub")]);
+        assert_eq!(ran.status, Some(0), "{ran:?}");
+    }
 }
 
 #[test]

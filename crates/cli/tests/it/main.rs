@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod certificate;
+mod change;
 mod daemon;
 mod errors;
 mod guest;

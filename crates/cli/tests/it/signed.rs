@@ -64,7 +64,7 @@ pub fn text(path: &Path) -> String {
 }
 
 /// A guest with one process, whose name is as hostile as a name can be.
-fn snapshot() -> Snapshot {
+pub fn snapshot() -> Snapshot {
     Snapshot {
         schema: facts::SNAPSHOT_SCHEMA.to_owned(),
         vm: Vm {

@@ -1,6 +1,6 @@
 //! The control socket.
 
-use crate::world::{ENFORCE, MONITOR, Shared, Site, vm, wait_until};
+use crate::world::{ENFORCE, MONITOR, Shared, Site, snapshot, vm, wait_until};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -37,6 +37,31 @@ fn status_vms_and_findings_are_told() {
     let unknown = findings.as_array().unwrap().iter().find(|one| one["rule"] == "process.unknown").unwrap();
     assert_eq!((&unknown["state"], &unknown["accepted"]), (&"confirmed".into(), &false.into()));
     assert_eq!(unknown["vm"]["name"], "web");
+}
+
+#[test]
+fn a_finding_that_only_one_of_several_siblings_has_stands_out() {
+    let (site, host) = (Site::new(), Shared::default());
+    site.certify_all("web*", "web", &snapshot(&vm("web", 1)), "web.json");
+    for (index, name) in ["web", "web-2", "web-3"].into_iter().enumerate() {
+        host.run(&vm(name, 1 + u32::try_from(index).unwrap()), &format!("tap{index}"));
+    }
+    host.drift("web", "/opt/update");
+    host.drift("web-2", "/opt/update");
+    host.drift("web-3", "/tmp/evil");
+    let running = site.start(&host, MONITOR);
+    let seen = || -> Vec<(String, u64, u64)> {
+        let (_, findings) = running.client().get("/v1/findings");
+        let unknown = findings.as_array().unwrap().iter().filter(|one| one["rule"] == "process.unknown");
+        let row = |one: &serde_json::Value| {
+            let siblings = &one["siblings"];
+            let number = |name: &str| siblings[name].as_u64().unwrap();
+            (one["vm"]["name"].as_str().unwrap().to_owned(), number("sharing"), number("watched"))
+        };
+        unknown.map(row).collect()
+    };
+    let wanted = [("web".to_owned(), 2, 3), ("web-2".to_owned(), 2, 3), ("web-3".to_owned(), 1, 3)].to_vec();
+    wait_until("three findings", || seen() == wanted);
 }
 
 #[test]

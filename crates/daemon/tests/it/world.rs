@@ -1,7 +1,7 @@
 //! A host that is not there: VMs whose snapshots a test sets, a kernel that remembers what is cut off, and a daemon on it.
 
 use crate::client::Client;
-use attest::{LearnOptions, PrivateKey, Validity, certify};
+use attest::{LearnOptions, Pattern, PrivateKey, Selector, Validity, certify};
 use daemon::{Config, Control, Daemon, Engine, Guest, Listed, LookError};
 use facts::{
     Address, Consistency, ConsistencyMode, ExeState, Family, Hypervisor, Kernel, Namespaces, Nic, Ownership,
@@ -287,15 +287,17 @@ impl Site {
         file: &str,
     ) -> PathBuf {
         let validity = Validity { not_before, not_after: not_before + 2.hours() };
-        let options = LearnOptions {
-            service: service.into(),
-            serial,
-            validity,
-            selector: None,
-            image_sha256: None,
-            accept_unknown: true,
-            flows: false,
-        };
+        self.write(good, file, LearnOptions { serial, validity, ..learn(service) })
+    }
+
+    /// One for all VMs with such a name.
+    pub fn certify_all(&self, names: &str, service: &str, good: &Snapshot, file: &str) -> PathBuf {
+        let names = vec![Pattern::parse(names).unwrap()];
+        let selector = Some(Selector { names, uuids: Vec::new() });
+        self.write(good, file, LearnOptions { selector, ..learn(service) })
+    }
+
+    fn write(&self, good: &Snapshot, file: &str, options: LearnOptions) -> PathBuf {
         let envelope = certify(std::slice::from_ref(good), &options).unwrap().sign(&self.key).unwrap();
         let path = self.path("certificates").join(file);
         fs::write(&path, envelope).unwrap();
@@ -329,6 +331,19 @@ impl Site {
         });
         is_ready.recv().unwrap();
         Running { events: self.path("findings.jsonl"), socket, end: Some(end), thread: Some(thread) }
+    }
+}
+
+fn learn(service: &str) -> LearnOptions {
+    let now = Timestamp::now();
+    LearnOptions {
+        service: service.into(),
+        serial: 1,
+        validity: Validity { not_before: now - 1.hour(), not_after: now + 1.hour() },
+        selector: None,
+        image_sha256: None,
+        accept_unknown: true,
+        flows: false,
     }
 }
 
