@@ -250,6 +250,9 @@ pub(crate) struct ProfileExportArgs {
     /// File to write: one line of JSON; compressed if its name ends in .xz.
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: PathBuf,
+    /// Write Volatility 3's symbol file, with all types and symbols of the kernel of a VM or memory image.
+    #[arg(long)]
+    pub(crate) isf: bool,
     /// Replace the file if it exists.
     #[arg(long)]
     pub(crate) force: bool,
@@ -257,7 +260,7 @@ pub(crate) struct ProfileExportArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ProfileImportArgs {
-    /// Files that `birthmark profile export` or `build` wrote.
+    /// Profiles, or symbol files of Volatility 3 (from dwarf2json, say); .xz is unpacked.
     #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
     pub(crate) files: Vec<PathBuf>,
 }

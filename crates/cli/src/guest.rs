@@ -7,7 +7,7 @@ use anyhow::Context;
 use facts::{Snapshot, Vm};
 use guest_profiles::{Store, Stored};
 use hypervisor::{OpenedVm, Target};
-use introspect::{Kernel, Options, Sources, Tables};
+use introspect::{Description, Kernel, Options, Sources, Tables};
 use std::cell::RefCell;
 use std::time::Duration;
 use vmi_core::Budget;
@@ -71,6 +71,14 @@ impl Guest {
     /// Its kernel, found if it is not known yet.
     pub(crate) fn kernel(&mut self) -> anyhow::Result<Kernel> {
         self.try_kernel().with_context(|| format!("Cannot look into {}", self.target))
+    }
+
+    /// All types and symbols of its kernel.
+    pub(crate) fn describe(&mut self) -> anyhow::Result<Description> {
+        let kernel = self.kernel()?;
+        kernel
+            .describe(self.opened.memory.as_ref(), LOCATE)
+            .with_context(|| format!("Cannot look into {}", self.target))
     }
 
     /// What is wrong with a profile when it is held against this guest's memory; nothing is the good answer.

@@ -16,6 +16,9 @@ use std::collections::{BTreeMap, HashMap};
 use crate::layout::{Bits, Field, FieldKind, Layout};
 use crate::{Error, le};
 
+mod shape;
+pub use shape::{Member, Shape};
+
 const MAGIC: u16 = 0xeb9f;
 const HEADER_LEN: u32 = 24;
 const TYPE_LEN: usize = 12;
@@ -645,7 +648,7 @@ fn terminated(bytes: &[u8]) -> Option<&[u8]> {
 
 /// Where to load a bitfield from: the storage unit of its declared type, or, where that unit does not hold it (packed
 /// records), the fewest bytes that do.
-fn storage(bit_offset: u64, width: u64, unit: u64, record_size: u64) -> Option<(u64, u64, Bits)> {
+pub(crate) fn storage(bit_offset: u64, width: u64, unit: u64, record_size: u64) -> Option<(u64, u64, Bits)> {
     if width == 0 || width > 64 {
         return None;
     }

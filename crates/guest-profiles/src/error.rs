@@ -440,6 +440,73 @@ pub enum Error {
         /// Most bytes.
         limit: usize,
     },
+
+    /// A symbol file of Volatility could not be written.
+    #[error("The symbol file could not be written")]
+    IsfWrite {
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A symbol file could not be compressed.
+    #[error("The symbol file could not be compressed")]
+    IsfPack {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A symbol file cannot be read.
+    #[error("{} cannot be read as Volatility's symbol file", path.display())]
+    IsfFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
+    /// A symbol file is not what Volatility's schema says.
+    #[error("It is no symbol file of Volatility")]
+    IsfJson {
+        /// What is wrong, with line and column.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A symbol file is of another format.
+    #[error("The symbol file has format {found}; 4 to 6 can be read")]
+    IsfFormat {
+        /// Format found.
+        found: String,
+    },
+    /// A symbol file does not say which kernel it is of.
+    #[error("The symbol file does not say which Linux it is of: linux_banner is {found}")]
+    IsfBanner {
+        /// What it has instead of a banner.
+        found: String,
+    },
+    /// A member of a symbol file that cannot be.
+    #[error(
+        "The symbol file has {member} of {size} bytes at {offset} in {name}, which has {record_size} bytes"
+    )]
+    IsfMember {
+        /// The record.
+        name: String,
+        /// The member.
+        member: String,
+        /// Its offset in bytes.
+        offset: u64,
+        /// Its size in bytes.
+        size: u64,
+        /// Size of the record in bytes.
+        record_size: u64,
+    },
+    /// Records in records, or more members than a kernel's record has.
+    #[error("The symbol file has more than {limit} members or levels in {name}")]
+    IsfTooDeep {
+        /// The record.
+        name: String,
+        /// The limit.
+        limit: usize,
+    },
 }
 
 fn tried(found: &[(Encoding, u64)]) -> String {

@@ -9,6 +9,7 @@
 //! - [`kallsyms_search`]: the symbol table of a kernel image that does not tell where it is
 //! - [`vmcoreinfo`]: the hints that a kernel leaves for crash dumpers
 //! - [`elf_notes`]: the GNU build id
+//! - [`isf`]: Volatility's symbol files, both ways
 //! - [`linux`]: the types and symbols that the engine asks for
 //! - [`store`]: the profiles that a host keeps
 //! - [`profile`]: what the engine keeps of one kernel build, and what the walkers ask
@@ -16,6 +17,7 @@
 pub mod btf;
 pub mod elf_notes;
 mod error;
+pub mod isf;
 pub mod kallsyms;
 pub mod kallsyms_search;
 pub mod layout;

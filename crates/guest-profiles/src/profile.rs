@@ -146,6 +146,20 @@ impl Profile {
         })
     }
 
+    /// A profile whose layouts are from elsewhere than BTF. `types` and `symbols` are those that `wanted` names.
+    pub(crate) fn without_btf(
+        wanted: &Wanted,
+        identity: ProfileIdentity,
+        banner: Option<String>,
+        types: BTreeMap<String, Layout>,
+        enums: BTreeMap<String, BTreeMap<String, i64>>,
+        symbols: BTreeMap<String, u64>,
+    ) -> Self {
+        let ProfileIdentity { release, build_id } = identity;
+        let (schema, wanted) = (SCHEMA.to_owned(), wanted.digest());
+        Self { schema, release, build_id, btf_digest: None, banner, wanted, types, enums, symbols }
+    }
+
     /// Reads what [`Profile::to_json`] wrote.
     pub fn from_json(json: &[u8]) -> Result<Self, Error> {
         if json.len() > MAX_JSON {
@@ -315,7 +329,7 @@ fn layouts(
 }
 
 /// Whether one path is the other, or leads to it.
-fn on_the_way(path: &str, wanted: &str) -> bool {
+pub(crate) fn on_the_way(path: &str, wanted: &str) -> bool {
     let below =
         |longer: &str, shorter: &str| longer.strip_prefix(shorter).is_some_and(|rest| rest.starts_with('.'));
     path == wanted || below(path, wanted) || below(wanted, path)

@@ -16,6 +16,7 @@ mod session;
 mod sources;
 
 pub use error::Error;
+pub use linux::description::Description;
 pub use linux::hint::Hint;
 pub use linux::kernel::Kernel;
 pub use linux::module_info::ModuleSymbol;

@@ -38,6 +38,7 @@ mod packages;
 pub mod python;
 pub mod truth;
 mod vmlinux;
+pub mod volatility;
 
 pub use command::{Activity, Command, Namespace, SocketSpec, Spawn, Spawned, Traffic, Transport, UnixType};
 pub use guest::{Backing, Guest, GuestSpec, Machine, Nic, PagingLevels, RamRange};

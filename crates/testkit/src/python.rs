@@ -1,6 +1,6 @@
 //! Independent implementations to compare ours with, from Python's package index: a virtual environment in the lab.
 //!
-//! What an envelope or a document of ours means must not be for our own readers alone to say.
+//! What an envelope, a document or a symbol file of ours means must not be for our own readers alone to say.
 
 use crate::lab;
 use anyhow::{Context, Result, bail};
@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What is put into the environment: a DSSE implementation with Ed25519, and a validator of JSON Schema.
-const PACKAGES: [&str; 2] = ["securesystemslib[crypto]==1.6.0", "jsonschema==4.26.0"];
+/// What is put into the environment: a DSSE implementation with Ed25519, a validator of JSON Schema, and a memory forensics
+/// framework ([`crate::volatility`]).
+const PACKAGES: [&str; 3] = ["securesystemslib[crypto]==1.6.0", "jsonschema==4.26.0", "volatility3==2.28.2"];
 
 /// File in an environment that says that everything was put into it.
 const COMPLETE: &str = "complete";

@@ -15,4 +15,5 @@ mod run;
 mod signed;
 mod signing;
 mod trust;
+mod volatility;
 mod writing;

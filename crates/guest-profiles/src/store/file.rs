@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -25,6 +25,10 @@ const PACKED_MAX: u64 = 1 << 20;
 const JSON_MAX: usize = 8 << 20;
 /// Most memory for unpacking, in KiB. Ours take less than 1 MiB.
 const UNPACK_KIB_MAX: u32 = 16 << 10;
+/// The same for files of other tools: `xz -9` needs 65 MiB.
+const ANY_UNPACK_KIB_MAX: u32 = 72 << 10;
+/// How a file that xz made begins.
+const XZ: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
 /// Window of the compressor, in bytes: more than a profile has.
 const WINDOW: u32 = 1 << 18;
 /// Longest release in a name: `uname` has at most 64 bytes.
@@ -94,6 +98,14 @@ pub fn unpack(bytes: &[u8]) -> Result<Profile, Error> {
     Profile::from_json(&json)
 }
 
+/// The JSON of a file, unpacked if it is compressed by xz, for looking at how it begins.
+pub fn json<'r>(file: impl Read + 'r) -> Box<dyn Read + 'r> {
+    let mut file = BufReader::new(file);
+    let packed = file.fill_buf().is_ok_and(|start| start.starts_with(&XZ));
+    // A larger window is that of another tool: `xz -9` has 64 MiB.
+    if packed { Box::new(XzReader::new_mem_limit(file, false, ANY_UNPACK_KIB_MAX)) } else { Box::new(file) }
+}
+
 /// Reads a file of the store and holds its content against its name.
 pub(super) fn read(path: &Path) -> Result<Profile, Error> {
     let named = |source| Error::StoreRead { path: path.to_owned(), source };
@@ -112,12 +124,6 @@ pub(super) fn read(path: &Path) -> Result<Profile, Error> {
         return Err(Error::StoreDigest { path: path.to_owned(), release: profile.release, digest });
     }
     Ok(profile)
-}
-
-/// Reads a file of this format under any name, such as one that an operator names.
-pub fn read_any(path: &Path) -> Result<Profile, Error> {
-    let file = File::open(path).map_err(|source| Error::StoreRead { path: path.to_owned(), source })?;
-    content(file, path)
 }
 
 fn content(file: File, path: &Path) -> Result<Profile, Error> {

@@ -10,7 +10,7 @@
 
 mod file;
 
-pub use file::{pack, read_any, unpack};
+pub use file::{json, pack, unpack};
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};

@@ -13,6 +13,7 @@ mod btf_builder;
 mod debian;
 mod elf_notes;
 mod hostile;
+mod isf;
 mod kallsyms;
 mod kallsyms_builder;
 mod kallsyms_search;

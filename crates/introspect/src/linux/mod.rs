@@ -5,6 +5,7 @@
 pub(crate) mod anchor;
 pub(crate) mod cgroup;
 pub(crate) mod cred;
+pub(crate) mod description;
 pub(crate) mod file;
 pub(crate) mod hint;
 pub(crate) mod image;

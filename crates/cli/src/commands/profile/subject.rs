@@ -6,10 +6,11 @@ use crate::files;
 use crate::guest::Guest;
 use crate::profiles;
 use anyhow::{Context, bail};
-use guest_profiles::{Profile, Stored};
+use guest_profiles::linux::WANTED;
+use guest_profiles::{Profile, Stored, isf, store};
 use hypervisor::Target;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +18,9 @@ use std::sync::Arc;
 const FILE_MAX: usize = 8 << 20;
 /// How a file that xz made begins.
 const XZ: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
+
+/// How our own profiles begin.
+const OWN: &[u8] = br#"{"schema":"birthmark.profile/"#;
 
 /// A profile and where it is from.
 #[derive(Debug)]
@@ -45,11 +49,11 @@ pub(super) fn find(what: &str) -> anyhow::Result<Subject> {
 
 /// The stored profile of a release or of the start of a digest. Several are an error: which is meant must be said.
 pub(super) fn stored(what: &str) -> anyhow::Result<Option<Stored>> {
-    let store = profiles::store();
-    let mut found = store.of_release(what).profiles;
+    let host = profiles::store();
+    let mut found = host.of_release(what).profiles;
     let digest = what.strip_prefix("sha256:").filter(|digits| digits.len() >= 4);
     if let Some(digits) = digest {
-        let all = store.all().profiles;
+        let all = host.all().profiles;
         found.extend(all.into_iter().filter(|stored| {
             stored.profile.digest().strip_prefix("sha256:").is_some_and(|own| own.starts_with(digits))
         }));
@@ -73,13 +77,21 @@ fn is_profile(path: &Path) -> anyhow::Result<bool> {
     Ok(start == XZ || start.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{'))
 }
 
-/// Reads a file of one of our own profiles, compressed or not.
+/// Reads a file: one of our own profiles or Volatility's symbol file, compressed or not.
 pub(super) fn read(path: &Path) -> anyhow::Result<Profile> {
+    let cannot = || format!("Cannot read the profile {}", path.display());
+    if !is_own(path).with_context(cannot)? {
+        return Ok(isf::read_file(path, &WANTED)?);
+    }
     let bytes = files::read(path, "profile", FILE_MAX)?;
-    let profile = if bytes.starts_with(&XZ) {
-        guest_profiles::store::unpack(&bytes)
-    } else {
-        Profile::from_json(&bytes)
-    };
-    profile.with_context(|| format!("Cannot read the profile {}", path.display()))
+    let profile = if bytes.starts_with(&XZ) { store::unpack(&bytes) } else { Profile::from_json(&bytes) };
+    profile.with_context(cannot)
+}
+
+/// Whether a file holds one of our own profiles, as the first bytes of its JSON say; else it may be Volatility's.
+fn is_own(path: &Path) -> io::Result<bool> {
+    let mut start = Vec::new();
+    let most = u64::try_from(OWN.len()).unwrap_or(u64::MAX);
+    store::json(File::open(path)?).take(most).read_to_end(&mut start)?;
+    Ok(start == OWN)
 }
