@@ -135,3 +135,36 @@ pub fn elf_notes(bytes: &[u8]) {
         assert!((2..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
     }
 }
+
+/// Any bytes as Volatility's symbol file.
+pub fn isf(bytes: &[u8]) {
+    let Ok(profile) = guest_profiles::isf::read(bytes, &linux::WANTED) else { return };
+    assert!(!profile.release.is_empty() && profile.release.len() <= 64);
+    for (name, layout) in &profile.types {
+        assert!(layout.members.len() <= 4096);
+        for (path, field) in &layout.members {
+            assert!(field.offset + field.size <= layout.size, "{path} lies outside of {name}");
+            if let Some(bits) = field.bits {
+                assert!(field.size <= 8 && u64::from(bits.shift + bits.width) <= field.size * 8);
+            }
+        }
+    }
+    same_after_storing(&profile);
+}
+
+/// Any bytes as a file of the profile store.
+pub fn stored(bytes: &[u8]) {
+    let Ok(profile) = guest_profiles::store::unpack(bytes) else { return };
+    for wanted in linux::WANTED.types {
+        for member in wanted.members {
+            let _ = profile.field(wanted.name, member);
+        }
+    }
+    assert!(profile.disagreements("one", &profile, "the same").is_empty());
+    same_after_storing(&profile);
+}
+
+fn same_after_storing(profile: &Profile) {
+    let packed = guest_profiles::store::pack(profile).expect("a profile can be packed");
+    assert_eq!(guest_profiles::store::unpack(&packed).expect("what was packed can be unpacked"), *profile);
+}

@@ -19,11 +19,13 @@ struct Target {
     run: fn(&[u8]),
 }
 
-const TARGETS: [Target; 4] = [
+const TARGETS: [Target; 6] = [
     Target { name: "btf", run: exercise::btf },
     Target { name: "kallsyms", run: exercise::kallsyms },
     Target { name: "vmcoreinfo", run: exercise::vmcoreinfo },
     Target { name: "elf_notes", run: exercise::elf_notes },
+    Target { name: "isf", run: exercise::isf },
+    Target { name: "stored", run: exercise::stored },
 ];
 
 impl Target {
@@ -152,6 +154,16 @@ fn altered_vmcoreinfo_is_survived() {
 #[test]
 fn altered_notes_are_survived() {
     altered_copies_are_survived(TARGETS[3]);
+}
+
+#[test]
+fn altered_symbol_files_are_survived() {
+    altered_copies_are_survived(TARGETS[4]);
+}
+
+#[test]
+fn altered_stored_profiles_are_survived() {
+    altered_copies_are_survived(TARGETS[5]);
 }
 
 #[test]
