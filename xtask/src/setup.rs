@@ -26,6 +26,7 @@ const FILES: &[(&str, &str)] = &[("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev
 pub(crate) fn lab() -> Result<()> {
     packages()?;
     testkit::python::prepare().context("The Python environment could not be made ready")?;
+    testkit::python::prepare_volatility().context("Volatility could not be made ready")?;
     for kernel in Kernel::ALL {
         if kernels::cached(kernel).is_none() {
             eprintln!("fetching kernel {}", kernel.name);

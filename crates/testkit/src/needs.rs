@@ -19,6 +19,8 @@ pub enum Need {
     Network,
     /// All it takes to boot a host with a real KVM, emulated.
     KvmHost,
+    /// A stock Volatility 3 ([`crate::volatility`]).
+    Volatility,
     /// Python with independent implementations of what we sign and write ([`crate::python`]).
     Python,
 }
@@ -75,6 +77,10 @@ impl Need {
                         )
                     })
                 }),
+            Self::Volatility => Self::Program("python3").missing(may_download).or_else(|| {
+                (!may_download && python::cached_volatility().is_none())
+                    .then(|| "there is no Volatility in the lab (`cargo xtask test` installs it)".to_owned())
+            }),
             Self::Python => Self::Program("python3").missing(may_download).or_else(|| {
                 (!may_download && python::cached().is_none()).then(|| {
                     "there is no Python environment in the lab (`cargo xtask test` makes it)".to_owned()

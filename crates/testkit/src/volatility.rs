@@ -1,6 +1,6 @@
 //! A stock Volatility 3, for holding our symbol files against the program that they are for.
 //!
-//! It is in the Python environment ([`crate::python`]). It runs with a cache and a symbol directory that the caller names, so that
+//! It has a Python environment of its own ([`crate::python`]). It runs with a cache and a symbol directory that the caller names, so that
 //! runs do not see each other's files, and asks no network.
 
 use crate::{lab, python};
@@ -10,7 +10,7 @@ use std::process::Command;
 
 /// The pids that its plugin `linux.pslist` finds in a memory image with the symbol files of a directory, and their names.
 pub fn pslist(image: &Path, symbols: &Path, work: &Path) -> Result<Vec<(u32, String)>> {
-    let mut command = Command::new(python::prepare()?.with_file_name("vol"));
+    let mut command = Command::new(python::prepare_volatility()?);
     command
         .args(["--quiet", "--offline", "--renderer", "json"])
         .arg("--cache-path")

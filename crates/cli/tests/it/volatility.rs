@@ -24,10 +24,10 @@ fn processes(rows: &[Value]) -> BTreeSet<(u32, String)> {
 #[test]
 fn a_stock_volatility_lists_the_same_processes_and_its_files_lead_to_the_same_tables() {
     // Volatility knows no page tables of five levels.
-    if !testkit::require(&[Need::Guest(Kernel::V6_12), Need::Root, Need::Python]) {
+    if !testkit::require(&[Need::Guest(Kernel::V6_12), Need::Root, Need::Volatility]) {
         return;
     }
-    let guest = Guest::boot(GuestSpec::new(Kernel::V6_12).memory_mib(256)).unwrap();
+    let guest = Guest::boot(GuestSpec::new(Kernel::V6_12).memory_mib(160)).unwrap();
     let address = "0.0.0.0:8080".parse().unwrap();
     guest
         .spawn(Spawn {

@@ -1,16 +1,15 @@
 //! A kernel in full, for other tools: all its type information and all its symbols, where a profile has the few that we use.
 //!
-//! Read from memory once and thrown away: some 10 MiB of types, and a copy of the mapped image for the symbol table.
+//! Read from memory once and thrown away: some 6 MiB of types and as much of the symbol table.
 
 use super::image::{KernelImage, START_KERNEL_MAP};
 use super::kernel::Kernel;
+use super::symbols;
 use crate::Error;
-use guest_profiles::{Kallsyms, search_kallsyms};
+use guest_profiles::Kallsyms;
 use std::collections::BTreeMap;
 use vmi_core::{AddressSpace, Budget, GuestMemory, Look};
 
-/// Most bytes of type information; Debian 6.12 has about 6 MiB.
-const BTF_MAX: u64 = 64 << 20;
 /// Most symbols. Debian 6.12 has about 220,000.
 const SYMBOLS_MAX: usize = 4 << 20;
 /// Most bytes of the banner.
@@ -37,61 +36,45 @@ impl Kernel {
             release: self.release().to_owned(),
             missing: vec![what.to_owned()],
         };
-        let section = self.symbol("__start_BTF").zip(self.symbol("__stop_BTF"));
-        let (start, len) = section
-            .and_then(|(start, stop)| Some((start, stop.0.checked_sub(start.0)?)))
-            .filter(|(_, len)| *len > 0 && *len <= BTF_MAX)
-            .and_then(|(start, len)| Some((start, usize::try_from(len).ok()?)))
+        let at = |name: &str| self.symbol(name).map(|at| at.0);
+        let btf = symbols::type_information(&space, &at, self.release())?
             .ok_or_else(|| lacks("type information (CONFIG_DEBUG_INFO_BTF)"))?;
-        let btf = space.bytes(start, len).map_err(read("type information"))?;
         let banner_at = self.symbol("linux_banner").ok_or_else(|| lacks("symbol linux_banner"))?;
         let mut banner = space.c_string(banner_at, BANNER_MAX).map_err(read("banner"))?;
         banner.push(0);
-        let image = KernelImage::read(&space)
+        let image = KernelImage::find(&space)
             .map_err(read("kernel image"))?
             .ok_or_else(|| lacks("mapped kernel image"))?;
         let stext = self.symbol("_stext").ok_or_else(|| lacks("symbol _stext"))?;
-        let symbols = self.all_symbols(&image, stext.0).map_err(|source| Error::Profile {
-            what: "symbol table",
-            release: self.release().to_owned(),
-            source,
-        })?;
+        let symbols = image
+            .symbols(&space, stext.0, &|kallsyms| self.all_symbols(kallsyms))
+            .map_err(read("kernel image"))?
+            .map_err(|source| Error::Profile {
+                what: "symbol table",
+                release: self.release().to_owned(),
+                source,
+            })?;
         Ok(Description { btf, symbols, banner })
     }
 
-    fn all_symbols(
-        &self,
-        image: &KernelImage,
-        stext: u64,
-    ) -> Result<BTreeMap<String, u64>, guest_profiles::Error> {
-        let found = search_kallsyms(&image.bytes, image.start.0)?;
-        let mut failed = None;
-        for tables in found.tables(&image.bytes) {
-            let kallsyms = match Kallsyms::new(tables, stext) {
-                Ok(kallsyms) => kallsyms,
-                Err(error) => {
-                    failed = failed.or(Some(error));
-                    continue;
-                }
+    /// Every symbol at its link address.
+    fn all_symbols(&self, kallsyms: &Kallsyms<'_>) -> Result<BTreeMap<String, u64>, guest_profiles::Error> {
+        let mut all: BTreeMap<String, (bool, u64)> = BTreeMap::new();
+        for symbol in kallsyms.iter().take(SYMBOLS_MAX) {
+            let symbol = symbol?;
+            // Symbols below are per-CPU offsets, which KASLR leaves alone.
+            let at = match symbol.address {
+                at if at >= START_KERNEL_MAP => at.wrapping_sub(self.boot.slide),
+                at => at,
             };
-            let mut all: BTreeMap<String, (bool, u64)> = BTreeMap::new();
-            for symbol in kallsyms.iter().take(SYMBOLS_MAX) {
-                let symbol = symbol?;
-                // Symbols below are per-CPU offsets, which KASLR leaves alone.
-                let at = match symbol.address {
-                    at if at >= START_KERNEL_MAP => at.wrapping_sub(self.boot.slide),
-                    at => at,
-                };
-                let global = symbol.kind.is_ascii_uppercase();
-                match all.get(&symbol.name) {
-                    Some((known_global, _)) if *known_global || !global => {}
-                    _ => {
-                        all.insert(symbol.name, (global, at));
-                    }
+            let global = symbol.kind.is_ascii_uppercase();
+            match all.get(&symbol.name) {
+                Some((known_global, _)) if *known_global || !global => {}
+                _ => {
+                    all.insert(symbol.name, (global, at));
                 }
             }
-            return Ok(all.into_iter().map(|(name, (_, at))| (name, at)).collect());
         }
-        Err(failed.unwrap_or(guest_profiles::Error::KallsymsNoStext { count: 0 }))
+        Ok(all.into_iter().map(|(name, (_, at))| (name, at)).collect())
     }
 }

@@ -35,6 +35,10 @@ const TABLES_BEFORE_MAX: u64 = 64 << 20;
 /// Token tables that are followed. A kernel has one.
 const TOKEN_TABLES_MAX: usize = 4;
 
+/// Takes symbols out of a table: those that are wanted, or all.
+pub(super) type TakeSymbols<'t> =
+    dyn Fn(&Kallsyms<'_>) -> Result<BTreeMap<String, u64>, guest_profiles::Error> + 't;
+
 /// Where the image is mapped.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KernelImage {
@@ -149,13 +153,13 @@ impl KernelImage {
         Ok((start, bytes))
     }
 
-    /// The addresses of the wanted symbols, from the symbol table that the image holds. `stext` is where ``_stext`` is in
-    /// the running kernel. Inner `Err`: there is no table that can be read.
+    /// What `take` takes out of the symbol table that the image holds. `stext` is where ``_stext`` is in the running kernel.
+    /// Inner `Err`: there is no table that can be read.
     pub(super) fn symbols(
         &self,
         space: &AddressSpace<'_, '_>,
         stext: u64,
-        wanted: &[&str],
+        take: &TakeSymbols<'_>,
     ) -> Result<Result<BTreeMap<String, u64>, guest_profiles::Error>, ReadError> {
         let len = usize::try_from(self.end.0.saturating_sub(self.start.0)).unwrap_or(0);
         let mut failed = guest_profiles::Error::KallsymsNotFound { len };
@@ -171,7 +175,7 @@ impl KernelImage {
                 let offset = usize::try_from(digits.0.saturating_sub(start.0)).unwrap_or(0);
                 if kallsyms_search::is_token_table(&near, offset) {
                     tables += 1;
-                    match self.symbols_around(space, digits, stext, wanted)? {
+                    match self.symbols_around(space, digits, stext, take)? {
                         Ok(symbols) => return Ok(ControlFlow::Break(Some(symbols))),
                         Err(error) => failed = error,
                     }
@@ -189,7 +193,7 @@ impl KernelImage {
         space: &AddressSpace<'_, '_>,
         tokens: Gva,
         stext: u64,
-        wanted: &[&str],
+        take: &TakeSymbols<'_>,
     ) -> Result<Result<BTreeMap<String, u64>, guest_profiles::Error>, ReadError> {
         let mut failed = guest_profiles::Error::KallsymsNotFound { len: 0 };
         let mut before = TABLES_BEFORE;
@@ -199,7 +203,7 @@ impl KernelImage {
             match search_kallsyms(&bytes, start.0) {
                 Ok(found) => {
                     for tables in found.tables(&bytes) {
-                        match Kallsyms::new(tables, stext).and_then(|kallsyms| kallsyms.resolve(wanted)) {
+                        match Kallsyms::new(tables, stext).and_then(|kallsyms| take(&kallsyms)) {
                             Ok(symbols) => return Ok(Ok(symbols)),
                             Err(error) => failed = error,
                         }

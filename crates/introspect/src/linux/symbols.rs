@@ -286,7 +286,9 @@ fn resolve_in_image(
     image: &KernelImage,
     stext: u64,
 ) -> Result<Result<Symbols, guest_profiles::Error>, Error> {
-    image.symbols(space, stext, WANTED.symbols).map_err(|source| Error::Image { root: space.root(), source })
+    image
+        .symbols(space, stext, &|kallsyms| kallsyms.resolve(WANTED.symbols))
+        .map_err(|source| Error::Image { root: space.root(), source })
 }
 
 /// `Err(NotYet)` while the kernel has no processes: nothing that it says of itself needs to hold together before.
