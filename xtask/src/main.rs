@@ -7,6 +7,7 @@
 mod bench;
 mod ci;
 mod demo;
+mod matrix;
 mod run;
 mod setup;
 mod test;
@@ -21,6 +22,8 @@ cargo xtask COMMAND
   test [ARGS]    every test, real guests included; ARGS go to cargo nextest
   ci             what must be green before a change lands: fmt, clippy, tidy, deny, docs, test
   tidy           the house rules that no compiler checks
+  matrix         every pair of kernels, machines and kinds of memory, on real guests: about an hour; writes
+                 docs/support-matrix.md (--fresh forgets earlier results, --document only writes)
   bench [ARGS]   every bench; ARGS go to cargo bench
   setup          installs what the lab needs and fetches its kernels (the others do this themselves)
 ";
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         "test" => test::run(rest),
         "ci" => ci::run(),
         "tidy" => tidy::run(),
+        "matrix" => matrix::run(rest),
         "bench" => bench::run(rest),
         "setup" => setup::lab(),
         "help" | "--help" | "-h" => {

@@ -22,12 +22,17 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// Files that must be there, and the package that has them.
 const FILES: &[(&str, &str)] = &[("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev")];
 
-/// What booting guests needs: packages, kernels, and what is put into the guests.
+/// What the tests' guests need: packages, the kernels of the sample, and what is put into the guests.
 pub(crate) fn lab() -> Result<()> {
+    with_kernels(&Kernel::SAMPLE)
+}
+
+/// The same for these kernels.
+pub(crate) fn with_kernels(kernels: &[Kernel]) -> Result<()> {
     packages()?;
     testkit::python::prepare().context("The Python environment could not be made ready")?;
     testkit::python::prepare_volatility().context("Volatility could not be made ready")?;
-    for kernel in Kernel::ALL {
+    for &kernel in kernels {
         if kernels::cached(kernel).is_none() {
             eprintln!("fetching kernel {}", kernel.name);
         }

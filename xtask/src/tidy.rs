@@ -1,5 +1,6 @@
 //! The house rules that no compiler checks: ARCHITECTURE.md says why each of them is there.
 
+use crate::matrix;
 use crate::run::root;
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -57,6 +58,7 @@ pub(crate) fn run() -> Result<()> {
             faults.push(format!("{needed} is missing"));
         }
     }
+    support_matrix(&read(&root().join(matrix::DOCUMENT))?, &mut faults);
     if faults.is_empty() {
         eprintln!("tidy: all house rules hold");
         return Ok(());
@@ -81,6 +83,18 @@ fn arrows(manifest: &str, name: &str, allowed: &[&str], faults: &mut Vec<String>
         let ours = ARROWS.iter().any(|(known, _)| *known == key);
         if shipped && ours && !allowed.contains(&key.as_str()) {
             faults.push(format!("crates/{name} must not depend on {key}"));
+        }
+    }
+}
+
+/// The matrix is what was run, not what somebody wrote, and no kernel of the lab is left out of it.
+fn support_matrix(text: &str, faults: &mut Vec<String>) {
+    if !text.starts_with(matrix::GENERATED) {
+        faults.push(format!("{}: its first line does not say that it is generated", matrix::DOCUMENT));
+    }
+    for kernel in testkit::Kernel::ALL {
+        if !text.contains(&format!("| `{}` |", kernel.name)) {
+            faults.push(format!("{}: the kernel {} is missing", matrix::DOCUMENT, kernel.name));
         }
     }
 }
@@ -141,7 +155,7 @@ fn read(path: &Path) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::arrows;
+    use super::{arrows, support_matrix};
 
     #[test]
     fn a_wrong_arrow_is_a_fault_and_a_dev_dependency_is_none() {
@@ -150,5 +164,13 @@ mod tests {
         let mut faults = Vec::new();
         arrows(manifest, "attest", &["facts"], &mut faults);
         assert_eq!(faults, ["crates/attest must not depend on hypervisor"]);
+    }
+
+    #[test]
+    fn a_matrix_written_by_hand_or_without_a_kernel_is_a_fault() {
+        let mut faults = Vec::new();
+        support_matrix("# Support matrix\n| `6.1-cloud` |\n", &mut faults);
+        assert_eq!(faults.len(), testkit::Kernel::ALL.len(), "{faults:?}");
+        assert!(!faults.iter().any(|fault| fault.contains("6.1-cloud")));
     }
 }

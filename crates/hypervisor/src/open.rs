@@ -27,8 +27,11 @@ pub struct ListProblem {
 /// Where the guest-physical layout of a QEMU guest comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum LayoutSource {
-    /// The rules of the machine type. Needs nothing of QEMU.
+    /// The rules of the machine type; the monitor only where something is seen that they cannot place, such as a DIMM that
+    /// was plugged in. Where the monitor then cannot be asked, the rules stand, with a note.
     #[default]
+    RulesFirst,
+    /// The rules of the machine type alone. Needs nothing of QEMU.
     Rules,
     /// QEMU's own flat view through a QMP socket on its command line, held against the rules. Uses a monitor that another
     /// client may want.

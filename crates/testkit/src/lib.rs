@@ -24,10 +24,12 @@
 #![allow(unsafe_code)]
 
 mod agent;
+mod archive;
 pub mod command;
 mod cpio;
 mod guest;
 pub mod host;
+mod hugepages;
 mod initramfs;
 pub mod kernels;
 pub mod lab;
@@ -42,8 +44,9 @@ pub mod volatility;
 
 pub use command::{Activity, Command, Namespace, SocketSpec, Spawn, Spawned, Traffic, Transport, UnixType};
 pub use guest::{Backing, Guest, GuestSpec, Machine, Nic, PagingLevels, RamRange};
+pub use hugepages::HugePages;
 pub use kernels::{Kernel, KernelFiles};
-pub use needs::{Need, require};
+pub use needs::{Need, require, skipped};
 pub use truth::Truth;
 
 /// Fetches and builds what hosts of the lab run, as [`prepare`] does for guests.

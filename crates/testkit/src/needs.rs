@@ -36,11 +36,14 @@ pub fn require(needs: &[Need]) -> bool {
     }
     let missing = missing.join("; ");
     assert!(!all, "BIRTHMARK_TESTS=all is set, but this test cannot run: {missing}");
-    #[expect(clippy::print_stderr, reason = "a skipped test must say so; this crate is for tests only")]
-    {
-        eprintln!("skipped: {missing}");
-    }
+    skipped(&missing);
     false
+}
+
+/// Says on stderr that a test, or a part of one, was not run, and why.
+#[expect(clippy::print_stderr, reason = "a skipped test must say so; this crate is for tests only")]
+pub fn skipped(why: &str) {
+    eprintln!("skipped: {why}");
 }
 
 /// Whether every test must run, whatever it takes.

@@ -9,7 +9,8 @@ use super::machine::{Machine, MachineKind};
 use crate::Error;
 use vmi_core::{Gpa, Region};
 
-const FOUR_GIB: u64 = 1 << 32;
+/// Where RAM that does not fit below the PCI hole goes on.
+pub const FOUR_GIB: u64 = 1 << 32;
 /// End of conventional memory and beginning of the VGA window.
 const VGA_START: u64 = 0xa_0000;
 const VGA_END: u64 = 0xc_0000;

@@ -51,7 +51,9 @@ pub fn locate(
         if candidates.len() < alike.len() {
             return Err(not_found(pid, block, &candidates, mappings));
         }
-        let ordered = if candidates.len() == alike.len() {
+        // The order of creation is known of blocks of the command line only.
+        let told = |&index: &usize| blocks.get(index).is_some_and(|block| block.backend == Backend::Told);
+        let ordered = if candidates.len() == alike.len() && (alike.len() == 1 || !alike.iter().any(told)) {
             in_order_of_creation(&candidates, &descriptor)
         } else {
             None
@@ -136,6 +138,7 @@ fn may_be(backend: &Backend, id: &str, mapping: &Mapping) -> bool {
         Backend::File { path } => {
             !mapping.is_anonymous() && path.as_deref().is_none_or(|path| is_file_of(path, id, mapping))
         }
+        Backend::Told => !mapping.is_anonymous() || anonymous || shared_anonymous || huge,
         Backend::Default => {
             anonymous
                 || shared_anonymous
@@ -195,6 +198,7 @@ fn not_found(pid: u32, block: &Block, candidates: &[Located], mappings: &[Mappin
         Backend::File { path: Some(path) } => format!("file {path}"),
         Backend::File { path: None } => "a shared file".to_owned(),
         Backend::Default => "the machine's own RAM".to_owned(),
+        Backend::Told => "memory that was plugged in".to_owned(),
     };
     Error::RamNotFound { pid, block: block.name.clone(), size: block.size, expected, seen: seen.join("; ") }
 }

@@ -37,6 +37,8 @@ pub enum Backend {
     },
     /// The machine's own RAM without a backend object: anonymous, or a file in `-mem-path`.
     Default,
+    /// A block that only the monitor told of: any of the above.
+    Told,
 }
 
 /// One block of host memory.
@@ -59,6 +61,12 @@ pub struct Machine {
     pub kind: Option<MachineKind>,
     /// RAM present from the start, in bytes (without DIMMs and other plugged memory).
     pub ram_size: u64,
+    /// RAM and what can be plugged in besides, in bytes (`-m maxmem`); `ram_size` when not given.
+    pub max_size: u64,
+    /// Slots for plugged memory (`-m slots`).
+    pub slots: u64,
+    /// Whether memory devices are on the command line, which only the monitor can place.
+    pub memory_devices: bool,
     /// `max-ram-below-4g`, 0 when not given.
     pub max_ram_below_4g: u64,
     /// Every block that QEMU allocates, in the order it does so.
@@ -79,6 +87,9 @@ pub fn parse(pid: u32, exe: &str, options: &Options) -> Result<Machine, Error> {
     let given_size = ram_size(pid, options)?;
     let default_size = given_size.unwrap_or(128 * MIB);
     let mut notes = notes(options);
+    let memory_devices = options
+        .values(&["device"])
+        .any(|value| Keys::parse(value, "driver").get("driver").is_some_and(is_memory_device));
 
     let nodes = numa_backends(options);
     let main = machine.get("memory-backend");
@@ -124,6 +135,9 @@ pub fn parse(pid: u32, exe: &str, options: &Options) -> Result<Machine, Error> {
         kind: kind(&name, exe),
         name,
         ram_size,
+        max_size: max_size(pid, options)?.unwrap_or(ram_size),
+        slots: options.merged(&["m"], "size").get("slots").and_then(|text| text.parse().ok()).unwrap_or(0),
+        memory_devices,
         max_ram_below_4g,
         blocks,
         ram,
@@ -168,6 +182,13 @@ fn ram_size(pid: u32, options: &Options) -> Result<Option<u64>, Error> {
     let rounded =
         size.checked_next_multiple_of(8192).ok_or_else(|| bad(pid, "m", text, "it is too large"))?;
     Ok(Some(rounded))
+}
+
+/// `-m maxmem=8G`.
+fn max_size(pid: u32, options: &Options) -> Result<Option<u64>, Error> {
+    let keys = options.merged(&["m"], "size");
+    let Some(text) = keys.get("maxmem") else { return Ok(None) };
+    parse_size(text, 1).map(Some).ok_or_else(|| bad(pid, "m", text, "maxmem is no size"))
 }
 
 fn backends(pid: u32, options: &Options) -> Result<Vec<Block>, Error> {
@@ -216,13 +237,15 @@ fn protection(machine: &Keys) -> Option<String> {
         .find_map(|key| machine.get(key).map(|value| format!("-machine {key}={value}")))
 }
 
+fn is_memory_device(driver: &str) -> bool {
+    matches!(driver, "pc-dimm" | "nvdimm" | "virtio-mem-pci" | "virtio-pmem-pci")
+}
+
 fn notes(options: &Options) -> Vec<String> {
     let mut notes = Vec::new();
     for value in options.values(&["device"]) {
         let keys = Keys::parse(value, "driver");
-        if let Some(driver @ ("pc-dimm" | "nvdimm" | "virtio-mem-pci" | "virtio-pmem-pci")) =
-            keys.get("driver")
-        {
+        if let Some(driver) = keys.get("driver").filter(|driver| is_memory_device(driver)) {
             let backend = keys.get("memdev").unwrap_or("?");
             notes.push(format!(
                 "Memory device {driver} (backend {backend}) is plugged in; only the monitor can place it"

@@ -1,12 +1,14 @@
 //! From a VMM process to its guest's memory.
 
 use super::Vmm;
+use super::cmdline::Options;
 use super::layout::{Placement, by_rules};
 use super::locate::{Located, locate};
 use super::machine::{self, Machine};
 use super::maps::{self, Mapping};
 use super::memory::{DescriptorsByFile, KvmMemory};
 use super::monitor;
+use super::plugged;
 use super::process::{Process, descriptors, proc_error, proc_path};
 use crate::{Error, LayoutSource};
 use std::collections::HashSet;
@@ -33,19 +35,57 @@ pub(crate) fn open(vmm: &Vmm, source: LayoutSource) -> Result<Opened, Error> {
         return Err(Error::Protected { pid, how: how.clone() });
     }
     let mut notes = machine.notes.clone();
-    let placements = match source {
-        LayoutSource::Rules => by_rules(pid, &machine)?,
+    let found = match source {
+        LayoutSource::Rules => find(pid, &machine, by_rules(pid, &machine)?)?,
         LayoutSource::Monitor => {
-            let ranges = monitor::flat_view(pid, options)?;
-            let placements = monitor::placements(pid, &machine, &ranges)?;
-            // DIMMs are placed by the monitor, so nothing is left out.
             notes.clear();
-            placements
+            by_monitor(pid, machine, options)?
         }
+        LayoutSource::RulesFirst => by_rules_first(pid, machine, options, &mut notes)?,
     };
-    let (placements, located, by_file) = find(pid, &machine, placements)?;
+    let Found { placements, located, by_file } = found;
     let memory = KvmMemory::open(Arc::clone(&process), placements, &located, &by_file)?;
     Ok(Opened { process, memory, notes })
+}
+
+/// The layout by the rules of the machine, unless something is seen that they cannot place and the monitor can.
+fn by_rules_first(
+    pid: u32,
+    machine: Machine,
+    options: &Options,
+    notes: &mut Vec<String>,
+) -> Result<Found, Error> {
+    let by_rules = match by_rules(pid, &machine) {
+        Ok(placements) => find(pid, &machine, placements)?,
+        // The rules know that they do not know. Without a monitor that is the answer.
+        Err(error @ Error::LayoutUncertain { .. }) => {
+            return by_monitor(pid, machine, options).map_err(|_| error);
+        }
+        Err(error) => return Err(error),
+    };
+    if !machine.memory_devices && !plugged::is_suspected(&machine, &by_rules.located, &maps::read(pid)?) {
+        return Ok(by_rules);
+    }
+    match by_monitor(pid, machine, options) {
+        Ok(found) => {
+            notes.clear();
+            Ok(found)
+        }
+        Err(error @ Error::LayoutContradiction { .. }) => Err(error),
+        // What the guest does with memory that is not in the layout shows later, when its kernel's own map is read.
+        Err(error) => {
+            notes.push(format!("Memory may have been plugged in, and the monitor did not place it: {error}"));
+            Ok(by_rules)
+        }
+    }
+}
+
+/// The layout by the monitor's word. DIMMs are placed by it too, so nothing is left out.
+fn by_monitor(pid: u32, mut machine: Machine, options: &Options) -> Result<Found, Error> {
+    let ranges = monitor::flat_view(pid, options)?;
+    plugged::add_told(&mut machine, &ranges);
+    let placements = monitor::placements(pid, &machine, &ranges)?;
+    find(pid, &machine, placements)
 }
 
 /// Whether the VMM may be looked into at all. Asked first: without permission its command line is still readable, and what
@@ -55,12 +95,15 @@ fn may_be_read(pid: u32) -> Result<(), Error> {
     fs::read_link(&exe).map(drop).map_err(|source| proc_error(pid, &exe, source))
 }
 
-/// Finds every block that a placement uses; the placements come back numbered as `located`.
-fn find(
-    pid: u32,
-    machine: &Machine,
-    mut placements: Vec<Placement>,
-) -> Result<(Vec<Placement>, Vec<Located>, DescriptorsByFile), Error> {
+/// Placements, and where their blocks are in the VMM. The placements' numbers of blocks are those of `located`.
+struct Found {
+    placements: Vec<Placement>,
+    located: Vec<Located>,
+    by_file: DescriptorsByFile,
+}
+
+/// Finds every block that a placement uses.
+fn find(pid: u32, machine: &Machine, mut placements: Vec<Placement>) -> Result<Found, Error> {
     let mappings = maps::read(pid)?;
     let by_file = descriptors_by_file(pid, &mappings)?;
     let mut used: Vec<usize> = placements.iter().map(|placement| placement.block).collect();
@@ -74,7 +117,7 @@ fn find(
         placement.block = used.partition_point(|&block| block < placement.block);
     }
     let located = used.into_iter().filter_map(|block| all.get(block).cloned().flatten()).collect();
-    Ok((placements, located, by_file))
+    Ok(Found { placements, located, by_file })
 }
 
 /// The descriptors of files that are mapped for writing. Others, disk images on a network for one, are not even asked

@@ -318,24 +318,80 @@ fn the_monitor_gives_the_same_layout_when_asked_for() {
 }
 
 #[test]
-fn the_monitor_places_a_plugged_dimm_that_the_rules_only_name() {
+fn the_monitor_places_a_dimm_of_the_command_line_that_the_rules_only_name() {
     let Some(mut qemu) = start(
         "-M q35 -m size=1G,slots=2,maxmem=8G -object memory-backend-ram,id=extra,size=512M -device pc-dimm,id=d,memdev=extra",
     ) else {
         return;
     };
-    let by_rules = open_pid(&qemu);
+    let rules = OpenOptions { layout_source: LayoutSource::Rules, ..OpenOptions::default() };
+    let by_rules = open_with(&Target::Pid(qemu.pid()), &rules).unwrap();
     assert_eq!(by_rules.notes.len(), 1);
     assert!(by_rules.notes[0].contains("backend extra"), "{:?}", by_rules.notes);
+    // The test holds the monitor: what cannot be placed is named, and why.
+    let notes = open_pid(&qemu).notes;
+    assert!(notes.last().unwrap().contains("the monitor did not place it"), "{notes:?}");
+
     qemu.poke(0x1_0000_0000, b"in the dimm");
     qemu.release_monitor();
-    let options = OpenOptions { layout_source: LayoutSource::Monitor, ..OpenOptions::default() };
-    let by_monitor = open_with(&Target::Pid(qemu.pid()), &options).unwrap();
-    assert_eq!(by_monitor.notes, Vec::<String>::new());
-    assert_eq!(by_monitor.memory.size(), by_rules.memory.size() + 512 * MIB);
+    let opened = open_pid(&qemu);
+    assert_eq!(opened.notes, Vec::<String>::new());
+    assert_eq!(opened.memory.size(), by_rules.memory.size() + 512 * MIB);
     let mut mark = [0; 11];
-    by_monitor.memory.read(Gpa(0x1_0000_0000), &mut mark).unwrap();
+    opened.memory.read(Gpa(0x1_0000_0000), &mut mark).unwrap();
     assert_eq!(&mark, b"in the dimm");
+}
+
+#[test]
+fn a_dimm_plugged_in_at_run_time_is_noticed_and_placed() {
+    // Where the RAM reaches above 4 GiB, the DIMM lies behind it.
+    for (ram, kind, size, place) in [
+        ("-M pc -m 512M", "memory-backend-memfd", 256, 0x1_0000_0000_u64),
+        ("-M q35 -m 4G", "memory-backend-ram", 512, 0x1_8000_0000),
+    ] {
+        let Some(mut qemu) = start(&format!("{ram},slots=2,maxmem=16G")) else { return };
+        let before = open_pid(&qemu);
+        assert_eq!(before.notes, Vec::<String>::new(), "slots alone are no DIMM");
+        qemu.command("object-add", json!({"qom-type": kind, "id": "late", "size": size * MIB}));
+        qemu.command("device_add", json!({"driver": "pc-dimm", "id": "d", "memdev": "late"}));
+        qemu.poke(place, b"in the dimm");
+        qemu.release_monitor();
+        let opened = open_pid(&qemu);
+        assert_eq!(opened.notes, Vec::<String>::new(), "{ram} {kind}");
+        assert_eq!(opened.memory.size(), before.memory.size() + size * MIB, "{ram} {kind}");
+        let mut mark = [0; 11];
+        opened.memory.read(Gpa(place), &mut mark).unwrap();
+        assert_eq!(&mark, b"in the dimm", "{ram} {kind}");
+    }
+}
+
+#[test]
+fn a_dimm_that_could_be_the_ram_is_an_error_and_no_guess() {
+    let Some(mut qemu) = start("-M q35 -m 1G,slots=2,maxmem=16G") else { return };
+    qemu.command("object-add", json!({"qom-type": "memory-backend-ram", "id": "late", "size": 1024 * MIB}));
+    qemu.command("device_add", json!({"driver": "pc-dimm", "id": "d", "memdev": "late"}));
+    qemu.release_monitor();
+    for layout_source in [LayoutSource::RulesFirst, LayoutSource::Monitor] {
+        let options = OpenOptions { layout_source, ..OpenOptions::default() };
+        let error = open_with(&Target::Pid(qemu.pid()), &options).unwrap_err();
+        assert!(matches!(error, Error::RamAmbiguous { .. }), "{error}");
+    }
+}
+
+#[test]
+fn memory_of_a_device_is_not_taken_for_the_guests() {
+    let Some(mut qemu) = start(
+        "-M q35 -m 512M -object memory-backend-memfd,id=more,size=2G,share=on -device ivshmem-plain,memdev=more",
+    ) else {
+        return;
+    };
+    qemu.poke(0x10_0000, b"in the RAM");
+    let opened = open_pid(&qemu);
+    assert_eq!(opened.vm.memory_bytes, Some(512 * MIB));
+    assert_eq!(opened.memory.regions().last().unwrap().end(), Gpa(512 * MIB));
+    let mut mark = [0; 10];
+    opened.memory.read(Gpa(0x10_0000), &mut mark).unwrap();
+    assert_eq!(&mark, b"in the RAM");
 }
 
 #[test]

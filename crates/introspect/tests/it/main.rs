@@ -6,12 +6,15 @@
 
 mod anchor; // a kernel whose symbol table has no data
 mod booting; // a guest from power-on until user space
+mod cell; // one kind of guest, booted and compared
 mod churn; // a guest that changes while it is looked at
 mod cross_views; // several views of processes and modules
 mod equal; // compares a snapshot with the guest's /proc, entry by entry
 mod hostile; // a guest that lies
 mod images; // memory images
 mod locate; // every way to the kernel
+mod matrix; // every pair of values, for `cargo xtask matrix`
+mod menagerie; // a guest with one of everything
 mod opened; // a booted guest with its memory opened and its kernel located
 mod own_tables; // symbols and types, against /proc/kallsyms and /sys/kernel/btf
-mod tables; // every table on every kind of guest
+mod tables; // every table on every kind of guest: the sample that CI runs

@@ -19,7 +19,10 @@ pub struct Opened {
 
 impl Opened {
     pub fn boot(spec: GuestSpec) -> Result<Self> {
-        let guest = Guest::boot(spec)?;
+        Self::open(Guest::boot(spec)?)
+    }
+
+    pub fn open(guest: Guest) -> Result<Self> {
         let vm = hypervisor::open(&Target::Pid(guest.pid()))?;
         let kernel = introspect::locate(&*vm.memory, PATIENT)?;
         Ok(Self { guest, vm, kernel })
@@ -30,7 +33,8 @@ impl Opened {
     }
 
     pub fn snapshot(&self) -> Result<Snapshot> {
-        Ok(introspect::snapshot(&*self.vm.memory, &self.kernel, self.facts(), &Options::default())?)
+        let options = Options { budget: PATIENT, ..Options::default() };
+        Ok(introspect::snapshot(&*self.vm.memory, &self.kernel, self.facts(), &options)?)
     }
 
     /// Host memory behind the guest's, in KiB: what is resident of the VMM's mappings of 64 MiB and more. The VMM's own heap
@@ -45,8 +49,11 @@ impl Opened {
             if let Some(kib) = value(line, "Size:") {
                 size = kib;
             }
-            if let Some(kib) = value(line, "Rss:").filter(|_| size >= 64 << 10) {
-                resident += kib;
+            // Huge pages are counted apart.
+            for key in ["Rss:", "Shared_Hugetlb:", "Private_Hugetlb:"] {
+                if let Some(kib) = value(line, key).filter(|_| size >= 64 << 10) {
+                    resident += kib;
+                }
             }
         }
         assert!(resident > 0, "no guest memory was found in the VMM's mappings");

@@ -102,7 +102,7 @@ impl Guest {
     fn open_ram(&self) -> Result<File> {
         let path = match &self.spec().backing {
             Backing::File(path) => path.clone(),
-            Backing::Memfd => self.memfd_path()?,
+            Backing::Memfd | Backing::HugePages => self.memfd_path()?,
             Backing::Anonymous => {
                 bail!("The guest {} has anonymous memory; boot it with a memfd", self.name())
             }

@@ -27,9 +27,39 @@ pub enum Backing {
     Memfd,
     /// Private anonymous memory, as plain `-m` makes it.
     Anonymous,
-    /// This file, shared. Made by QEMU, left behind.
+    /// This file, shared. Made by QEMU, left behind. Further blocks of memory get its name and their own after it.
     File(PathBuf),
+    /// A memfd of huge pages of 2 MiB, which somebody must have set aside ([`crate::HugePages`]).
+    HugePages,
 }
+
+impl Backing {
+    /// The properties of the `-object` that makes a block of memory of this kind.
+    pub(crate) fn object(&self, id: &str, mib: u64) -> Vec<(&'static str, String)> {
+        let kind = match self {
+            Self::Memfd | Self::HugePages => "memory-backend-memfd",
+            Self::Anonymous => "memory-backend-ram",
+            Self::File(_) => "memory-backend-file",
+        };
+        let mut properties = vec![("qom-type", kind.to_owned()), ("id", id.to_owned())];
+        properties.push(("size", (mib << 20).to_string()));
+        if *self != Self::Anonymous {
+            properties.push(("share", "on".to_owned()));
+        }
+        match self {
+            Self::HugePages => {
+                properties.extend([("hugetlb", "on".to_owned()), ("hugetlbsize", (2_u64 << 20).to_string())]);
+            }
+            Self::File(path) if id == RAM => properties.push(("mem-path", path.display().to_string())),
+            Self::File(path) => properties.push(("mem-path", format!("{}.{id}", path.display()))),
+            Self::Memfd | Self::Anonymous => {}
+        }
+        properties
+    }
+}
+
+/// Id of the only block of memory.
+const RAM: &str = "ram";
 
 /// Page table levels the CPU offers; a kernel uses five where it can.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +102,9 @@ pub struct GuestSpec {
     pub(crate) backing: Backing,
     pub(crate) levels: PagingLevels,
     pub(crate) vcpus: u32,
+    pub(crate) numa_nodes: u64,
+    pub(crate) dimm_slots: bool,
+    pub(crate) second_block_mib: Option<u64>,
     pub(crate) name: Option<String>,
     pub(crate) uuid: Option<String>,
     pub(crate) kernel_parameters: Vec<String>,
@@ -90,6 +123,9 @@ impl GuestSpec {
             backing: Backing::default(),
             levels: PagingLevels::default(),
             vcpus: 1,
+            numa_nodes: 1,
+            dimm_slots: false,
+            second_block_mib: None,
             name: None,
             uuid: None,
             kernel_parameters: Vec::new(),
@@ -130,6 +166,28 @@ impl GuestSpec {
     #[must_use]
     pub fn vcpus(mut self, vcpus: u32) -> Self {
         self.vcpus = vcpus;
+        self
+    }
+
+    /// NUMA nodes, each with an equal part of the memory in a block of its own. Not for a microvm.
+    #[must_use]
+    pub fn numa_nodes(mut self, nodes: u64) -> Self {
+        self.numa_nodes = nodes;
+        self
+    }
+
+    /// Two slots for memory that is plugged in at run time ([`Guest::plug_dimm`](crate::Guest::plug_dimm)). Not for a microvm.
+    #[must_use]
+    pub fn dimm_slots(mut self) -> Self {
+        self.dimm_slots = true;
+        self
+    }
+
+    /// A shared memory device (`ivshmem-plain`) of so many MiB (a power of 2): memory of the VM that is not its RAM, as a
+    /// device passed through has. Not for a microvm.
+    #[must_use]
+    pub fn second_block_mib(mut self, mib: u64) -> Self {
+        self.second_block_mib = Some(mib);
         self
     }
 
@@ -187,23 +245,7 @@ impl GuestSpec {
             // Emulated, its ACPI leaves Linux 6.1 without a timer interrupt in nearly every boot.
             Machine::Microvm => "microvm,acpi=off,isa-serial=on,pic=on,pit=on,rtc=on",
         };
-        let memory = self.memory_mib;
-        match &self.backing {
-            Backing::Anonymous => line.option("-machine", machine),
-            Backing::Memfd => {
-                line.option("-object", format!("memory-backend-memfd,id=ram,size={memory}M,share=on"));
-                line.option("-machine", format!("{machine},memory-backend=ram"));
-            }
-            Backing::File(path) => {
-                let path = path.display();
-                line.option(
-                    "-object",
-                    format!("memory-backend-file,id=ram,size={memory}M,mem-path={path},share=on"),
-                );
-                line.option("-machine", format!("{machine},memory-backend=ram"));
-            }
-        }
-        line.option("-m", format!("{memory}M"));
+        self.memory(machine, &mut line);
         line.option("-cpu", if self.levels == PagingLevels::Five { "max" } else { "max,la57=off" });
         line.option("-smp", self.vcpus.to_string());
         for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
@@ -214,6 +256,10 @@ impl GuestSpec {
         line.option("-chardev", format!("file,id=console,path={}", directory.join("console.log").display()));
         line.option("-serial", "chardev:console");
         line.option("-chardev", format!("pipe,id=port,path={}", directory.join(PORT).display()));
+        if let Some(mib) = self.second_block_mib {
+            line.option("-object", format!("memory-backend-memfd,id=second,size={mib}M,share=on"));
+            line.option("-device", "ivshmem-plain,memdev=second");
+        }
         if self.machine == Machine::Microvm {
             // The machine makes only its first serial port itself.
             line.option("-device", "isa-serial,chardev=port,index=1");
@@ -236,6 +282,34 @@ impl GuestSpec {
         line.option("-append", boot.parameters.clone().unwrap_or_else(|| parameters.join(" ")));
         line.0.extend(self.qemu_arguments.iter().cloned());
         line.0
+    }
+
+    /// `-machine`, `-m`, and the blocks that the memory is made of.
+    fn memory(&self, machine: &str, line: &mut CommandLine) {
+        let memory = self.memory_mib;
+        let block = |id: &str, mib: u64| -> String {
+            let properties = self.backing.object(id, mib);
+            let words = properties.iter().map(|(key, value)| match *key {
+                "qom-type" => value.clone(),
+                key => format!("{key}={value}"),
+            });
+            words.collect::<Vec<_>>().join(",")
+        };
+        if self.numa_nodes > 1 {
+            line.option("-machine", machine);
+            for node in 0..self.numa_nodes {
+                line.option("-object", block(&format!("ram{node}"), memory / self.numa_nodes));
+                line.option("-numa", format!("node,nodeid={node},memdev=ram{node}"));
+            }
+        } else if self.backing == Backing::Anonymous {
+            line.option("-machine", machine);
+        } else {
+            line.option("-object", block(RAM, memory));
+            line.option("-machine", format!("{machine},memory-backend={RAM}"));
+        }
+        let slots =
+            if self.dimm_slots { format!(",slots=2,maxmem={}M", memory + 8192) } else { String::new() };
+        line.option("-m", format!("{memory}M{slots}"));
     }
 }
 

@@ -96,8 +96,12 @@ fn place_program(spawn: &Spawn, host_exe: &Path) -> Result<Option<OwnedFd>> {
         if let Some(parent) = host_exe.parent() {
             context(fs::create_dir_all(parent), &name)?;
         }
-        context(fs::copy(AGENT, host_exe), &name)?;
-        context(fs::set_permissions(host_exe, fs::Permissions::from_mode(0o755)), &name)?;
+        // A copy each would fill a small guest's memory. One that is to be deleted must be a file of its own, or there would
+        // still be a link to it; and there are no links to other file systems.
+        if spawn.unlink_exe || fs::hard_link(AGENT, host_exe).is_err() {
+            context(fs::copy(AGENT, host_exe), &name)?;
+            context(fs::set_permissions(host_exe, fs::Permissions::from_mode(0o755)), &name)?;
+        }
     }
     Ok(None)
 }

@@ -1,0 +1,197 @@
+//! One cell of the support matrix: a kind of guest, booted, made to be what the cell says, and compared with its own `/proc`.
+
+use crate::equal::differences;
+use crate::menagerie::menagerie;
+use crate::opened::{Opened, PATIENT};
+use anyhow::{Context, Result, ensure};
+use testkit::{Activity, Backing, Guest, GuestSpec, HugePages, Kernel, Machine, PagingLevels, Spawn};
+
+/// MiB of a DIMM that is plugged in.
+const DIMM_MIB: u64 = 256;
+
+/// How guest memory is put together, beside the machine's rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocks {
+    /// One block of RAM.
+    One,
+    /// Two NUMA nodes, each with a block of its own.
+    Numa,
+    /// A DIMM plugged in while the guest runs.
+    Dimm,
+    /// A device with memory of its own, twice as much as the guest's RAM.
+    Device,
+}
+
+/// [`Backing`] without the file's path, which differs from run to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    Memfd,
+    Anonymous,
+    File,
+    HugePages,
+}
+
+/// What its guest is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cell {
+    pub kernel: Kernel,
+    pub machine: Machine,
+    pub levels: PagingLevels,
+    pub kaslr: bool,
+    /// Page table isolation forced on; QEMU's own CPU would do without.
+    pub pti: bool,
+    pub vcpus: u32,
+    pub mib: u64,
+    pub memory: Memory,
+    pub blocks: Blocks,
+}
+
+/// How it went, where nothing went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All tables were equal.
+    Equal(Compared),
+    /// This host cannot have such a guest, for this reason. It depends on what else the host's memory is used for, so it is
+    /// no failure even where everything must run.
+    Skipped(String),
+}
+
+/// What was compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compared {
+    pub processes: usize,
+    pub sockets: usize,
+    pub modules: usize,
+}
+
+impl Cell {
+    /// The default guest of this kernel.
+    pub const fn of(kernel: Kernel) -> Self {
+        Self {
+            kernel,
+            machine: Machine::Q35,
+            levels: PagingLevels::Four,
+            kaslr: true,
+            pti: false,
+            vcpus: 1,
+            mib: 512,
+            memory: Memory::Memfd,
+            blocks: Blocks::One,
+        }
+    }
+
+    /// Boots the guest, fills it, compares every table, and checks that looking allocated no memory for the guest.
+    pub fn compare(&self) -> Result<Outcome> {
+        let files = tempfile::tempdir()?;
+        let _pages = match self.memory {
+            Memory::HugePages => match HugePages::reserve(self.huge_mib()) {
+                Ok(pages) => Some(pages),
+                Err(error) => return Ok(Outcome::Skipped(format!("{error:#}"))),
+            },
+            _ => None,
+        };
+        let guest = Guest::boot(self.spec(&files))?;
+        if self.blocks == Blocks::Dimm {
+            guest.plug_dimm("dimm0", DIMM_MIB)?;
+        }
+        let opened = Opened::open(guest).context("The guest runs and cannot be looked into")?;
+        self.is_what_it_says(&opened)?;
+        menagerie(&opened)?;
+        // With every vCPU in user mode and page tables isolated, the registers show no kernel. One spins already.
+        let spin = Spawn { activity: Activity::Spin, exe: "/usr/bin/spin".into(), ..Spawn::default() };
+        opened.guest.spawn_many(self.vcpus - 1, spin)?;
+        let compared = settled(&opened)?;
+        nothing_is_allocated(&opened)?;
+        Ok(Outcome::Equal(compared))
+    }
+
+    /// MiB of huge pages that the guest may touch.
+    fn huge_mib(&self) -> u64 {
+        self.mib + if self.blocks == Blocks::Dimm { DIMM_MIB } else { 0 }
+    }
+
+    fn spec(&self, files: &tempfile::TempDir) -> GuestSpec {
+        let mut spec = GuestSpec::new(self.kernel)
+            .machine(self.machine)
+            .levels(self.levels)
+            .vcpus(self.vcpus)
+            .memory_mib(self.mib)
+            .backing(match self.memory {
+                Memory::Memfd => Backing::Memfd,
+                Memory::Anonymous => Backing::Anonymous,
+                Memory::File => Backing::File(files.path().join("ram")),
+                Memory::HugePages => Backing::HugePages,
+            });
+        if !self.kaslr {
+            spec = spec.kernel_parameter("nokaslr");
+        }
+        if self.pti {
+            spec = spec.kernel_parameter("pti=on");
+        }
+        match self.blocks {
+            Blocks::One => spec,
+            Blocks::Numa => spec.numa_nodes(2),
+            Blocks::Dimm => spec.dimm_slots(),
+            Blocks::Device => spec.second_block_mib((self.mib * 2).next_power_of_two()),
+        }
+    }
+
+    /// A cell proves nothing of a value that its guest does not have.
+    fn is_what_it_says(&self, opened: &Opened) -> Result<()> {
+        let shown = |path: &str| -> Result<String> { Ok(opened.guest.run(&["cat", path])?.stdout) };
+        let vcpus = shown("/proc/cpuinfo")?.lines().filter(|line| line.starts_with("processor")).count();
+        ensure!(vcpus == self.vcpus as usize, "The guest has {vcpus} vCPUs");
+        let log = opened.guest.run(&["dmesg"])?.stdout;
+        let isolated = log.contains("page tables isolation: enabled");
+        ensure!(self.pti == isolated, "The guest's page tables are isolated: {isolated}");
+        let nodes = opened.guest.run(&["ls", "/sys/devices/system/node"])?.stdout;
+        let nodes = nodes.lines().filter(|name| name.starts_with("node")).count();
+        ensure!((self.blocks == Blocks::Numa) == (nodes == 2), "The guest has {nodes} NUMA nodes");
+        let kernel = opened.snapshot()?.kernel;
+        let levels = if self.levels == PagingLevels::Five { 5 } else { 4 };
+        ensure!(kernel.page_table_levels == levels, "The guest has {} levels", kernel.page_table_levels);
+        ensure!((kernel.kaslr_offset.0 != 0) == self.kaslr, "The kernel's offset is {}", kernel.kaslr_offset);
+        Ok(())
+    }
+}
+
+/// Compares until truth and look agree: they are two moments, and timers of TCP move on between them. Three tries settle
+/// that.
+fn settled(opened: &Opened) -> Result<Compared> {
+    let mut last = Vec::new();
+    for _ in 0..3 {
+        let (truth, snapshot) = opened.guest.steady(|| opened.snapshot())?;
+        last = differences(&truth, &snapshot);
+        if last.is_empty() {
+            let compared = Compared {
+                processes: snapshot.processes.len(),
+                sockets: snapshot.sockets.len(),
+                modules: snapshot.modules.len(),
+            };
+            ensure!(
+                compared.processes > 60 && compared.sockets > 60,
+                "Too little was compared: {compared:?}"
+            );
+            ensure!(snapshot.modules.iter().any(|module| module.name == "dummy"), "The module is missing");
+            return Ok(compared);
+        }
+    }
+    anyhow::bail!("{} differences:\n{}", last.len(), last.join("\n"))
+}
+
+/// With the guest stopped, every page the VMM gains would be ours.
+fn nothing_is_allocated(opened: &Opened) -> Result<()> {
+    opened.guest.paused(|_| {
+        let before = opened.resident();
+        introspect::locate(&*opened.vm.memory, PATIENT)?;
+        for _ in 0..10 {
+            opened.snapshot()?;
+        }
+        let after = opened.resident();
+        ensure!(
+            before == after,
+            "{before} KiB of guest memory were resident before looking, {after} KiB after"
+        );
+        Ok(())
+    })
+}
