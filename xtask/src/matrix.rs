@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use testkit::{Kernel, kernels};
 
 /// The document's first line; tidy checks it.
@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     fs::write(root().join(DOCUMENT), document).with_context(|| format!("{DOCUMENT} could not be written"))
 }
 
-fn guests(directory: &PathBuf) -> Result<()> {
+fn guests(directory: &Path) -> Result<()> {
     setup::with_kernels(&[])?;
     for kernel in Kernel::ALL {
         // A kernel that the archive does not have any more is told in the document.
@@ -73,7 +73,7 @@ struct Results {
 }
 
 impl Results {
-    fn read(directory: &PathBuf) -> Result<Self> {
+    fn read(directory: &Path) -> Result<Self> {
         let read = |name: &str| {
             let path = directory.join(name);
             fs::read_to_string(&path).with_context(|| {
