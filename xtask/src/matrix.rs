@@ -130,6 +130,19 @@ fn word(result: Option<&Value>) -> &str {
     result.and_then(|result| result["result"].as_str()).unwrap_or("not run")
 }
 
+/// Columns: how many were equal, failed, and did not run for whatever reason.
+fn counts<'a>(rows: impl Iterator<Item = (&'a Value, Option<&'a Value>)>) -> String {
+    let (mut equal, mut failed, mut other) = (0, 0, 0);
+    for (_, result) in rows {
+        match word(result) {
+            "equal" => equal += 1,
+            "failed" => failed += 1,
+            _ => other += 1,
+        }
+    }
+    format!("{equal} | {failed} | {other}")
+}
+
 /// The reason, without addresses of archives and cut to a line.
 fn reason(result: &Value) -> String {
     if result["result"] == "no package" {
@@ -181,31 +194,33 @@ fn document(results: &Results) -> Result<String> {
 fn kernels_table(results: &Results, text: &mut String) -> Result<()> {
     writeln!(
         text,
-        "## Kernels\n\n| kernel | Debian | package | equal | other |\n| --- | --- | --- | --- | --- |"
+        "## Kernels\n\n| kernel | Debian | package | equal | failed | not run |\n| --- | --- | --- | --- | --- | --- |"
     )?;
     for kernel in Kernel::ALL {
         let rows = || results.rows().filter(|(cell, _)| cell["kernel"] == kernel.name);
-        let equal = rows().filter(|(_, result)| word(*result) == "equal").count();
         // The package that was compared; without one, the one that would be.
         let compared = rows().find_map(|(_, result)| result?["package"].as_str().map(str::to_owned));
         let package = compared.or_else(|| kernels::cached(kernel).map(|files| files.package));
         writeln!(
             text,
-            "| `{}` | {} | {} | {equal} | {} |",
+            "| `{}` | {} | {} | {} |",
             kernel.name,
             kernel.release,
-            package.map_or("not in the archive".to_owned(), |package| format!(
+            package.map_or("could not be had from the mirror".to_owned(), |package| format!(
                 "`{}`",
                 package.replace('_', " ")
             )),
-            rows().count() - equal,
+            counts(rows()),
         )?;
     }
     Ok(())
 }
 
 fn values_table(results: &Results, text: &mut String) -> Result<()> {
-    writeln!(text, "\n## Values\n\n| what | value | equal | other |\n| --- | --- | --- | --- |")?;
+    writeln!(
+        text,
+        "\n## Values\n\n| what | value | equal | failed | not run |\n| --- | --- | --- | --- | --- |"
+    )?;
     for (column, heading) in COLUMNS.into_iter().skip(1) {
         // In the order in which they first occur.
         let mut values: Vec<String> = Vec::new();
@@ -216,9 +231,8 @@ fn values_table(results: &Results, text: &mut String) -> Result<()> {
             }
         }
         for value in values {
-            let rows = || results.rows().filter(|(cell, _)| shown(cell, column) == value);
-            let equal = rows().filter(|(_, result)| word(*result) == "equal").count();
-            writeln!(text, "| {heading} | {value} | {equal} | {} |", rows().count() - equal)?;
+            let rows = results.rows().filter(|(cell, _)| shown(cell, column) == value);
+            writeln!(text, "| {heading} | {value} | {} |", counts(rows))?;
         }
     }
     Ok(())

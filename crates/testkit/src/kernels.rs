@@ -1,7 +1,7 @@
 //! Debian's kernels: which there are, and how one gets from the distribution's archive into `target/lab/kernels`.
 //!
 //! A kernel is named by its meta package, because the package with the image changes its name with every security update.
-//! [`crate::archive`] resolves and downloads it. Nothing is installed: of the package only the image and the modules that a
+//! `archive.rs` resolves and downloads it. Nothing is installed: of the package only the image and the modules that a
 //! guest may want are unpacked into the cache (all of it would be 400 MB a kernel), under a directory that carries its
 //! version, and a small file `current` names the newest.
 
