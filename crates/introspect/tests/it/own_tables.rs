@@ -165,7 +165,8 @@ fn module_is_as_the_guest_has_it(opened: &Opened) {
 
 #[test]
 fn every_symbol_and_every_type_of_a_kernel_and_its_module_is_as_the_guest_lists_it() {
-    for kernel in LabKernel::ALL {
+    // Modules have types of their own since 5.11.
+    for kernel in [LabKernel::V6_1, LabKernel::V6_12] {
         if !testkit::require(&[Need::Guest(kernel)]) {
             continue;
         }
