@@ -88,8 +88,9 @@ fn go_together(pair: Pair) -> bool {
     let microvm = cell.machine != Machine::Microvm || cell.blocks == Blocks::One;
     // The host would have to set all of it aside.
     let huge = cell.memory != Memory::HugePages || cell.mib <= 512;
-    // Their initramfs does not fit beside their larger kernels.
-    let small = cell.mib != 96 || cell.kernel.name.ends_with("-cloud");
+    // Of those for real machines, and of Linux 7, too little is left to boot.
+    let kernel = cell.kernel.name;
+    let small = cell.mib != 96 || kernel.ends_with("-cloud") && !kernel.starts_with("7-");
     // A device of 32 GiB finds no place in the address space of the emulated CPU.
     let device = cell.blocks != Blocks::Device || cell.mib <= 4096;
     // Debian 11 built its kernels without it.
