@@ -129,6 +129,15 @@ fn equal(kernel: Kernel, spec: impl FnOnce(GuestSpec) -> GuestSpec) {
     }
     assert!(last.is_empty(), "{} differences:\n{}", last.len(), last.join("\n"));
     nothing_is_allocated(&opened);
+    the_kernels_file_gives_the_same_profile(&opened);
+}
+
+/// Guests of this kernel need not be trusted for their profile: a provisioning pipeline makes the same one of the kernel's file.
+fn the_kernels_file_gives_the_same_profile(opened: &Opened) {
+    let file = &opened.guest.kernel().vmlinuz;
+    let kernel = guest_profiles::kernel_file::read(file, &guest_profiles::linux::WANTED).unwrap();
+    let text = |profile: &guest_profiles::Profile| String::from_utf8(profile.to_json()).unwrap();
+    assert_eq!(text(&kernel.profile), text(opened.kernel.profile()), "{}", file.display());
 }
 
 /// With the guest stopped, every page the VMM gains would be ours.
