@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 
 use guest_profiles::btf::{Btf, Kind};
 use guest_profiles::kallsyms::{Kallsyms, Tables, Values};
-use guest_profiles::{FieldKind, Profile, ProfileIdentity, VmcoreInfo, build_id, linux};
+use guest_profiles::{
+    FieldKind, Profile, ProfileIdentity, VmcoreInfo, Wanted, WantedEnum, WantedType, build_id, kernel_file,
+    linux,
+};
 
 /// Layouts asked of one input: a hostile BTF may have a hundred thousand records that each cost the most allowed.
 const RECORDS: usize = 16;
@@ -167,4 +170,33 @@ pub fn stored(bytes: &[u8]) {
 fn same_after_storing(profile: &Profile) {
     let packed = guest_profiles::store::pack(profile).expect("a profile can be packed");
     assert_eq!(guest_profiles::store::unpack(&packed).expect("what was packed can be unpacked"), *profile);
+}
+
+const fn all(name: &'static str) -> WantedType {
+    WantedType { name, members: &[] }
+}
+
+/// The types of `crates/guest-profiles/tests/kernel/types.c`, of which the corpus has debug information.
+const COMPILED: Wanted = Wanted {
+    types: &[all("everything"), all("packed"), all("onion"), all("list"), all("possible_t"), all("tagged_t")],
+    enums: &[
+        WantedEnum { name: "state", values: &[] },
+        WantedEnum { name: "", values: &["UNTAGGED_SECOND", "OTHER_UNTAGGED"] },
+    ],
+    symbols: linux::WANTED.symbols,
+};
+
+/// Any bytes as a kernel file: a bzImage, a vmlinux or a package.
+pub fn kernel_file(bytes: &[u8]) {
+    let _ = kernel_file::parse(bytes, &COMPILED);
+    let Ok(kernel) = kernel_file::parse(bytes, &linux::WANTED) else { return };
+    assert!(kernel.banner.starts_with("Linux version ") && kernel.banner.len() <= 3 * 512);
+    assert!(kernel.banner.contains(&kernel.profile.release));
+    let json = kernel.profile.to_json();
+    if let Ok(again) = Profile::from_json(&json) {
+        assert_eq!(again, kernel.profile);
+    }
+    for symbol in kernel.profile.symbols.keys() {
+        assert!(linux::WANTED.symbols.contains(&symbol.as_str()));
+    }
 }

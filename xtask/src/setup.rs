@@ -17,6 +17,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("cc", "gcc"),
     ("openssl", "openssl"),
     ("python3", "python3"),
+    ("pahole", "pahole"),
 ];
 
 /// Files that must be there, and the package that has them.

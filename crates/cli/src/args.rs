@@ -371,6 +371,8 @@ impl CertifyArgs {
 /// TARGET.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProfileCommand {
+    /// Make profiles of kernels out of their files, with no guest booted.
+    Build(ProfileBuildArgs),
     /// Show the profiles that this host keeps.
     List,
     /// Show what is in a profile.
@@ -381,6 +383,21 @@ pub(crate) enum ProfileCommand {
     Export(ProfileExportArgs),
     /// Put profiles into the store of this host.
     Import(ProfileImportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProfileBuildArgs {
+    /// vmlinuz (bzImage), vmlinux, Debian package of a kernel, or directory with kernels (/boot, an unpacked package,
+    /// /lib/modules/RELEASE).
+    #[arg(value_name = "FILE", required = true, value_hint = ValueHint::AnyPath)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Directory that is laid out like the store, or file for one profile: one line of JSON; compressed if its name ends in .xz.
+    /// Default: the store of this host.
+    #[arg(short, long, value_name = "DIR|FILE", value_hint = ValueHint::AnyPath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace the file if it exists.
+    #[arg(long, requires = "output")]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -507,6 +507,211 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+
+    /// A file cannot be read.
+    #[error("Cannot read {len} bytes at offset {offset:#x}")]
+    FileRead {
+        /// Offset in the file.
+        offset: u64,
+        /// Bytes wanted.
+        len: u64,
+        /// What the operating system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A pipe, a device or another file that may never end.
+    #[error("It is no regular file")]
+    FileNotRegular,
+    /// A file that is no kernel in any form that is read.
+    #[error("It is neither a bzImage, a vmlinux for x86-64 nor a Debian package: it starts with {start}")]
+    FileUnknown {
+        /// The first bytes in hexadecimal.
+        start: String,
+    },
+    /// A directory without a kernel in the places where kernels are.
+    #[error("It has no vmlinuz or vmlinux in it, in boot, or in lib/modules")]
+    DirectoryWithoutKernel,
+    /// Something that a file's headers tell of does not lie within the file.
+    #[error("The {what} of {len} bytes at offset {offset:#x} does not lie within {size} bytes")]
+    FilePiece {
+        /// What it is.
+        what: &'static str,
+        /// Its offset in the file.
+        offset: u64,
+        /// Its size in bytes.
+        len: u64,
+        /// Bytes of the file.
+        size: u64,
+    },
+    /// Something in a file is larger than any real kernel's.
+    #[error("The {what} has {size} bytes, more than the {limit} that are read")]
+    FileTooLarge {
+        /// What it is.
+        what: String,
+        /// Its size in bytes.
+        size: u64,
+        /// Most bytes read.
+        limit: u64,
+    },
+    /// A field of a file's headers with a value that this reader does not know.
+    #[error("{format} field {field} at offset {offset:#x} is {value:#x} where {expected} was expected")]
+    FileField {
+        /// Format of the file.
+        format: &'static str,
+        /// Name of the field in the format's specification.
+        field: &'static str,
+        /// Its offset in the file.
+        offset: u64,
+        /// Its value.
+        value: u64,
+        /// What a readable file has there.
+        expected: &'static str,
+    },
+    /// A field of a file's headers that should be a number in ASCII.
+    #[error("{format} field {field} at offset {offset:#x} is not {expected}")]
+    FileText {
+        /// Format of the file.
+        format: &'static str,
+        /// Name of the field in the format's specification.
+        field: &'static str,
+        /// Its offset in the file.
+        offset: u64,
+        /// What a readable file has there.
+        expected: &'static str,
+    },
+    /// A compression that is known by name only.
+    #[error("The data at offset {offset:#x} is compressed with {compression}, which is not supported")]
+    CompressionUnsupported {
+        /// Its name.
+        compression: String,
+        /// Offset of the data in the file.
+        offset: u64,
+    },
+    /// Compressed data that is damaged or that needs more memory than is given.
+    #[error("The {compression} data at offset {offset:#x} cannot be decompressed")]
+    Decompress {
+        /// Name of the compression.
+        compression: String,
+        /// Offset of the data in the file.
+        offset: u64,
+        /// What the decoder says.
+        #[source]
+        source: io::Error,
+    },
+    /// Compressed data that gives more or less than its header says.
+    #[error(
+        "The {compression} data at offset {offset:#x} gives {found} bytes where {expected} were announced"
+    )]
+    DecompressedLength {
+        /// Name of the compression.
+        compression: String,
+        /// Offset of the data in the file.
+        offset: u64,
+        /// Bytes that it gives, or `more`.
+        found: String,
+        /// Bytes announced.
+        expected: usize,
+    },
+    /// A package without the member or file that is looked for.
+    #[error("There is no {what} in the {member}")]
+    PackageWithout {
+        /// What is missing.
+        what: &'static str,
+        /// Where it was looked for.
+        member: String,
+    },
+    /// A kernel too large to be read inside of a package: a vmlinux with debug information.
+    #[error(
+        "{name} of {size} bytes is too large to be read inside of a package ({limit}): unpack the package"
+    )]
+    PackageKernelTooLarge {
+        /// Name in the package.
+        name: String,
+        /// Its size in bytes.
+        size: u64,
+        /// Most bytes read.
+        limit: u64,
+    },
+    /// What is wrong lies in a file within the file.
+    #[error("The {part} cannot be read")]
+    FilePart {
+        /// Which part.
+        part: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<Self>,
+    },
+    /// What is wrong with a file.
+    #[error("Kernel file {} cannot be read", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<Self>,
+    },
+    /// A kernel file without something that a profile needs.
+    #[error("The kernel has no {what}")]
+    KernelWithout {
+        /// What is missing.
+        what: &'static str,
+    },
+    /// A System.map of another kernel.
+    #[error("{} has {symbol} at {found:#x} and the kernel beside it at {expected:#x}: it is another kernel's", .path.display())]
+    SystemMapForeign {
+        /// The map.
+        path: PathBuf,
+        /// A symbol that both have.
+        symbol: String,
+        /// Its address there.
+        found: u64,
+        /// Its address in the kernel.
+        expected: u64,
+    },
+    /// A unit of debug information that is damaged.
+    #[error("The DWARF unit at offset {unit:#x} of .debug_info is damaged")]
+    Dwarf {
+        /// Offset of the unit.
+        unit: u64,
+        /// What the reader says.
+        #[source]
+        source: gimli::Error,
+    },
+    /// Debug information that ends too early or cannot be read.
+    #[error("The DWARF unit at offset {unit:#x} of .debug_info cannot be read")]
+    DwarfRead {
+        /// Offset of the unit.
+        unit: u64,
+        /// What the operating system or the decompressor says.
+        #[source]
+        source: io::Error,
+    },
+    /// A type in another unit, as link-time optimisation and `dwz` leave them.
+    #[error(
+        "The DWARF unit at offset {unit:#x} of .debug_info refers to a type in another unit, which is not supported"
+    )]
+    DwarfForeign {
+        /// Offset of the unit.
+        unit: u64,
+    },
+    /// A member whose place is not a constant.
+    #[error("The DWARF unit at offset {unit:#x} of .debug_info does not say where member {member} is")]
+    DwarfMember {
+        /// Offset of the unit.
+        unit: u64,
+        /// Name of the member.
+        member: String,
+    },
+    /// Debug information beyond a bound.
+    #[error("The DWARF unit at offset {unit:#x} of .debug_info has {what}, beyond {limit}")]
+    DwarfLimit {
+        /// Offset of the unit.
+        unit: u64,
+        /// What there is too much of.
+        what: &'static str,
+        /// The bound.
+        limit: u64,
+    },
 }
 
 fn tried(found: &[(Encoding, u64)]) -> String {

@@ -141,8 +141,7 @@ impl<'a> Kallsyms<'a> {
     /// and the addresses differ, the name is absent too, because any choice would be a guess: [`Kallsyms::iter`] lists
     /// them.
     pub fn resolve(&self, wanted: &[&str]) -> Result<BTreeMap<String, u64>, Error> {
-        let mut hits: HashMap<&[u8], Hit> =
-            wanted.iter().map(|name| (name.as_bytes(), Hit::default())).collect();
+        let mut hits = Hits::new(wanted);
         let filter = EndFilter::new(wanted);
         let mut buffer = Vec::with_capacity(MAX_NAME);
         for name in Names::new(self.tables.names, self.tables.num_syms, &self.tokens) {
@@ -152,14 +151,11 @@ impl<'a> Kallsyms<'a> {
             }
             name.expand(&mut buffer);
             let Some((&kind, text)) = buffer.split_first() else { continue };
-            if let Some(hit) = hits.get_mut(text) {
-                hit.add(kind.is_ascii_uppercase(), self.address(name.index)?);
+            if hits.has(text) {
+                hits.add(text, kind.is_ascii_uppercase(), self.address(name.index)?);
             }
         }
-        Ok(wanted
-            .iter()
-            .filter_map(|name| Some(((*name).to_owned(), hits.get(name.as_bytes())?.address()?)))
-            .collect())
+        Ok(hits.addresses())
     }
 
     /// All symbols in table order. A name that cannot be read is the last item.
@@ -236,6 +232,37 @@ impl EndFilter {
         let Some(&last) = last_token.and_then(|token| token.last()) else { return true };
         let word = self.ends.get(name.len).and_then(|bits| bits.get(usize::from(last >> 6)));
         word.is_some_and(|word| word >> (last & 63) & 1 == 1)
+    }
+}
+
+/// What was seen of the wanted names in a symbol table: which symbol is meant where several have one name is decided here, for
+/// every kind of table.
+#[derive(Debug)]
+pub(crate) struct Hits<'w>(HashMap<&'w [u8], Hit>);
+
+impl<'w> Hits<'w> {
+    pub(crate) fn new(wanted: &[&'w str]) -> Self {
+        Self(wanted.iter().map(|name| (name.as_bytes(), Hit::default())).collect())
+    }
+
+    pub(crate) fn has(&self, name: &[u8]) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Takes note of a symbol; one that is not wanted is left out.
+    pub(crate) fn add(&mut self, name: &[u8], global: bool, address: u64) {
+        if let Some(hit) = self.0.get_mut(name) {
+            hit.add(global, address);
+        }
+    }
+
+    /// The address of each name for which there is one.
+    pub(crate) fn addresses(&self) -> BTreeMap<String, u64> {
+        let found = self
+            .0
+            .iter()
+            .filter_map(|(name, hit)| Some((String::from_utf8_lossy(name).into_owned(), hit.address()?)));
+        found.collect()
     }
 }
 

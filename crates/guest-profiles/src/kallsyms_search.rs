@@ -77,7 +77,10 @@ impl Found {
     /// The tables with each place that the addresses may be in.
     pub fn tables<'a>(&self, image: &'a [u8]) -> Vec<Tables<'a>> {
         let count = usize::try_from(self.num_syms).unwrap_or(usize::MAX);
-        let after = self.token_index.end.next_multiple_of(PADDING);
+        // The tables are aligned to 8 bytes; since 7.x, where none holds anything larger, to 4. The names, behind the four bytes of
+        // their number, tell which. A place that is one symbol off would be taken for right: the first symbols share `_stext`'s.
+        let alignment = self.names.start.saturating_sub(self.num_syms_at).clamp(4, PADDING);
+        let after = self.token_index.end.next_multiple_of(alignment);
         let offsets_len = count.saturating_mul(4);
         let base_behind = |offsets: usize| {
             le::u64(image, offsets.checked_add(offsets_len)?.checked_next_multiple_of(PADDING)?)

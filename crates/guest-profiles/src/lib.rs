@@ -7,6 +7,8 @@
 //! - [`btf`]: type layouts from the kernel's own BTF
 //! - [`kallsyms`]: symbol addresses from the kernel's own compressed symbol table
 //! - [`kallsyms_search`]: the symbol table of a kernel image that does not tell where it is
+//! - [`kernel_file`]: bzImage, vmlinux and Debian packages, with no guest booted
+//! - [`system_map`](system_map()): the symbols of a kernel that carries none
 //! - [`vmcoreinfo`]: the hints that a kernel leaves for crash dumpers
 //! - [`elf_notes`]: the GNU build id
 //! - [`isf`]: Volatility's symbol files, both ways
@@ -20,11 +22,13 @@ mod error;
 pub mod isf;
 pub mod kallsyms;
 pub mod kallsyms_search;
+pub mod kernel_file;
 pub mod layout;
 mod le;
 pub mod linux;
 pub mod profile;
 pub mod store;
+mod system_map;
 pub mod vmcoreinfo;
 
 pub use btf::Btf;
@@ -32,7 +36,9 @@ pub use elf_notes::build_id;
 pub use error::Error;
 pub use kallsyms::{Kallsyms, Tables as KallsymsTables, Values as KallsymsValues};
 pub use kallsyms_search::{Found as FoundKallsyms, search as search_kallsyms};
+pub use kernel_file::{KernelFile, LayoutSource};
 pub use layout::{Bits, Field, FieldKind, Layout};
 pub use profile::{Profile, ProfileIdentity, Wanted, WantedEnum, WantedType, btf_digest};
 pub use store::{Store, Stored};
+pub use system_map::system_map;
 pub use vmcoreinfo::VmcoreInfo;

@@ -160,6 +160,13 @@ impl Profile {
         Self { schema, release, build_id, btf_digest: None, banner, wanted, types, enums, symbols }
     }
 
+    /// With the banner, where there is no build id that tells the build.
+    #[must_use]
+    pub fn with_banner(mut self, banner: Option<&str>) -> Self {
+        self.banner = if self.build_id.is_none() { banner.map(str::to_owned) } else { None };
+        self
+    }
+
     /// Reads what [`Profile::to_json`] wrote.
     pub fn from_json(json: &[u8]) -> Result<Self, Error> {
         if json.len() > MAX_JSON {

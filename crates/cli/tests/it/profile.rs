@@ -74,6 +74,14 @@ fn a_kernel_certified_is_a_kernel_stored_and_what_contradicts_it_is_found() {
     assert_eq!((&clean["source"], &clean["stored"]), (&json!("store"), &json!(stored)), "{clean}");
     assert_eq!(clean["digest"], rows[0]["digest"]);
 
+    // A provisioning pipeline makes the very same of the kernel's file, with no guest.
+    let built = dir.path().join("built");
+    let vmlinuz = text(&guest.kernel().vmlinuz);
+    let ran = with_store(&[&built], &["profile", "build", &vmlinuz, "--json"]);
+    assert_eq!((ran.status, ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
+    assert_eq!((&ran.json()[0]["digest"], &ran.json()[0]["layouts"]), (&rows[0]["digest"], &json!("btf")));
+    assert_eq!(fs::read(&files(&built)[0]).unwrap(), fs::read(&stored).unwrap());
+
     // It can be shown, checked, handed out and taken in.
     let ran = with_store(here, &["profile", "verify", &release, "--target", &vm]);
     assert_eq!(ran.status, Some(0), "{ran:?}");
@@ -177,4 +185,49 @@ fn what_names_no_profile_is_an_error_in_one_line() {
     assert!(listed.stderr.contains("There is no stored profile in"), "{listed:?}");
     assert_eq!(with_store(none, &["profile", "verify", "--json"]).json()["good"], true);
     assert_eq!(birthmark(["profile", "import", &file]).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn a_profile_is_built_of_a_directory_and_of_a_file_and_goes_where_it_is_told() {
+    if !testkit::require(&[Need::Guest(Kernel::V6_1)]) {
+        return;
+    }
+    let kernel = testkit::kernels::cached_or_fetch(Kernel::V6_1).unwrap();
+    let package = kernel.vmlinuz.parent().unwrap().parent().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (store, out) = (dir.path().join("store"), text(&dir.path().join("one.json")));
+    let build = |rest: &[&str]| with_store(&[&store], &[&["profile", "build"], rest].concat());
+
+    let ran = build(&[&text(package), "-o", &out]);
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert!(ran.stdout.contains(&kernel.release) && ran.stdout.contains(&out), "{ran:?}");
+    assert!(!store.exists());
+    let one: Value = serde_json::from_slice(&fs::read(&out).unwrap()).unwrap();
+    assert_eq!(one["release"], kernel.release);
+    assert!(build(&[&text(package), "-o", &out]).error().contains("exists already"));
+
+    let other = format!("{}/", text(&dir.path().join("other")));
+    assert_eq!(build(&[&text(&kernel.vmlinuz), "-o", &other]).status, Some(0));
+    assert_eq!(files(Path::new(&other)).len(), 1);
+    let ran = with_store(&[Path::new(&other)], &["profile", "show", &kernel.release, "--json"]);
+    assert_eq!(ran.json()["profile"], one);
+
+    let twice = [&text(package), &text(&kernel.vmlinuz), "-o", &out, "--force"];
+    assert!(build(&twice).error().starts_with("2 kernels were given"));
+}
+
+#[test]
+fn a_file_that_is_no_kernel_is_one_line_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("vmlinuz");
+    fs::write(&file, "no kernel").unwrap();
+    for path in [text(&file), text(dir.path())] {
+        let ran = with_store(&[dir.path()], &["profile", "build", &path]);
+        let expected = format!(
+            "Kernel file {} cannot be read: It is neither a bzImage, a vmlinux for x86-64 nor a Debian package: it starts \
+             with 6e 6f 20 6b 65 72 6e 65",
+            file.display()
+        );
+        assert_eq!(ran.error(), expected);
+    }
 }

@@ -21,11 +21,15 @@ struct Form {
     marker_bytes: usize,
     /// ``kallsyms_seqs_of_names`` between markers and tokens (6.2 and 6.3).
     seqs: bool,
+    /// Alignment of the tables: 8 bytes, or 4 (Debian's 7.2).
+    alignment: usize,
 }
 
 /// A thousand symbols, one of them with more tokens than one byte of length can count.
 fn symbols() -> Vec<(u64, String)> {
-    let mut symbols = vec![(BASE, "T_stext".to_owned())];
+    // As in a real kernel, the first symbols have one address: it does not tell a place of the addresses that is one off.
+    let mut symbols: Vec<_> =
+        ["Tsrso_alias_untrain_ret", "T_stext", "T_text"].map(|name| (BASE, name.to_owned())).into();
     for number in 1..1000_u64 {
         let long = if number == 700 { "x".repeat(300) } else { String::new() };
         symbols.push((BASE + number * 16, format!("tfunction_{number}{long}")));
@@ -64,7 +68,7 @@ fn lay(form: Form, built: Built) -> (Vec<u8>, usize) {
     image[0x800..0x814].copy_from_slice(b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00");
     let mut values_at = 0;
     let values = |image: &mut Vec<u8>, values_at: &mut usize| {
-        align(image, 8);
+        align(image, form.alignment);
         *values_at = image.len();
         image.extend_from_slice(&built.values);
         align(image, 8);
@@ -75,7 +79,7 @@ fn lay(form: Form, built: Built) -> (Vec<u8>, usize) {
     if !form.addresses_last {
         values(&mut image, &mut values_at);
     }
-    image.extend_from_slice(&u64::from(built.num_syms).to_le_bytes());
+    image.extend_from_slice(&u64::from(built.num_syms).to_le_bytes()[..form.alignment]);
     let names_at = image.len();
     image.extend_from_slice(&built.names);
     align(&mut image, 8);
@@ -101,6 +105,10 @@ fn lay(form: Form, built: Built) -> (Vec<u8>, usize) {
     }
     image.extend_from_slice(&built.token_table);
     align(&mut image, 8);
+    if form.alignment == 4 {
+        // So that the index ends, and the addresses start, where no multiple of 8 is.
+        image.extend_from_slice(&[0; 4]);
+    }
     image.extend_from_slice(&built.token_index);
     if form.addresses_last {
         values(&mut image, &mut values_at);
@@ -117,11 +125,19 @@ fn forms() -> Vec<Form> {
         for addresses_last in [false, true] {
             for marker_bytes in [4, 8] {
                 for seqs in [false, true] {
-                    forms.push(Form { encoding, addresses_last, marker_bytes, seqs });
+                    forms.push(Form { encoding, addresses_last, marker_bytes, seqs, alignment: 8 });
                 }
             }
         }
     }
+    let narrow = Form {
+        encoding: Encoding::PlaceRelative,
+        addresses_last: true,
+        marker_bytes: 4,
+        seqs: false,
+        alignment: 4,
+    };
+    forms.push(narrow);
     // Place-relative addresses came long after the tables had changed their order.
     forms.retain(|form| form.encoding != Encoding::PlaceRelative || form.addresses_last);
     forms
@@ -155,7 +171,13 @@ fn a_symbol_table_of_every_form_is_found_and_read_whole() {
 #[test]
 fn only_digits_in_a_table_with_its_index_are_a_token_table() {
     let symbols = symbols();
-    let form = Form { encoding: Encoding::BaseRelative, addresses_last: true, marker_bytes: 4, seqs: false };
+    let form = Form {
+        encoding: Encoding::BaseRelative,
+        addresses_last: true,
+        marker_bytes: 4,
+        seqs: false,
+        alignment: 8,
+    };
     let image = image(form, &symbols);
     let places: Vec<_> = digits(&image).collect();
     assert_eq!(places.len(), 2);

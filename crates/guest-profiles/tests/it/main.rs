@@ -11,12 +11,15 @@
 mod btf;
 mod btf_builder;
 mod debian;
+mod dwarf;
 mod elf_notes;
 mod hostile;
 mod isf;
 mod kallsyms;
 mod kallsyms_builder;
 mod kallsyms_search;
+mod kernel_builder;
+mod kernel_file;
 mod kernels;
 mod profile;
 mod store;

@@ -103,6 +103,7 @@ pub(super) fn kernel(
         let identity = ProfileIdentity { release: release.clone(), build_id: build_id.clone() };
         Btf::parse(btf_bytes)
             .and_then(|btf| Profile::from_btf(&btf, &WANTED, linked(symbols, slide), identity))
+            .map(|profile| profile.with_banner(boot.banner.as_deref()))
             .map_err(|error| profile_error("type information", error))
     };
     if let Some(image) = partial {
@@ -116,7 +117,8 @@ pub(super) fn kernel(
     {
         return Ok(kernel);
     }
-    let kernel = Kernel::new(boot, KernelProfile::of_guest(own()?, held.take()))?;
+    let profile = KernelProfile::of_guest(own()?, held.take());
+    let kernel = Kernel::new(boot, profile)?;
     if vmcoreinfo_at.is_none() {
         names_agree(space, &kernel)?;
     }

@@ -98,6 +98,7 @@ impl Cell {
         }
         let opened = Opened::open(guest).context("The guest runs and cannot be looked into")?;
         self.is_what_it_says(&opened)?;
+        the_kernels_file_gives_the_same_profile(&opened)?;
         let overlays = menagerie(&opened)?;
         // With every vCPU in user mode and page tables isolated, the registers show no kernel. One spins already.
         let spin = Spawn { activity: Activity::Spin, exe: "/usr/bin/spin".into(), ..Spawn::default() };
@@ -159,6 +160,17 @@ impl Cell {
         ensure!((kernel.kaslr_offset.0 != 0) == self.kaslr, "The kernel's offset is {}", kernel.kaslr_offset);
         Ok(())
     }
+}
+
+/// Guests of this kernel need not be trusted for their profile: a provisioning pipeline makes the same one of the kernel's file.
+fn the_kernels_file_gives_the_same_profile(opened: &Opened) -> Result<()> {
+    let file = &opened.guest.kernel().vmlinuz;
+    let kernel = guest_profiles::kernel_file::read(file, &guest_profiles::linux::WANTED)?;
+    let same = kernel.profile.to_json() == opened.kernel.profile().to_json();
+    ensure!(same, "{} gives another profile than the guest: {:#?}", file.display(), {
+        kernel.profile.disagreements("the file's", opened.kernel.profile(), "the guest's")
+    });
+    Ok(())
 }
 
 /// Compares until truth and look agree: they are two moments, and timers of TCP move on between them. Three tries settle

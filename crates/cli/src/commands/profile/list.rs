@@ -1,6 +1,6 @@
 //! `birthmark profile list`: the stored profiles.
 
-use super::{build, is_current};
+use super::{is_current, told_by};
 use crate::output::{self, Cell, Output, Paint, Table};
 use crate::{Outcome, profiles};
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ pub(super) fn list(out: &mut Output) -> anyhow::Result<Outcome> {
                     Cell::new("other version").paint(Paint::Yellow)
                 },
                 Cell::new(digest.get(..23).unwrap_or(&digest)),
-                Cell::known(build(profile).map(str::to_owned)),
+                Cell::known(told_by(profile).map(str::to_owned)),
                 Cell::new(stored.path.display().to_string()),
             ]);
         }

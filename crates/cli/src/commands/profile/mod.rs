@@ -1,5 +1,6 @@
 //! `birthmark profile`: the kernel profiles of this host. What a profile is and whom it is trusted by: docs/profiles.md.
 
+mod build;
 mod export;
 mod import;
 mod list;
@@ -14,6 +15,7 @@ use guest_profiles::{Profile, linux::WANTED};
 
 pub(crate) fn profile(command: &ProfileCommand, out: &mut Output) -> anyhow::Result<Outcome> {
     match command {
+        ProfileCommand::Build(args) => build::build(args, out),
         ProfileCommand::List => list::list(out),
         ProfileCommand::Show(args) => show::show(args, out),
         ProfileCommand::Verify(args) => verify::verify(args, out),
@@ -28,6 +30,6 @@ fn is_current(profile: &Profile) -> bool {
 }
 
 /// What tells the build, for a table.
-fn build(profile: &Profile) -> Option<&str> {
+fn told_by(profile: &Profile) -> Option<&str> {
     profile.build_id.as_deref().or(profile.banner.as_deref())
 }

@@ -1,0 +1,4 @@
+//! Fuzzes `birthmark_fuzz::kernel_file`, from the corpus of `deb`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| birthmark_fuzz::kernel_file(bytes));
