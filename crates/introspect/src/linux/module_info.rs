@@ -38,52 +38,67 @@ pub struct ModuleSymbol {
     pub name: String,
 }
 
-/// Offsets in bytes.
-struct Layout {
-    module_list: u64,
-    module_name: u64,
+/// Offsets in bytes of what leads to a module's symbols.
+struct SymbolLayout {
+    list: u64,
+    name: u64,
     kallsyms: u64,
     symtab: u64,
     num_symtab: u64,
     strtab: u64,
     typetab: u64,
-    btf_list: u64,
+}
+
+impl SymbolLayout {
+    fn resolve(kernel: &Kernel) -> Result<Self, Error> {
+        let mut resolver = Resolver::new(kernel.profile());
+        let layout = Self {
+            list: resolver.offset("module", "list"),
+            name: resolver.offset("module", "name"),
+            kallsyms: resolver.offset("module", "kallsyms"),
+            symtab: resolver.offset("mod_kallsyms", "symtab"),
+            num_symtab: resolver.offset("mod_kallsyms", "num_symtab"),
+            strtab: resolver.offset("mod_kallsyms", "strtab"),
+            typetab: resolver.offset("mod_kallsyms", "typetab"),
+        };
+        complete(kernel, resolver, "modules").map(|()| layout)
+    }
+}
+
+/// Offsets in bytes of what leads to a module's types. Before 5.11 modules have none.
+struct TypeLayout {
+    list: u64,
     btf: u64,
     data: u64,
     data_size: u64,
-    btf_name: u64,
+    name: u64,
 }
 
-impl Layout {
-    /// `Err` when the kernel lacks any of it, or `list`, the symbol of the list that is to be walked: then whether a module is on
-    /// it is not known.
-    fn resolve(kernel: &Kernel, list: &str) -> Result<Self, Error> {
+impl TypeLayout {
+    fn resolve(kernel: &Kernel) -> Result<Self, Error> {
         let mut resolver = Resolver::new(kernel.profile());
-        let mut offset = |name, path| resolver.offset(name, path);
         let layout = Self {
-            module_list: offset("module", "list"),
-            module_name: offset("module", "name"),
-            kallsyms: offset("module", "kallsyms"),
-            symtab: offset("mod_kallsyms", "symtab"),
-            num_symtab: offset("mod_kallsyms", "num_symtab"),
-            strtab: offset("mod_kallsyms", "strtab"),
-            typetab: offset("mod_kallsyms", "typetab"),
-            btf_list: offset("btf_module", "list"),
-            btf: offset("btf_module", "btf"),
-            data: offset("btf", "data"),
-            data_size: offset("btf", "data_size"),
-            btf_name: offset("btf", "name"),
+            list: resolver.offset("btf_module", "list"),
+            btf: resolver.offset("btf_module", "btf"),
+            data: resolver.offset("btf", "data"),
+            data_size: resolver.offset("btf", "data_size"),
+            name: resolver.offset("btf", "name"),
         };
-        if kernel.symbol(list).is_none() {
-            resolver.lacks(format!("symbol {list}"));
-        }
-        let missing = resolver.into_missing();
-        if missing.is_empty() {
-            Ok(layout)
-        } else {
-            Err(Error::Unsupported { release: kernel.release().to_owned(), missing })
-        }
+        complete(kernel, resolver, "btf_modules").map(|()| layout)
     }
+}
+
+/// `Err` when the kernel lacks any of what was asked of `resolver`, or the symbol of the list that is to be walked: then whether
+/// a module is on it is not known.
+fn complete(kernel: &Kernel, mut resolver: Resolver<'_>, list: &str) -> Result<(), Error> {
+    if kernel.symbol(list).is_none() {
+        resolver.lacks(format!("symbol {list}"));
+    }
+    let missing = resolver.into_missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Unsupported { release: kernel.release().to_owned(), missing })
 }
 
 impl Kernel {
@@ -95,9 +110,9 @@ impl Kernel {
         budget: Budget,
     ) -> Result<Option<Vec<ModuleSymbol>>, Error> {
         let look = Look::begin(memory, budget)?;
-        let modules =
-            Modules { session: &Session::new(&look, self), layout: Layout::resolve(self, "modules")? };
-        modules.symbols(name).map_err(|source| read("symbols of a module", self, source))
+        let layout = SymbolLayout::resolve(self)?;
+        let modules = Modules { session: &Session::new(&look, self) };
+        modules.symbols(&layout, name).map_err(|source| read("symbols of a module", self, source))
     }
 
     /// Bytes of the type information of the loaded module `name`, as `/sys/kernel/btf/NAME` has them. `Ok(None)`: it is not
@@ -109,9 +124,9 @@ impl Kernel {
         budget: Budget,
     ) -> Result<Option<Vec<u8>>, Error> {
         let look = Look::begin(memory, budget)?;
-        let modules =
-            Modules { session: &Session::new(&look, self), layout: Layout::resolve(self, "btf_modules")? };
-        modules.types(name).map_err(|source| read("type information of a module", self, source))
+        let layout = TypeLayout::resolve(self)?;
+        let modules = Modules { session: &Session::new(&look, self) };
+        modules.types(&layout, name).map_err(|source| read("type information of a module", self, source))
     }
 
     /// Layouts and symbols that `wanted` names, of the loaded module `name`: types of its own, and the kernel's where it has
@@ -159,7 +174,6 @@ impl Kernel {
 /// A look at modules.
 struct Modules<'s, 'a> {
     session: &'s Session<'a>,
-    layout: Layout,
 }
 
 fn read(what: &'static str, kernel: &Kernel, source: ReadError) -> Error {
@@ -170,10 +184,10 @@ fn read(what: &'static str, kernel: &Kernel, source: ReadError) -> Error {
 }
 
 impl Modules<'_, '_> {
-    fn symbols(&self, name: &str) -> Result<Option<Vec<ModuleSymbol>>, ReadError> {
-        let (space, layout) = (&self.session.space, &self.layout);
-        let name_of = |module: Gva| member(module, layout.module_name);
-        let Some(module) = self.named("modules", layout.module_list, name_of, name)? else { return Ok(None) };
+    fn symbols(&self, layout: &SymbolLayout, name: &str) -> Result<Option<Vec<ModuleSymbol>>, ReadError> {
+        let space = &self.session.space;
+        let name_of = |module: Gva| member(module, layout.name);
+        let Some(module) = self.named("modules", layout.list, name_of, name)? else { return Ok(None) };
         let table = space.pointer(member(module, layout.kallsyms)?)?;
         if table.is_null() {
             return Ok(Some(Vec::new()));
@@ -201,11 +215,11 @@ impl Modules<'_, '_> {
         Ok(Some(symbols))
     }
 
-    fn types(&self, name: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        let (space, layout) = (&self.session.space, &self.layout);
+    fn types(&self, layout: &TypeLayout, name: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        let space = &self.session.space;
         let btf_of = |entry: Gva| space.pointer(member(entry, layout.btf)?);
-        let name_of = |entry: Gva| member(btf_of(entry)?, layout.btf_name);
-        let Some(entry) = self.named("btf_modules", layout.btf_list, name_of, name)? else { return Ok(None) };
+        let name_of = |entry: Gva| member(btf_of(entry)?, layout.name);
+        let Some(entry) = self.named("btf_modules", layout.list, name_of, name)? else { return Ok(None) };
         let btf = btf_of(entry)?;
         let data = space.pointer(member(btf, layout.data)?)?;
         let size = u64::from(space.u32(member(btf, layout.data_size)?)?);
