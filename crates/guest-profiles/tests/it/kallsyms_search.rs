@@ -21,6 +21,8 @@ struct Form {
     marker_bytes: usize,
     /// ``kallsyms_seqs_of_names`` between markers and tokens (6.2 and 6.3).
     seqs: bool,
+    /// What tables are aligned to: eight bytes, since 7.0 four.
+    alignment: usize,
 }
 
 /// A thousand symbols, one of them with more tokens than one byte of length can count.
@@ -60,14 +62,14 @@ fn build_at(encoding: Encoding, address: u64, symbols: &[(u64, &str)]) -> Built 
 
 fn lay(form: Form, built: Built) -> (Vec<u8>, usize) {
     // Code, with a digit string in it that is in no token table.
-    let mut image = vec![0x90; 0x1_0000];
+    let mut image = vec![0x90; 0x1_0000 + form.alignment % 8];
     image[0x800..0x814].copy_from_slice(b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00");
     let mut values_at = 0;
     let values = |image: &mut Vec<u8>, values_at: &mut usize| {
-        align(image, 8);
+        align(image, form.alignment);
         *values_at = image.len();
         image.extend_from_slice(&built.values);
-        align(image, 8);
+        align(image, form.alignment);
         if let Some(base) = built.relative_base {
             image.extend_from_slice(&base.to_le_bytes());
         }
@@ -78,7 +80,7 @@ fn lay(form: Form, built: Built) -> (Vec<u8>, usize) {
     image.extend_from_slice(&u64::from(built.num_syms).to_le_bytes());
     let names_at = image.len();
     image.extend_from_slice(&built.names);
-    align(&mut image, 8);
+    align(&mut image, form.alignment);
     let mut at = 0;
     for index in 0..built.num_syms {
         if index % 256 == 0 {
@@ -92,15 +94,15 @@ fn lay(form: Form, built: Built) -> (Vec<u8>, usize) {
             usize::from(name[0]) + 1
         };
     }
-    align(&mut image, 8);
+    align(&mut image, form.alignment);
     if form.seqs {
         image.extend(
             (0..built.num_syms).flat_map(|number| [0, number.to_le_bytes()[1], number.to_le_bytes()[0]]),
         );
-        align(&mut image, 8);
+        align(&mut image, form.alignment);
     }
     image.extend_from_slice(&built.token_table);
-    align(&mut image, 8);
+    align(&mut image, form.alignment);
     image.extend_from_slice(&built.token_index);
     if form.addresses_last {
         values(&mut image, &mut values_at);
@@ -117,13 +119,18 @@ fn forms() -> Vec<Form> {
         for addresses_last in [false, true] {
             for marker_bytes in [4, 8] {
                 for seqs in [false, true] {
-                    forms.push(Form { encoding, addresses_last, marker_bytes, seqs });
+                    for alignment in [8, 4] {
+                        forms.push(Form { encoding, addresses_last, marker_bytes, seqs, alignment });
+                    }
                 }
             }
         }
     }
-    // Place-relative addresses came long after the tables had changed their order.
-    forms.retain(|form| form.encoding != Encoding::PlaceRelative || form.addresses_last);
+    // Place-relative addresses came long after the tables had changed their order, and tables aligned to four bytes with them.
+    forms.retain(|form| match form.encoding {
+        Encoding::PlaceRelative => form.addresses_last && form.marker_bytes == 4,
+        _ => form.alignment == 8,
+    });
     forms
 }
 
@@ -155,7 +162,13 @@ fn a_symbol_table_of_every_form_is_found_and_read_whole() {
 #[test]
 fn only_digits_in_a_table_with_its_index_are_a_token_table() {
     let symbols = symbols();
-    let form = Form { encoding: Encoding::BaseRelative, addresses_last: true, marker_bytes: 4, seqs: false };
+    let form = Form {
+        encoding: Encoding::BaseRelative,
+        addresses_last: true,
+        marker_bytes: 4,
+        seqs: false,
+        alignment: 8,
+    };
     let image = image(form, &symbols);
     let places: Vec<_> = digits(&image).collect();
     assert_eq!(places.len(), 2);
