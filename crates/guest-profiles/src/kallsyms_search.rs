@@ -77,10 +77,9 @@ impl Found {
     /// The tables with each place that the addresses may be in.
     pub fn tables<'a>(&self, image: &'a [u8]) -> Vec<Tables<'a>> {
         let count = usize::try_from(self.num_syms).unwrap_or(usize::MAX);
-        // The tables are aligned to 8 bytes; since 7.x, where none holds anything larger, to 4. The names, behind the four bytes of
-        // their number, tell which. A place that is one symbol off would be taken for right: the first symbols share `_stext`'s.
-        let alignment = self.names.start.saturating_sub(self.num_syms_at).clamp(4, PADDING);
-        let after = self.token_index.end.next_multiple_of(alignment);
+        // Without padding: where tables are aligned to eight bytes (before 7.0) this one ends so, and where they are aligned to
+        // four nothing is between them.
+        let after = self.token_index.end;
         let offsets_len = count.saturating_mul(4);
         let base_behind = |offsets: usize| {
             le::u64(image, offsets.checked_add(offsets_len)?.checked_next_multiple_of(PADDING)?)
