@@ -19,5 +19,6 @@ mod kallsyms_builder;
 mod kallsyms_search;
 mod kernels;
 mod profile;
+mod shipped;
 mod store;
 mod vmcoreinfo;
