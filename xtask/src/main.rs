@@ -8,6 +8,7 @@ mod bench;
 mod ci;
 mod demo;
 mod matrix;
+mod profiles;
 mod run;
 mod setup;
 mod test;
@@ -25,6 +26,7 @@ cargo xtask COMMAND
   matrix         every pair of kernels, machines and kinds of memory, on real guests: about an hour; writes
                  docs/support-matrix.md (--fresh forgets earlier results, --document only writes)
   bench [ARGS]   every bench; ARGS go to cargo bench
+  profiles       makes the shipped kernel profiles (profiles/) anew
   setup          installs what the lab needs and fetches its kernels (the others do this themselves)
 ";
 
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(),
         "matrix" => matrix::run(rest),
         "bench" => bench::run(rest),
+        "profiles" => profiles::run(),
         "setup" => setup::lab(),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

@@ -62,6 +62,11 @@ impl Vmlinux {
 
 /// The lab's kernels, decompressed with the system's own tools.
 pub fn vmlinuxes() -> Vec<Vmlinux> {
+    vmlinuz_files().iter().filter_map(|path| decompress(path)).collect()
+}
+
+/// The files of the lab's kernels.
+pub fn vmlinuz_files() -> Vec<PathBuf> {
     let directory = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(target) => workspace().join(target),
         None => workspace().join("target"),
@@ -78,7 +83,7 @@ pub fn vmlinuxes() -> Vec<Vmlinux> {
     if paths.is_empty() {
         eprintln!("skipped: no kernel is cached below {}", directory.display());
     }
-    paths.iter().filter_map(|path| decompress(path)).collect()
+    paths
 }
 
 fn workspace() -> PathBuf {

@@ -22,5 +22,6 @@ mod kernel_builder;
 mod kernel_file;
 mod kernels;
 mod profile;
+mod shipped;
 mod store;
 mod vmcoreinfo;
