@@ -9,7 +9,11 @@ use testkit::{GuestSpec, Kernel as LabKernel, Need, PagingLevels, SocketSpec, Sp
 use vmi_core::{AddressSpace, Budget, Gva, Look};
 
 /// Symbols that the full table has and that one anchor does not lead to. Each is used for one fact that is then unknown.
-const NOT_FOUND: [&str; 19] = [
+const NOT_FOUND: [&str; 22] = [
+    // Where memory is searched for tasks; it is not.
+    "page_offset_base",
+    "task_struct_cachep",
+    "vmemmap_base",
     // What an io_uring's file looks like: whether one holds a socket that nobody else does is unknown.
     "io_uring_fops",
     // Ping sockets are known by their holders.

@@ -14,8 +14,8 @@ const KINDS: [Kind; 8] = [
     ("TCP listener", |socket| socket.local_port == Some(22)),
     ("TCP connection", |socket| {
         socket.protocol.as_deref() == Some("tcp")
+            && socket.receive_queue == Some(1000)
             && socket.remote_port.is_some()
-            && !socket.processes.is_empty()
     }),
     ("UDP", |socket| socket.protocol.as_deref() == Some("udp") && socket.local_port == Some(123)),
     ("ping", |socket| socket.protocol.as_deref() == Some("icmp") && socket.kind.as_deref() == Some("dgram")),
