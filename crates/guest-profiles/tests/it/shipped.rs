@@ -43,7 +43,8 @@ fn a_shipped_profile_is_what_the_kernels_own_file_gives() {
     let shipped = shipped();
     for path in vmlinuz_files() {
         let own = kernel_file::read(&path, &WANTED).unwrap().profile;
-        let same = |(_, one): &&(PathBuf, Profile)| one.release == own.release && one.build_id == own.build_id;
+        let same =
+            |(_, one): &&(PathBuf, Profile)| one.release == own.release && one.build_id == own.build_id;
         match shipped.iter().find(same) {
             Some((file, profile)) => {
                 let differ = profile.disagreements("the file", &own, "the kernel");
@@ -51,7 +52,10 @@ fn a_shipped_profile_is_what_the_kernels_own_file_gives() {
                 assert!(*profile == own, "{} is not what {} gives: {MEND}", file.display(), path.display());
             }
             // The lab has what Debian has today; what is shipped is of the day it was made.
-            None => eprintln!("skipped: {} is not shipped (newer than the last `cargo xtask profiles`?)", own.release),
+            None => eprintln!(
+                "skipped: {} is not shipped (newer than the last `cargo xtask profiles`?)",
+                own.release
+            ),
         }
     }
 }
