@@ -50,6 +50,9 @@ pub struct Translation {
 
 const PRESENT: u64 = 1;
 const LARGE: u64 = 1 << 7;
+/// ``_PAGE_PROTNONE``, arch/x86/include/asm/pgtable_types.h: Linux keeps a page that the CPU may not touch for now, as automatic NUMA
+/// balancing does to learn who uses it. Entries of swap leave the bit clear.
+const KEPT: u64 = 1 << 8;
 /// Bits 51..12: the physical address in an entry.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
@@ -73,9 +76,14 @@ pub(crate) fn translate(
         let index = (at.0 >> shift) & 0x1ff;
         let mut bytes = [0; 8];
         look.read(Gpa(table | (index << 3)), &mut bytes)?;
-        let entry = u64::from_le_bytes(bytes);
+        let mut entry = u64::from_le_bytes(bytes);
         if entry & PRESENT == 0 {
-            return Ok(None);
+            let is_leaf = *shift == 12 || (*shift == 21 && entry & LARGE != 0);
+            if entry & KEPT == 0 || !is_leaf {
+                return Ok(None);
+            }
+            // So that no CPU speculates through it, its address is inverted (arch/x86/include/asm/pgtable-invert.h, since 4.19).
+            entry ^= ADDRESS;
         }
         let is_page = *shift == 12 || (entry & LARGE != 0 && matches!(shift, 21 | 30));
         if is_page {

@@ -6,6 +6,9 @@ use vmi_core::{Access, AddressSpace, Budget, Gpa, Gva, Levels, Look, ReadError};
 const PRESENT: u64 = 1;
 const LARGE: u64 = 1 << 7;
 const NX: u64 = 1 << 63;
+/// Kept by Linux and not present for the CPU; the address is inverted.
+const KEPT: u64 = 1 << 8;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Tables at 0x1000 (top) and up: one mapping of each page size below the same top-level entry.
 fn tables(levels: Levels) -> MadeUp {
@@ -23,6 +26,9 @@ fn tables(levels: Levels) -> MadeUp {
     memory.write_u64(0x4000 + 5 * 8, 0x9000 | PRESENT | NX);
     memory.write_u64(0x4000 + 6 * 8, 0x9000);
     memory.write_u64(0x4000 + 7 * 8, 0x00ff_ffff_f000 | PRESENT);
+    memory.write_u64(0x3000 + 3 * 8, (0x40_0000 ^ ADDRESS) | KEPT | LARGE);
+    memory.write_u64(0x3000 + 4 * 8, (0x4000 ^ ADDRESS) | KEPT);
+    memory.write_u64(0x4000 + 8 * 8, (0xa000 ^ ADDRESS) | KEPT | NX);
     memory
 }
 
@@ -44,6 +50,16 @@ fn pages_of_all_sizes_are_translated_at_4_and_5_levels() {
         assert_eq!(translate(levels, 0xffff_8000_0000_5123).unwrap(), (Gpa(0x9123), 4096));
         assert_eq!(translate(levels, 0xffff_8000_0020_0456).unwrap().0, Gpa(0x20_0456));
         assert_eq!(translate(levels, 0xffff_8000_4012_3456).unwrap().0, Gpa(0x12_3456));
+    }
+}
+
+#[test]
+fn a_page_that_linux_keeps_from_the_cpu_for_now_is_where_it_was() {
+    for levels in [Levels::Four, Levels::Five] {
+        assert_eq!(translate(levels, 0xffff_8000_0000_8123).unwrap(), (Gpa(0xa123), 4096));
+        assert_eq!(translate(levels, 0xffff_8000_0060_0456).unwrap().0, Gpa(0x40_0456));
+        // A table is never kept so.
+        assert!(matches!(translate(levels, 0xffff_8000_0080_5123), Err(ReadError::NotMapped { .. })));
     }
 }
 
