@@ -70,10 +70,10 @@ impl Engine for LiveEngine {
     }
 
     fn open(&self, vm: &Vm) -> Result<Box<dyn Guest>, LookError> {
-        let pid = pid(vm)?;
-        let opened = hypervisor::open(&Target::Pid(pid)).map_err(|error| hypervisor_error(&error))?;
+        let target = target(vm)?;
+        let opened = hypervisor::open(&target).map_err(|error| hypervisor_error(&error))?;
         if opened.vm.id != vm.id {
-            return Err(LookError::Gone(format!("Process {pid} is another VM now")));
+            return Err(LookError::Gone(format!("{target} is another VM now")));
         }
         for note in &opened.notes {
             tracing::warn!(vm = vm.name, "{note}");
@@ -82,17 +82,24 @@ impl Engine for LiveEngine {
     }
 
     fn nics(&self, vm: &Vm) -> Result<Vec<Nic>, LookError> {
-        hypervisor::nics(pid(vm)?).map_err(|error| hypervisor_error(&error))
+        hypervisor::nics(vm).map_err(|error| hypervisor_error(&error))
     }
 }
 
-fn pid(vm: &Vm) -> Result<u32, LookError> {
-    vm.pid.ok_or_else(|| LookError::Unreadable(format!("VM {} has no process on this host", vm.name)))
+/// By what the host numbers it: a name may be another VM's by now.
+fn target(vm: &Vm) -> Result<Target, LookError> {
+    match (vm.pid, vm.domid) {
+        (Some(pid), _) => Ok(Target::Pid(pid)),
+        (None, Some(domid)) => Ok(Target::Xen(domid)),
+        (None, None) => Err(LookError::Unreadable(format!("VM {} does not run on this host", vm.name))),
+    }
 }
 
 fn hypervisor_error(error: &hypervisor::Error) -> LookError {
     match error {
-        hypervisor::Error::ProcessGone { .. } => LookError::Gone(chain(error)),
+        hypervisor::Error::ProcessGone { .. } | hypervisor::Error::NoSuchVm { .. } => {
+            LookError::Gone(chain(error))
+        }
         _ => LookError::Unreadable(chain(error)),
     }
 }

@@ -53,11 +53,74 @@ pub enum Error {
         /// Base name of its executable.
         exe: String,
     },
-    /// Xen is not supported by this version.
-    #[error("Xen domain {domid} cannot be opened: this version has no Xen support")]
-    XenUnsupported {
-        /// The domain asked for.
-        domid: u32,
+    /// There is no `/dev/xen/privcmd`.
+    #[error("This system is no Xen host: it has no /dev/xen/privcmd (on one, load the module xen-privcmd)")]
+    NotAXenHost,
+    /// xenstore did not answer.
+    #[error("xenstore cannot be asked for the names of domains: is xenstored running?")]
+    Xenstore {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The hypervisor refused, or is of a version whose interface is not known.
+    #[error(
+        "Xen did not answer about domain {domid} (4.17 is tested; a version of another interface refuses)"
+    )]
+    XenRefused {
+        /// The domain, or the first of those asked for.
+        domid: u16,
+        /// Its error.
+        #[source]
+        source: io::Error,
+    },
+    /// The hypervisor and xenstore say different things of a domain.
+    #[error("Xen says that domain {domid} is {hypervisor}, xenstore says {xenstore}")]
+    XenContradiction {
+        /// The domain.
+        domid: u16,
+        /// The hypervisor's word.
+        hypervisor: String,
+        /// xenstore's word.
+        xenstore: String,
+    },
+    /// Memory of the domain would come into being by being looked at.
+    #[error(
+        "{frames} frames of Xen domain {domid} are populated on demand: reading them would allocate them (its balloon driver \
+         ends that when it starts)"
+    )]
+    XenOnDemand {
+        /// The domain.
+        domid: u16,
+        /// How many frames.
+        frames: u64,
+    },
+    /// A paravirtual guest has not said where its frame table is, or never will.
+    #[error(
+        "The kernel of paravirtual Xen domain {domid} has not said where its frame table is (Linux from 4.4 on does)"
+    )]
+    XenNoP2m {
+        /// The domain.
+        domid: u16,
+    },
+    /// A paravirtual guest's frame table is larger than the domain can be.
+    #[error("Xen domain {domid} claims {frames} frames and may own {max}")]
+    XenP2mSize {
+        /// The domain.
+        domid: u16,
+        /// What the guest says.
+        frames: u64,
+        /// What the hypervisor says.
+        max: u64,
+    },
+    /// A paravirtual guest's frame table could not be read.
+    #[error("The frame table of paravirtual Xen domain {domid} could not be read")]
+    XenP2m {
+        /// The domain.
+        domid: u16,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// The process ended meanwhile.
     #[error("Process {pid} has ended")]

@@ -1,6 +1,7 @@
 //! What this host lets us do, for `birthmark doctor`.
 
 use crate::{Target, list, open};
+use facts::{Hypervisor, Vm};
 use std::fs;
 use std::fs::File;
 use vmi_core::Access;
@@ -31,10 +32,13 @@ pub fn host_checks() -> Vec<Check> {
                 advice: listing.problems.first().map(|problem| problem.detail.clone()),
             });
             let readable = listing.vms.iter().filter_map(|vm| {
-                let (ok, detail, advice) = match open(&Target::Pid(vm.pid?)) {
+                let (ok, detail, advice) = match open(&target_of(vm)?) {
                     Ok(opened) => {
                         let size = opened.memory.size() >> 20;
                         let how = match opened.memory.access() {
+                            Access::Mapped if vm.hypervisor == Hypervisor::Xen => {
+                                "read through foreign mappings"
+                            }
                             Access::Mapped => "shared with the host: read by mapping it",
                             Access::PerCall => "private to the VMM: read through /proc/PID/mem",
                         };
@@ -54,6 +58,10 @@ pub fn host_checks() -> Vec<Check> {
         }),
     }
     checks
+}
+
+fn target_of(vm: &Vm) -> Option<Target> {
+    vm.pid.map(Target::Pid).or_else(|| vm.domid.map(Target::Xen))
 }
 
 fn kvm_device() -> Check {

@@ -1,7 +1,7 @@
 //! Finds the VMs of this host and opens their memory, read-only.
 //!
 //! Two doors: [`list`] says which VMs there are, [`open`] gives one guest's memory as a [`vmi_core::GuestMemory`] (a
-//! running KVM or QEMU guest, or a memory image). Everything that is opened is opened before `open` returns, so that what
+//! running KVM, QEMU or Xen guest, or a memory image). Everything that is opened is opened before `open` returns, so that what
 //! parses guest bytes afterwards can be jailed with nothing but those descriptors (DESIGN 3).
 //!
 //! What this crate must never do: write to a guest or to its VMM, open anything of a guest for writing, pause a guest,
@@ -19,10 +19,10 @@ pub mod kvm;
 mod open;
 mod sparse;
 mod target;
+pub mod xen;
 
 pub use dump::RawLayout;
 pub use error::Error;
 pub use host::{Check, host_checks};
-pub use kvm::nics;
-pub use open::{LayoutSource, ListProblem, Listing, OpenOptions, OpenedVm, list, open, open_with};
+pub use open::{LayoutSource, ListProblem, Listing, OpenOptions, OpenedVm, list, nics, open, open_with};
 pub use target::Target;

@@ -1,7 +1,7 @@
 //! The two doors of the crate: which VMs are there, and the memory of one.
 
-use crate::{Error, RawLayout, Target, dump, kvm};
-use facts::{Hypervisor, Vm, VmState};
+use crate::{Error, RawLayout, Target, dump, kvm, xen};
+use facts::{Hypervisor, Nic, Vm, VmState};
 use std::path::Path;
 use std::sync::Arc;
 use vmi_core::{GuestMemory, Registers};
@@ -9,17 +9,17 @@ use vmi_core::{GuestMemory, Registers};
 /// The VMs of this host.
 #[derive(Debug)]
 pub struct Listing {
-    /// What was found, by process id.
+    /// What was found: VMMs by process id, then Xen domains by number.
     pub vms: Vec<Vm>,
     /// What could not be seen.
     pub problems: Vec<ListProblem>,
 }
 
-/// A process that could not be looked at as it should be.
+/// What could not be looked at as it should be.
 #[derive(Debug)]
 pub struct ListProblem {
-    /// Host process id.
-    pub pid: u32,
+    /// Host process id, where it is about one process.
+    pub pid: Option<u32>,
     /// What happened, in a sentence.
     pub detail: String,
 }
@@ -64,6 +64,7 @@ pub struct OpenedVm {
 enum Source {
     Vmm { process: Arc<kvm::Process>, monitor: Option<kvm::cmdline::Options> },
     Image { registers: Vec<Registers> },
+    Xen(xen::Domain),
 }
 
 impl OpenedVm {
@@ -73,15 +74,17 @@ impl OpenedVm {
         match &self.source {
             Source::Vmm { process, .. } => process.is_alive(),
             Source::Image { .. } => true,
+            Source::Xen(_) => self.memory.begin_look().is_ok(),
         }
     }
 
     /// Registers of the vCPUs. An image has them if its tool wrote them down, else the list is empty. Of a running guest they
     /// are asked for through QEMU's monitor, which interrupts each vCPU for a moment and fails where another client holds
-    /// the monitor: for when memory alone did not answer.
+    /// the monitor; of a Xen domain the hypervisor is asked. For when memory alone did not answer.
     pub fn registers(&self) -> Result<Vec<Registers>, Error> {
         match &self.source {
             Source::Image { registers } => Ok(registers.clone()),
+            Source::Xen(domain) => xen::registers(domain),
             Source::Vmm { process, monitor: Some(options) } => {
                 kvm::monitor::registers(process.pid(), options)
             }
@@ -90,18 +93,24 @@ impl OpenedVm {
     }
 }
 
-/// Finds the VMs of this host. `Err` only when `/proc` itself cannot be read; processes that may not be looked at are
-/// problems of the listing.
+/// Finds the VMs of this host. `Err` only when `/proc` itself cannot be read; processes that may not be looked at, and a Xen
+/// that does not answer, are problems of the listing.
 pub fn list() -> Result<Listing, Error> {
     let kvm::Found { vmms, failed } = kvm::all()?;
-    let mut problems: Vec<ListProblem> =
-        failed.into_iter().map(|(pid, error)| ListProblem { pid, detail: error.to_string() }).collect();
+    let mut problems: Vec<ListProblem> = failed
+        .into_iter()
+        .map(|(pid, error)| ListProblem { pid: Some(pid), detail: error.to_string() })
+        .collect();
     let mut vms = Vec::with_capacity(vmms.len());
     for vmm in vmms {
-        if let (Some(detail), Some(pid)) = (vmm.problem, vmm.vm.pid) {
-            problems.push(ListProblem { pid, detail });
+        if let Some(detail) = vmm.problem {
+            problems.push(ListProblem { pid: vmm.vm.pid, detail });
         }
         vms.push(vmm.vm);
+    }
+    match xen::all() {
+        Ok(domains) => vms.extend(domains.into_iter().map(|domain| domain.vm)),
+        Err(error) => problems.push(ListProblem { pid: None, detail: error.to_string() }),
     }
     Ok(Listing { vms, problems })
 }
@@ -115,7 +124,9 @@ pub fn open(target: &Target) -> Result<OpenedVm, Error> {
 pub fn open_with(target: &Target, options: &OpenOptions) -> Result<OpenedVm, Error> {
     match target {
         Target::Image(path) => open_image(path, options),
-        Target::Xen(domid) => Err(Error::XenUnsupported { domid: *domid }),
+        Target::Xen(domid) => {
+            open_only(target, options, |vm| vm.domid == Some(*domid) && vm.hypervisor == Hypervisor::Xen)
+        }
         Target::Pid(pid) => match kvm::inspect(*pid) {
             Ok(Some(vmm)) => open_vmm(vmm, options),
             Ok(None) => {
@@ -129,23 +140,61 @@ pub fn open_with(target: &Target, options: &OpenOptions) -> Result<OpenedVm, Err
     }
 }
 
+/// The host-side network devices of a VM. Empty when it has none (user-mode networking, or no network).
+pub fn nics(vm: &Vm) -> Result<Vec<Nic>, Error> {
+    match (vm.pid, vm.domid) {
+        (Some(pid), _) => kvm::nics(pid),
+        (None, Some(domid)) => xen::nics(domid),
+        (None, None) => Ok(Vec::new()),
+    }
+}
+
+/// A VM that was found and not opened yet.
+enum Found {
+    Vmm(kvm::Vmm),
+    Domain(xen::Domain),
+}
+
+impl Found {
+    fn vm(&self) -> &Vm {
+        match self {
+            Self::Vmm(vmm) => &vmm.vm,
+            Self::Domain(domain) => &domain.vm,
+        }
+    }
+}
+
 /// Opens the one VM that fits.
 fn open_only(target: &Target, options: &OpenOptions, fits: impl Fn(&Vm) -> bool) -> Result<OpenedVm, Error> {
-    let found = kvm::all()?.vmms;
-    let names: Vec<String> = found.iter().map(|vmm| vmm.vm.name.clone()).collect();
-    let mut fitting: Vec<kvm::Vmm> = found.into_iter().filter(|vmm| fits(&vmm.vm)).collect();
+    let mut found: Vec<Found> = kvm::all()?.vmms.into_iter().map(Found::Vmm).collect();
+    // A Xen that does not answer is no reason not to find a KVM guest, but one not to say that there is no such VM.
+    let domains = xen::all();
+    let unanswered = match domains {
+        Ok(domains) => {
+            found.extend(domains.into_iter().map(Found::Domain));
+            None
+        }
+        Err(error) => Some(error),
+    };
+    let names: Vec<String> = found.iter().map(|found| found.vm().name.clone()).collect();
+    let mut fitting: Vec<Found> = found.into_iter().filter(|found| fits(found.vm())).collect();
     if fitting.len() > 1 {
-        let choices: Vec<String> =
-            fitting.iter().filter_map(|vmm| vmm.vm.pid).map(|pid| format!("pid:{pid}")).collect();
+        let choice = |vm: &Vm| {
+            let pid = vm.pid.map(|pid| format!("pid:{pid}"));
+            pid.or_else(|| vm.domid.map(|domid| format!("xen:{domid}")))
+        };
+        let choices: Vec<String> = fitting.iter().filter_map(|found| choice(found.vm())).collect();
         return Err(Error::AmbiguousName {
             name: target.to_string(),
             count: fitting.len(),
             choices: choices.join(", "),
         });
     }
-    match fitting.pop() {
-        Some(vmm) => open_vmm(vmm, options),
-        None => {
+    match (fitting.pop(), unanswered) {
+        (Some(Found::Vmm(vmm)), _) => open_vmm(vmm, options),
+        (Some(Found::Domain(domain)), _) => open_domain(domain),
+        (None, Some(error)) => Err(error),
+        (None, None) => {
             let seen = match names.as_slice() {
                 [] => "no VM runs here".to_owned(),
                 names => format!("there is {}", names.join(", ")),
@@ -153,6 +202,16 @@ fn open_only(target: &Target, options: &OpenOptions, fits: impl Fn(&Vm) -> bool)
             Err(Error::NoSuchVm { target: target.to_string(), seen })
         }
     }
+}
+
+fn open_domain(domain: xen::Domain) -> Result<OpenedVm, Error> {
+    let memory = xen::open(&domain)?;
+    Ok(OpenedVm {
+        vm: domain.vm.clone(),
+        memory: Arc::new(memory),
+        notes: Vec::new(),
+        source: Source::Xen(domain),
+    })
 }
 
 fn open_vmm(vmm: kvm::Vmm, options: &OpenOptions) -> Result<OpenedVm, Error> {

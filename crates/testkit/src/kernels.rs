@@ -239,7 +239,7 @@ fn unpack(archive: &Archive, package: &Package, work: &Path, root: &Path) -> Res
 }
 
 /// Finds image and modules in an unpacked package.
-fn files(root: &Path) -> Result<KernelFiles> {
+pub(crate) fn files(root: &Path) -> Result<KernelFiles> {
     let parent =
         ["lib/modules", "usr/lib/modules"].map(|path| root.join(path)).into_iter().find(|path| path.is_dir());
     let parent = parent.with_context(|| format!("{} has no modules", root.display()))?;

@@ -23,6 +23,8 @@ pub enum Need {
     Volatility,
     /// Python with independent implementations of what we sign and write ([`crate::python`]).
     Python,
+    /// All it takes to boot a host under a real Xen, emulated.
+    XenHost,
 }
 
 /// Whether all needs are met. If not: says on stderr what is missing and returns false, or panics if
@@ -69,17 +71,6 @@ impl Need {
                         )
                     })
                 }),
-            Self::KvmHost => Self::Guest(Kernel::V6_1)
-                .missing(may_download)
-                .or_else(|| Self::Program("lz4").missing(may_download))
-                .or_else(|| {
-                    (!may_download && !host::kvm_is_cached()).then(|| {
-                        format!(
-                            "the packages of a KVM host are not in {} (`cargo xtask test` fetches them)",
-                            lab::directory().display()
-                        )
-                    })
-                }),
             Self::Volatility => Self::Program("python3").missing(may_download).or_else(|| {
                 (!may_download && python::cached_volatility().is_none())
                     .then(|| "there is no Volatility in the lab (`cargo xtask test` installs it)".to_owned())
@@ -89,6 +80,8 @@ impl Need {
                     "there is no Python environment in the lab (`cargo xtask test` makes it)".to_owned()
                 })
             }),
+            Self::KvmHost => host_missing("KVM", host::kvm_is_cached, may_download),
+            Self::XenHost => host_missing("Xen", host::xen_is_cached, may_download),
             Self::Network => Self::Root
                 .missing(may_download)
                 .or_else(|| Self::Program("ip").missing(may_download))
@@ -97,6 +90,23 @@ impl Need {
                 }),
         }
     }
+}
+
+fn host_missing(of: &str, is_cached: fn() -> bool, may_download: bool) -> Option<String> {
+    let cache = || {
+        (!may_download && !is_cached()).then(|| {
+            let cache = lab::directory();
+            format!(
+                "the packages of a host with {of} are not in {} (`cargo xtask test` fetches them)",
+                cache.display()
+            )
+        })
+    };
+    Need::Guest(Kernel::V6_1)
+        .missing(may_download)
+        .or_else(|| Need::Program("lz4").missing(may_download))
+        .or_else(|| Need::Program("strip").missing(may_download))
+        .or_else(cache)
 }
 
 #[cfg(test)]

@@ -25,8 +25,10 @@ pub(crate) fn list(out: &mut Output) -> anyhow::Result<Outcome> {
         }
         out.table(&table)?;
     }
-    let mut problems =
-        listing.problems.iter().map(|problem| format!("pid {}: {}", problem.pid, problem.detail));
+    let mut problems = listing.problems.iter().map(|problem| match problem.pid {
+        Some(pid) => format!("pid {pid}: {}", problem.detail),
+        None => problem.detail.clone(),
+    });
     if listing.vms.is_empty() {
         if let Some(first) = problems.next() {
             match problems.count() {

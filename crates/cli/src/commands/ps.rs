@@ -32,23 +32,23 @@ pub(crate) fn ps(args: &PsArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     };
     let tables = tables::PROCESSES;
     let wanted = Options { tables, threads: args.threads, environment, ..Options::default() };
-    let mut snapshot = Guest::open(&args.target.target)?.searching(args.target.scan).ask(wanted)?;
-    let read = snapshot.processes.len();
-    snapshot.processes.retain(|process| is_selected(args, process));
+    let snapshot = Guest::open(&args.target.target)?.searching(args.target.scan).ask(wanted)?;
+    let mut processes: Vec<&Process> =
+        snapshot.processes.iter().filter(|process| is_selected(args, process)).collect();
     if let Some(SortArg { column, descending }) = args.sort {
         // Stable: what is equal stays in the order of pids.
         if descending {
-            snapshot.processes.sort_by_cached_key(|process| Reverse(value(column, Row::of(process))));
+            processes.sort_by_cached_key(|process| Reverse(value(column, Row::of(process))));
         } else {
-            snapshot.processes.sort_by_cached_key(|process| value(column, Row::of(process)));
+            processes.sort_by_cached_key(|process| value(column, Row::of(process)));
         }
     }
     if out.json {
-        out.json(&snapshot.processes)?;
+        out.json(&processes)?;
     } else {
-        out.table(&table(&snapshot.processes, args))?;
+        out.table(&table(&processes, args))?;
     }
-    tables::tell(&args.target.target, &snapshot, attest::Table::Processes, read)
+    tables::tell(&args.target.target, &snapshot, attest::Table::Processes, snapshot.processes.len())
 }
 
 /// The usual columns of all processes.
@@ -96,7 +96,7 @@ impl<'p> Row<'p> {
     }
 }
 
-fn table(processes: &[Process], args: &PsArgs) -> Table {
+fn table(processes: &[&Process], args: &PsArgs) -> Table {
     let mut columns = if args.columns.is_empty() { USUAL.to_vec() } else { args.columns.clone() };
     if args.columns.is_empty() {
         if args.threads {
@@ -113,7 +113,7 @@ fn table(processes: &[Process], args: &PsArgs) -> Table {
     let lines = if args.tree {
         tree(processes)
     } else {
-        processes.iter().map(|one| (one, Branch::default())).collect()
+        processes.iter().map(|one| (*one, Branch::default())).collect()
     };
     for (process, branch) in lines {
         row(Row::of(process), &branch.own);
@@ -138,11 +138,11 @@ struct Branch {
 }
 
 /// Each process after its parent. One whose parent is not shown, or is below itself, stands at the left.
-fn tree(processes: &[Process]) -> Vec<(&Process, Branch)> {
+fn tree<'p>(processes: &[&'p Process]) -> Vec<(&'p Process, Branch)> {
     let shown: BTreeSet<u32> = processes.iter().map(|process| process.pid).collect();
     let mut children: BTreeMap<u32, Vec<&Process>> = BTreeMap::new();
     let mut roots = Vec::new();
-    for process in processes {
+    for process in processes.iter().copied() {
         match process.ppid.filter(|parent| *parent != process.pid && shown.contains(parent)) {
             Some(parent) => children.entry(parent).or_default().push(process),
             None => roots.push(process),
@@ -151,7 +151,7 @@ fn tree(processes: &[Process]) -> Vec<(&Process, Branch)> {
     let mut lines = Vec::new();
     let mut done = BTreeSet::new();
     // Processes that are each other's parents are below no root: the first of them becomes one.
-    for root in roots.into_iter().chain(processes) {
+    for root in roots.into_iter().chain(processes.iter().copied()) {
         // On a stack of its own: a guest can make a tree as deep as it has pids.
         let mut waiting = vec![(root, Branch::default())];
         while let Some((process, branch)) = waiting.pop() {
@@ -361,7 +361,7 @@ mod tests {
     }
 
     fn drawn(processes: &[Process]) -> Vec<String> {
-        tree(processes)
+        tree(&processes.iter().collect::<Vec<_>>())
             .into_iter()
             .map(|(process, branch)| format!("{}{}", branch.own, process.pid))
             .collect()

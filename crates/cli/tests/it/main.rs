@@ -14,6 +14,7 @@ mod lab_host;
 mod processes;
 mod profile;
 mod real_kvm;
+mod real_xen;
 mod run;
 mod signed;
 mod signing;

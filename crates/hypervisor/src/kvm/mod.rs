@@ -20,7 +20,7 @@ mod shared_mem;
 pub(crate) use discover::{Found, Vmm, all, inspect};
 pub use memory::KvmMemory;
 pub(crate) use memory::{joined, page_aligned};
-pub use nics::nics;
+pub(crate) use nics::nics;
 pub(crate) use open::open;
 pub(crate) use process::Process;
 pub use process_mem::{Absent, ProcessMem, open_mem};

@@ -9,7 +9,7 @@ use facts::Nic;
 use std::path::Path;
 
 /// Tap devices that process `pid` has attached, by name. Empty when it has none (user-mode networking, or no network).
-pub fn nics(pid: u32) -> Result<Vec<Nic>, Error> {
+pub(crate) fn nics(pid: u32) -> Result<Vec<Nic>, Error> {
     let mut found = Vec::new();
     for descriptor in descriptors(pid)? {
         if descriptor.link != Path::new("/dev/net/tun") {

@@ -1,7 +1,7 @@
 //! Real QEMU, paused before its first instruction. Its own monitor is the truth.
 
 use crate::lab::{Qemu, as_nobody, rss, skip};
-use facts::{Hypervisor, Nic};
+use facts::{Hypervisor, Nic, Vm};
 use hypervisor::kvm::monitor::parse;
 use hypervisor::{
     Error, LayoutSource, OpenOptions, OpenedVm, Target, host_checks, list, nics, open, open_with,
@@ -14,6 +14,10 @@ use vmi_core::{Access, Gpa, MemoryError, Region};
 
 const TCG: &[&str] = &["-accel", "tcg"];
 const MIB: u64 = 1 << 20;
+
+fn vm_of(qemu: &Qemu) -> Vm {
+    list().unwrap().vms.into_iter().find(|vm| vm.pid == Some(qemu.pid())).unwrap()
+}
 
 fn start(options: &str) -> Option<Qemu> {
     let options: Vec<&str> = TCG.iter().copied().chain(options.split(' ')).collect();
@@ -243,10 +247,9 @@ fn a_vm_is_listed_with_its_name_uuid_and_size() {
 #[test]
 fn a_vm_without_a_name_has_an_identity_of_its_own() {
     let (Some(one), Some(other)) = (start("-m 64"), start("-m 64")) else { return };
-    let vm = |qemu: &Qemu| list().unwrap().vms.into_iter().find(|vm| vm.pid == Some(qemu.pid())).unwrap();
-    assert_eq!(vm(&one).name, format!("pid-{}", one.pid()));
-    assert_eq!(vm(&one).id, vm(&one).id);
-    assert_ne!(vm(&one).id, vm(&other).id);
+    assert_eq!(vm_of(&one).name, format!("pid-{}", one.pid()));
+    assert_eq!(vm_of(&one).id, vm_of(&one).id);
+    assert_ne!(vm_of(&one).id, vm_of(&other).id);
 }
 
 #[test]
@@ -471,9 +474,9 @@ fn the_tap_device_of_a_vm_is_found() {
     ];
     let Some(qemu) = Qemu::start_in(&options, true) else { return };
     let namespace = format!("/proc/{}/ns/net", qemu.pid());
-    assert_eq!(nics(qemu.pid()).unwrap(), [Nic { interface: "hvtest0".to_owned(), namespace }]);
+    assert_eq!(nics(&vm_of(&qemu)).unwrap(), [Nic { interface: "hvtest0".to_owned(), namespace }]);
     let Some(without) = start("-m 64") else { return };
-    assert_eq!(nics(without.pid()).unwrap(), []);
+    assert_eq!(nics(&vm_of(&without)).unwrap(), []);
 }
 
 #[test]

@@ -110,6 +110,7 @@ pub struct GuestSpec {
     pub(crate) kernel_parameters: Vec<String>,
     pub(crate) nic: Option<Nic>,
     pub(crate) qemu_arguments: Vec<OsString>,
+    pub(crate) cpu: Option<&'static str>,
 }
 
 impl GuestSpec {
@@ -131,6 +132,7 @@ impl GuestSpec {
             kernel_parameters: Vec::new(),
             nic: None,
             qemu_arguments: Vec::new(),
+            cpu: None,
         }
     }
 
@@ -219,6 +221,12 @@ impl GuestSpec {
         self
     }
 
+    /// `-cpu` as it is, in place of what `levels` says.
+    pub(crate) fn cpu(mut self, cpu: &'static str) -> Self {
+        self.cpu = Some(cpu);
+        self
+    }
+
     /// One more argument for QEMU, as it is.
     #[must_use]
     pub fn qemu_argument(mut self, argument: impl Into<OsString>) -> Self {
@@ -246,7 +254,8 @@ impl GuestSpec {
             Machine::Microvm => "microvm,acpi=off,isa-serial=on,pic=on,pit=on,rtc=on",
         };
         self.memory(machine, &mut line);
-        line.option("-cpu", if self.levels == PagingLevels::Five { "max" } else { "max,la57=off" });
+        let by_levels = if self.levels == PagingLevels::Five { "max" } else { "max,la57=off" };
+        line.option("-cpu", self.cpu.unwrap_or(by_levels));
         line.option("-smp", self.vcpus.to_string());
         for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
             line.0.push(flag.into());

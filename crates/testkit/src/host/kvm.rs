@@ -2,10 +2,10 @@
 //! processes there (facts/lab.md 3).
 
 use super::rootfs::{self, Contents};
-use super::{Host, Inner};
+use super::{CLOUD_KERNEL, Host, Inner};
 use crate::guest::{Boot, GuestSpec, PagingLevels};
 use crate::packages::Packages;
-use crate::{Backing, Kernel, KernelFiles, initramfs, kernels, packages, vmlinux};
+use crate::{Backing, Kernel, initramfs, packages, vmlinux};
 use anyhow::Result;
 use std::fs;
 use std::ops::Deref;
@@ -74,22 +74,23 @@ pub enum InnerBacking {
 }
 
 /// Downloads and builds all it takes. For set-up.
-pub(crate) fn prepare(kernel: &KernelFiles) -> Result<PathBuf> {
-    vmlinux::extract(kernel)?;
-    initramfs::build(kernel)?;
-    rootfs::build(CONTENTS, kernel)
+pub(crate) fn prepare() -> Result<PathBuf> {
+    let kernel = super::kernel(CLOUD_KERNEL)?;
+    vmlinux::extract(&kernel)?;
+    initramfs::build(&kernel)?;
+    rootfs::build(CONTENTS, &kernel)
 }
 
 /// Whether what has to be downloaded is in the cache.
 pub(crate) fn is_cached() -> bool {
-    packages::cached(CONTENTS.packages).is_some()
+    [CONTENTS.packages, CLOUD_KERNEL].into_iter().all(|packages| packages::cached(packages).is_some())
 }
 
 impl KvmHost {
     /// Boots the host, with KVM ready, `huge_guests` guests' worth of huge pages, and a bridge `br0` (10.79.0.1/24).
     pub fn boot(huge_guests: u64) -> Result<Self> {
-        let kernel = kernels::cached_or_fetch(Kernel::V6_1)?;
-        let large = prepare(&kernel)?;
+        let large = prepare()?;
+        let kernel = super::kernel(CLOUD_KERNEL)?;
         let [birthmark, birthmarkd] = rootfs::programs()?;
         let own = rootfs::build_own(&[
             ("lab/birthmark", birthmark),

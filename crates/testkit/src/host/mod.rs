@@ -6,13 +6,17 @@
 
 mod kvm;
 mod rootfs;
+mod xen;
 
 pub(crate) use kvm::is_cached as kvm_is_cached;
 pub use kvm::{InnerBacking, KvmHost};
+pub(crate) use xen::is_cached as xen_is_cached;
+pub use xen::{DomainKind, XenHost};
 
 use crate::command::{Command, Output, Spawn, Spawned};
 use crate::guest::{Boot, Guest, GuestSpec};
-use crate::kernels::{self, Kernel, KernelFiles};
+use crate::kernels::{self, KernelFiles};
+use crate::packages::{self, Packages};
 use crate::truth::Truth;
 use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
@@ -25,6 +29,14 @@ const LONGEST_BOOT: Duration = Duration::from_secs(120);
 /// Where programs are on a lab host.
 const PATH: &str = "PATH=/lab:/usr/sbin:/usr/bin:/sbin:/bin:/run/busybox";
 
+/// The kernel of guests inside, and of a host with KVM: one with every module, unlike those that the lab's other guests run.
+const CLOUD_KERNEL: Packages = Packages { name: "cloud-kernel", wanted: &["linux-image-cloud-amd64"] };
+
+/// Image and modules of a kernel's packages.
+fn kernel(of: Packages) -> Result<KernelFiles> {
+    kernels::files(&packages::unpack(of)?)
+}
+
 /// A script that is asked again until it succeeds, and never does, has failed.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
@@ -34,7 +46,8 @@ const SET_UP: &str = "/bin/busybox mkdir -p /run/busybox /dev/pts && /bin/busybo
 
 /// Downloads and builds what every host needs, so that no test waits for it.
 pub(crate) fn prepare() -> Result<()> {
-    kvm::prepare(&kernels::cached_or_fetch(Kernel::V6_1)?).map(drop)
+    kvm::prepare()?;
+    xen::prepare().map(drop)
 }
 
 /// A host inside a VM. Dropping it ends it and all that runs in it.

@@ -1,0 +1,214 @@
+//! A Debian host under a real Xen: Xen 4.17 on an emulated CPU with SVM, Debian's kernel as its first domain, and guests of all
+//! three kinds started by `xl` (facts/lab.md 4).
+
+use super::rootfs::{self, Contents};
+use super::{CLOUD_KERNEL, Host, Inner};
+use crate::guest::{Boot, GuestSpec};
+use crate::packages::Packages;
+use crate::{Backing, Kernel, Machine, initramfs, lab, packages, vmlinux};
+use anyhow::{Context, Result};
+use std::fs;
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::process::Command;
+
+const CONTENTS: Contents = Contents {
+    packages: Packages {
+        name: "xen-host",
+        wanted: &[
+            "xen-hypervisor-4.17-amd64",
+            "xen-utils-4.17",
+            "xen-utils-common",
+            "xenstore-utils",
+            "qemu-system-xen",
+            "dash",
+            "nftables",
+            "iproute2",
+            "libgcc-s1",
+        ],
+    },
+    // xenfs needs a symbol of xen-privcmd, and nf_tables an algorithm, that their lists of needs do not name: the order counts.
+    modules: &[
+        "xen_privcmd",
+        "xenfs",
+        "xen_evtchn",
+        "xen_gntdev",
+        "xen_gntalloc",
+        "xen_netback",
+        "bridge",
+        "crc32c_generic",
+        "nf_tables",
+        "nft_objref",
+    ],
+    left_out: &["boot", "usr/lib/ipxe", "usr/lib/systemd", "usr/share/qemu/keymaps", "usr/lib/debug"],
+    files: &[
+        ("etc/passwd", 0o644, "root:x:0:0::/root:/bin/sh\n"),
+        ("etc/group", 0o644, "root:x:0:\n"),
+        ("etc/xen/xl.conf", 0o644, "autoballoon=\"off\"\n"),
+        ("etc/xen/vif-lab", 0o755, VIF_SCRIPT),
+    ],
+};
+
+/// The kernel of the first domain: the cloud flavour cannot be one.
+const FIRST_KERNEL: Packages = Packages { name: "first-domain-kernel", wanted: &["linux-image-amd64"] };
+
+/// What `xl` runs for a network card of a guest.
+const VIF_SCRIPT: &str = "#!/bin/dash\n\
+    [ \"$1\" = online ] || exit 0\n\
+    ip link set \"$vif\" master br0 && ip link set \"$vif\" up && \
+    xenstore-write \"$XENBUS_PATH/hotplug-status\" connected\n";
+
+const XEN: &str = "boot/xen-4.17-amd64.gz";
+/// `rdtscp` and `smap` off: QEMU 7.2 emulates both in ways that Xen or its first domain do not survive (facts/lab.md 4).
+const CPU: &str = "max,-smap,-rdtscp,-la57";
+/// A crash ends QEMU, which `noreboot` would prevent.
+const XEN_PARAMETERS: &str = "com1=115200,8n1 console=com1 dom0_mem=1280M,max:1280M dom0_max_vcpus=1 loglvl=warning guest_loglvl=warning";
+const TOOLS: &str = "/usr/lib/xen-4.17/bin";
+
+/// What a guest inside boots.
+const VMLINUX: &str = "lab/vmlinux";
+const VMLINUZ: &str = "lab/vmlinuz";
+const INITRAMFS: &str = "lab/guest.cpio";
+
+/// Memory of each guest inside, MiB.
+const GUEST_MIB: u64 = 160;
+
+/// How a domain is virtualised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DomainKind {
+    /// Paravirtual: its page tables hold machine frames.
+    Pv,
+    /// Hardware virtualisation without an emulated PC.
+    Pvh,
+    /// Hardware virtualisation with an emulated PC around it.
+    Hvm,
+}
+
+/// A running host under Xen.
+#[derive(Debug)]
+pub struct XenHost {
+    host: Host,
+}
+
+impl Deref for XenHost {
+    type Target = Host;
+
+    fn deref(&self) -> &Host {
+        &self.host
+    }
+}
+
+/// Downloads and builds all it takes. For set-up.
+pub(crate) fn prepare() -> Result<PathBuf> {
+    let (first, guest) = (super::kernel(FIRST_KERNEL)?, super::kernel(CLOUD_KERNEL)?);
+    vmlinux::extract(&first)?;
+    vmlinux::extract(&guest)?;
+    initramfs::build(&guest)?;
+    rootfs::build(CONTENTS, &first)
+}
+
+/// Whether what has to be downloaded is in the cache.
+pub(crate) fn is_cached() -> bool {
+    [CONTENTS.packages, FIRST_KERNEL, CLOUD_KERNEL]
+        .into_iter()
+        .all(|packages| packages::cached(packages).is_some())
+}
+
+impl XenHost {
+    /// Boots Xen and its first domain with Xen's daemons running and a bridge `br0` (10.79.0.1/24).
+    pub fn boot() -> Result<Self> {
+        let large = prepare()?;
+        let (first, guest) = (super::kernel(FIRST_KERNEL)?, super::kernel(CLOUD_KERNEL)?);
+        let [birthmark, birthmarkd] = rootfs::programs()?;
+        let own = rootfs::build_own(&[
+            ("lab/birthmark", birthmark),
+            ("lab/birthmarkd", birthmarkd),
+            (VMLINUX, vmlinux::extract(&guest)?),
+            (VMLINUZ, guest.vmlinuz.clone()),
+            (INITRAMFS, initramfs::build(&guest)?),
+        ])?;
+        let directory = tempfile::tempdir()?;
+        let archive = directory.path().join("host.cpio");
+        let mut bytes = fs::read(large)?;
+        bytes.extend(own);
+        fs::write(&archive, bytes)?;
+        let xen = directory.path().join("xen");
+        let compressed = packages::unpack(CONTENTS.packages)?.join(XEN);
+        fs::write(&xen, lab::run(Command::new("gzip").arg("-dc").arg(compressed))?.stdout)?;
+        let mut initrd = vmlinux::extract(&first)?.into_os_string();
+        initrd.push(" console=hvc0 quiet panic=-1,");
+        initrd.push(&archive);
+        let spec = GuestSpec::new(Kernel::V6_1)
+            .memory_mib(2560)
+            .machine(Machine::I440fx)
+            .cpu(CPU)
+            .backing(Backing::Anonymous);
+        let boot = Boot { kernel: xen, initrd, parameters: Some(XEN_PARAMETERS.to_owned()) };
+        let host = Host::boot(spec, &first, &boot, CONTENTS.modules)?;
+        host.succeed(&format!(
+            "export PATH=$PATH:{TOOLS} && mount -t xenfs xenfs /proc/xen && \
+             mkdir -p /run/xenstored /run/xen /var/lock /var/lib/xenstored /var/lib/xen /var/log/xen/console && \
+             xenstored --pid-file /run/xenstored.pid && xen-init-dom0 && \
+             xenconsoled --log=guest --log-dir=/var/log/xen/console && \
+             ip link add br0 type bridge && ip address add 10.79.0.1/24 dev br0 && ip link set br0 up"
+        ))?;
+        Ok(Self { host })
+    }
+
+    /// Starts a domain without waiting for what boots in it. Its network card, if it has one, is a port of `br0`.
+    pub fn start_domain(
+        &self,
+        name: &str,
+        uuid: &str,
+        kind: DomainKind,
+        networked: bool,
+    ) -> Result<Inner<'_>> {
+        let (kind, kernel) = match kind {
+            DomainKind::Pv => ("pv", VMLINUX),
+            DomainKind::Pvh => ("pvh", VMLINUX),
+            DomainKind::Hvm => ("hvm", VMLINUZ),
+        };
+        let vif = if networked {
+            "vif=[\"mac=52:54:00:00:00:02,bridge=br0,script=/etc/xen/vif-lab\"]\n"
+        } else {
+            ""
+        };
+        let configuration = format!(
+            "name=\"{name}\"\nuuid=\"{uuid}\"\ntype=\"{kind}\"\nkernel=\"/{kernel}\"\nramdisk=\"/{INITRAMFS}\"\n\
+             extra=\"quiet panic=-1 PORT=/dev/hvc0\"\nmemory={GUEST_MIB}\nvcpus=1\non_crash=\"destroy\"\n\
+             vga=\"none\"\nvnc=0\n{vif}"
+        );
+        self.succeed(&format!(
+            "printf '%s' '{configuration}' >/run/{name}.cfg && {TOOLS}/xl create /run/{name}.cfg >/run/{name}.log 2>&1 || \
+             {{ cat /run/{name}.log; false; }}"
+        ))?;
+        let domid = self.succeed(&format!("{TOOLS}/xl domid {name}"))?;
+        let tty = self.wait_for(&format!("xenstore-read /local/domain/{}/console/tty", domid.trim()))?;
+        Ok(self.guest(name, tty.trim()))
+    }
+
+    /// Number of a domain.
+    pub fn domid(&self, guest: &Inner<'_>) -> Result<u32> {
+        let text = self.succeed(&format!("{TOOLS}/xl domid {}", guest.name()))?;
+        text.trim().parse().with_context(|| format!("xl says that {} is domain {text}", guest.name()))
+    }
+
+    /// Ends a domain at once.
+    pub fn destroy(&self, guest: &Inner<'_>) -> Result<()> {
+        self.succeed(&format!("{TOOLS}/xl destroy {}", guest.name())).map(drop)
+    }
+
+    /// Waits until the agents of these domains answer.
+    pub fn wait<'g>(&self, guests: impl IntoIterator<Item = &'g Inner<'g>>) -> Result<()> {
+        for guest in guests {
+            guest.wait().map_err(|error| {
+                let said = self.run(&format!(
+                    "{TOOLS}/xl list; tail -n 20 /var/log/xen/console/*{}* /var/log/xen/*.log",
+                    guest.name()
+                ));
+                error.context(format!("{said:?}"))
+            })?;
+        }
+        Ok(())
+    }
+}
