@@ -206,8 +206,12 @@ fn lies_about_a_process(liar: &Liar, pid: u32, task: u64) {
 
     // Clocks and counters.
     let profile = liar.opened.kernel.profile();
-    let clock = liar.opened.kernel.symbol("tk_core").unwrap().0
-        + profile.size("seqcount_raw_spinlock").unwrap().next_multiple_of(8);
+    // An array of clocks since 6.17, whose type has a name since 6.13.
+    let symbol = |name| liar.opened.kernel.symbol(name);
+    let data = symbol("tk_core").or_else(|| symbol("timekeeper_data")).unwrap().0;
+    let inside = profile.field("tk_data", "timekeeper").map(|field| field.offset);
+    let clock =
+        data + inside.unwrap_or_else(|_| profile.size("seqcount_raw_spinlock").unwrap().next_multiple_of(8));
     let (snapshot, victim) = lie(liar.member(clock, "timekeeper", "offs_real"), u64::MAX);
     told(&snapshot, ProblemKind::Implausible, "timekeeper");
     assert_eq!((victim.started_at, snapshot.kernel.booted_at), (None, None));
