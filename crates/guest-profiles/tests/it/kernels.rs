@@ -75,9 +75,14 @@ pub fn vmlinuz_files() -> Vec<PathBuf> {
     let mut paths = Vec::new();
     for kernel in entries(&directory) {
         for package in entries(&kernel) {
-            paths.extend(entries(&package.join("boot")).into_iter().filter(|path| {
-                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
-            }));
+            // In `boot`, or (Debian's 7.2 and later) beside the modules.
+            let releases = entries(&package.join("usr/lib/modules"));
+            for place in releases.iter().chain([&package.join("boot")]) {
+                paths.extend(entries(place).into_iter().filter(|path| {
+                    let name = path.file_name().unwrap_or_default().to_string_lossy();
+                    name == "vmlinuz" || name.starts_with("vmlinuz-")
+                }));
+            }
         }
     }
     if paths.is_empty() {
