@@ -138,10 +138,13 @@ impl Error {
         }
     }
 
-    /// Whether a guest that was just started may be the reason: nothing in memory yet, no kernel in it yet, or a kernel that
-    /// has not come far enough. The same is to be seen of a guest that is no Linux at all, so nobody should wait for ever.
+    /// Whether a guest that was just started may be the reason: nothing in memory yet, no kernel in it yet, one of which only
+    /// a part is unpacked yet, or a kernel that has not come far enough. The same is to be seen of a guest that is no Linux at all, so nobody should wait for ever.
     #[must_use]
     pub fn may_be_booting(&self) -> bool {
-        matches!(self, Self::Empty { .. } | Self::NoKernel { .. } | Self::NotYet { .. })
+        matches!(
+            self,
+            Self::Empty { .. } | Self::NoKernel { .. } | Self::NotYet { .. } | Self::ImageSymbols { .. }
+        )
     }
 }

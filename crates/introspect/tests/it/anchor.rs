@@ -71,8 +71,11 @@ fn look(opened: &Opened, kernel: &Kernel) -> facts::Snapshot {
 
 /// Processes and modules but for the views that they were seen in.
 fn without_views(snapshot: &facts::Snapshot) -> (Vec<facts::Process>, Vec<facts::Module>) {
-    let processes =
-        snapshot.processes.iter().cloned().map(|process| facts::Process { views: Vec::new(), ..process });
+    let processes = snapshot.processes.iter().cloned().map(|process| facts::Process {
+        views: Vec::new(),
+        started_at: None,
+        ..process
+    });
     let modules =
         snapshot.modules.iter().cloned().map(|module| facts::Module { views: Vec::new(), ..module });
     (processes.collect(), modules.collect())

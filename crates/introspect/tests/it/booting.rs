@@ -28,9 +28,8 @@ fn look_on(vm: &OpenedVm, until: impl Fn() -> bool, seen: &mut Seen) {
                 Ok(kernel) => format!("a kernel, {}", kernel.release()),
                 Err(Error::Empty { .. }) => "nothing yet".to_owned(),
                 Err(error @ Error::NotYet { .. }) => error.to_string(),
-                // Without registers nothing tells firmware from another operating system.
-                Err(error @ Error::NoKernel { .. }) if how == "memory alone" || !answered.get() => {
-                    assert!(error.may_be_booting());
+                // Without registers nothing tells firmware from another operating system, or half a kernel from a broken one.
+                Err(error) if error.may_be_booting() && (how == "memory alone" || !answered.get()) => {
                     "no kernel".to_owned()
                 }
                 Err(Error::Memory(_)) if !vm.is_alive() => "the VM ended".to_owned(),
