@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Modules a guest can load, where its kernel has them as modules (6.12 has `virtio_pci` built in).
-const MODULES: [&str; 21] = [
+const MODULES: [&str; 22] = [
     "virtio_pci",
     "virtio_net",
     "virtio_console",
@@ -24,6 +24,8 @@ const MODULES: [&str; 21] = [
     "qemu_fw_cfg",
     "vsock_loopback",
     "af_alg",
+    // What the next one's checksums ask the kernel for by name, where it is not built in.
+    "crc32c_generic",
     "sctp",
     "tcp_diag",
     "udp_diag",

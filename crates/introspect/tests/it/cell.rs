@@ -103,10 +103,15 @@ impl Cell {
         // With every vCPU in user mode and page tables isolated, the registers show no kernel. One spins already.
         let spin = Spawn { activity: Activity::Spin, exe: "/usr/bin/spin".into(), ..Spawn::default() };
         opened.guest.spawn_many(self.vcpus - 1, spin)?;
-        let compared = settled(&opened, overlays)?;
+        let compared = settled(&opened, |snapshot| {
+            // With so little memory some are ended by the kernel.
+            if self.mib > 96 {
+                one_of_everything(snapshot, overlays);
+            }
+        })?;
         nothing_is_allocated(&opened)?;
-        // Anonymous memory cannot be changed from outside.
-        if opened.guest.peek_physical(0x10_0000, 8).is_ok() {
+        // Anonymous memory cannot be changed from outside, and the testkit does not know where a DIMM is plugged in.
+        if self.blocks != Blocks::Dimm && opened.guest.peek_physical(0x10_0000, 8).is_ok() {
             socket_views::check(&opened);
         }
         Ok(Outcome::Equal(compared))
@@ -175,7 +180,7 @@ fn the_kernels_file_gives_the_same_profile(opened: &Opened) -> Result<()> {
 
 /// Compares until truth and look agree: they are two moments, and timers of TCP move on between them. Three tries settle
 /// that.
-fn settled(opened: &Opened, overlays: bool) -> Result<Compared> {
+fn settled(opened: &Opened, check: impl Fn(&Snapshot)) -> Result<Compared> {
     let mut last = Vec::new();
     for _ in 0..3 {
         let (truth, (snapshot, plain)) =
@@ -194,7 +199,7 @@ fn settled(opened: &Opened, overlays: bool) -> Result<Compared> {
             );
             ensure!(snapshot.modules.iter().any(|module| module.name == "dummy"), "The module is missing");
             only_on_request(&snapshot, &plain);
-            one_of_everything(&snapshot, overlays);
+            check(&snapshot);
             return Ok(compared);
         }
     }

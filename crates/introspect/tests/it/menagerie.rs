@@ -147,6 +147,7 @@ fn odd_sockets(opened: &Opened) -> Result<()> {
         "xsk_diag",
         "vsock_loopback",
         "af_alg",
+        "crc32c_generic",
         "sctp",
     ] {
         if has(&format!("{module}.ko")) {
