@@ -39,7 +39,7 @@ fn what_names_no_target_is_refused_with_a_reason() {
 #[test]
 fn targets_that_are_not_there_say_so() {
     let message = |target| open(&target).unwrap_err().to_string();
-    assert!(message(Target::Xen(3)).contains("Xen"));
+    assert!(message(Target::Xen(3)).contains("xen:3"));
     assert!(
         message(Target::Name("no-such-vm".to_owned())).starts_with("No VM `no-such-vm` is on this host (")
     );
