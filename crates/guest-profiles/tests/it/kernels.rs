@@ -60,35 +60,30 @@ impl Vmlinux {
     }
 }
 
-/// The lab's kernels, decompressed with the system's own tools.
+/// The lab's kernels that have their image in `boot` (Debian's up to 6.12), decompressed with the system's own tools.
 pub fn vmlinuxes() -> Vec<Vmlinux> {
-    vmlinuz_files().iter().filter_map(|path| decompress(path)).collect()
+    let images = packages().into_iter().flat_map(|package| entries(&package.join("boot")));
+    let is_kernel =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"));
+    images.filter(is_kernel).filter_map(|path| decompress(&path)).collect()
 }
 
-/// The files of the lab's kernels.
-pub fn vmlinuz_files() -> Vec<PathBuf> {
+/// The unpacked packages of the lab's kernels.
+pub fn packages() -> Vec<PathBuf> {
     let directory = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(target) => workspace().join(target),
         None => workspace().join("target"),
     }
     .join("lab/kernels");
-    let mut paths = Vec::new();
-    for kernel in entries(&directory) {
-        for package in entries(&kernel) {
-            // In `boot`, or (Debian's 7.2 and later) beside the modules.
-            let releases = entries(&package.join("usr/lib/modules"));
-            for place in releases.iter().chain([&package.join("boot")]) {
-                paths.extend(entries(place).into_iter().filter(|path| {
-                    let name = path.file_name().unwrap_or_default().to_string_lossy();
-                    name == "vmlinuz" || name.starts_with("vmlinuz-")
-                }));
-            }
-        }
-    }
-    if paths.is_empty() {
+    let packages: Vec<_> = entries(&directory)
+        .iter()
+        .flat_map(|kernel| entries(kernel))
+        .filter(|package| package.is_dir())
+        .collect();
+    if packages.is_empty() {
         eprintln!("skipped: no kernel is cached below {}", directory.display());
     }
-    paths
+    packages
 }
 
 fn workspace() -> PathBuf {

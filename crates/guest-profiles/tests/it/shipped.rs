@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use guest_profiles::linux::WANTED;
 use guest_profiles::{Profile, kernel_file, store};
 
-use crate::kernels::vmlinuz_files;
+use crate::kernels::packages;
 
 /// What makes them anew.
 const MEND: &str = "`cargo xtask profiles` makes the shipped profiles anew";
@@ -41,7 +41,7 @@ fn every_shipped_profile_can_be_used_by_this_version() {
 #[test]
 fn a_shipped_profile_is_what_the_kernels_own_file_gives() {
     let shipped = shipped();
-    for path in vmlinuz_files() {
+    for path in packages().iter().flat_map(|package| kernel_file::find(package).unwrap()) {
         let own = kernel_file::read(&path, &WANTED).unwrap().profile;
         let same =
             |(_, one): &&(PathBuf, Profile)| one.release == own.release && one.build_id == own.build_id;
