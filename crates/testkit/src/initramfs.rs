@@ -52,7 +52,8 @@ const LAYOUT: &[u8] = b"2";
 pub(crate) fn build(kernel: &KernelFiles) -> Result<PathBuf> {
     let agent = read(&agent::build()?)?;
     let busybox = read(&busybox()?)?;
-    let name = lab::digest([LAYOUT, &agent, &busybox, kernel.package.as_bytes()]);
+    let modules = MODULES.join(" ");
+    let name = lab::digest([LAYOUT, &agent, &busybox, modules.as_bytes(), kernel.package.as_bytes()]);
     let home = lab::subdirectory("initramfs")?;
     let path = home.join(name).with_extension("cpio");
     if path.is_file() {
