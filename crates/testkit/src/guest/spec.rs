@@ -283,6 +283,11 @@ impl GuestSpec {
         line.option("-kernel", &boot.kernel);
         line.option("-initrd", &boot.initrd);
         let mut parameters = vec!["console=ttyS0".to_owned(), "quiet".to_owned(), "panic=-1".to_owned()];
+        if self.kernel.name.ends_with("-rt") {
+            // Its interrupts are handled in threads. Emulated, one is late now and then, and the kernel then gives up the
+            // command port's for good ("nobody cared").
+            parameters.push("noirqdebug".to_owned());
+        }
         if self.machine == Machine::Microvm {
             // It has no keyboard controller to reset it: a triple fault does.
             parameters.push("reboot=t".to_owned());
