@@ -22,7 +22,9 @@ fn look_on(vm: &OpenedVm, until: impl Fn() -> bool, seen: &mut Seen) {
         registers
     };
     let with_registers = Sources { registers: &asked, ..Sources::default() };
-    while !until() && vm.is_alive() {
+    loop {
+        // The last look is of the guest when it is up, however fast that went.
+        let last = until();
         for (sources, how) in [(&with_registers, "registers"), (&Sources::default(), "memory alone")] {
             let answer = match introspect::locate_with(&*vm.memory, sources, PATIENT) {
                 Ok(kernel) => format!("a kernel, {}", kernel.release()),
@@ -36,6 +38,9 @@ fn look_on(vm: &OpenedVm, until: impl Fn() -> bool, seen: &mut Seen) {
                 Err(error) => panic!("with {how}, after {seen:#?}: {error}: {error:?}"),
             };
             *seen.entry(format!("{how}: {answer}")).or_default() += 1;
+        }
+        if last || !vm.is_alive() {
+            break;
         }
         // The guest needs the processor too.
         std::thread::sleep(Duration::from_millis(10));
