@@ -9,7 +9,7 @@
 //! 2. The page tables that the vCPUs use.
 //! 3. Page tables found in memory, for images without registers.
 
-use super::image::KernelImage;
+use super::image::{KernelImage, START_KERNEL_MAP};
 use super::kernel::Kernel;
 use super::roots::{self, Root};
 use super::symbols::{self, Found};
@@ -111,6 +111,11 @@ fn by_root(look: &Look<'_>, sources: &Sources<'_>, root: Root) -> Result<Option<
         Ok(None) => return Ok(None),
         Err(error) => return Err(Error::Image { root: root.at, source: error }),
     };
+    if image.start.0 == START_KERNEL_MAP {
+        // The first page tables map the whole window; the kernel cuts them down to itself, which is never at its start, before
+        // it knows anything (cleanup_highmap(), arch/x86/mm/init_64.c).
+        return Err(Error::NotYet { what: "its kernel is still on its first page tables".to_owned() });
+    }
     let kernel = symbols::kernel(&space, sources, Found::Image(image))?;
     let space = AddressSpace::new(look, kernel.root(), kernel.levels());
     iomem::check(&space, &kernel)?;
