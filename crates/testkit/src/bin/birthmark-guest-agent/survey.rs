@@ -37,10 +37,19 @@ pub(crate) fn truth() -> Result<Truth> {
         if let Some(namespace) = process.namespaces.net
             && !seen.contains(&namespace)
         {
-            seen.push(namespace);
             let first = sockets.len();
-            proc_net::read(process.pid, namespace, &owners, &mut sockets, &mut tables)?;
-            diag::extend(process.pid, namespace, &owners, &mut sockets, first, &mut tables)?;
+            let read =
+                proc_net::read(process.pid, namespace, &owners, &mut sockets, &mut tables).and_then(|()| {
+                    diag::extend(process.pid, namespace, &owners, &mut sockets, first, &mut tables)
+                });
+            match read {
+                Ok(()) => seen.push(namespace),
+                // It ended while it was asked (a guest of 96 MiB kills for memory): another of its namespace answers.
+                Err(_) if fs::read_link(format!("/proc/{}/ns/net", process.pid)).is_err() => {
+                    sockets.truncate(first);
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
     let kernel = kernel(symbols)?;
