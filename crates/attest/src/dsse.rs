@@ -241,5 +241,6 @@ fn signers(
 
 /// Standard or URL-safe alphabet, never a mix of both; padding may be left out.
 fn decode(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
-    if text.contains(['-', '_']) { URL_SAFE_ALPHABET.decode(text) } else { STANDARD_ALPHABET.decode(text) }
+    let url_safe = [b'-', b'_'].iter().any(|mark| text.as_bytes().contains(mark));
+    if url_safe { URL_SAFE_ALPHABET.decode(text) } else { STANDARD_ALPHABET.decode(text) }
 }

@@ -7,6 +7,8 @@ use crate::certificate::Identity;
 use crate::pattern::Pattern;
 use crate::{Capabilities, PortRule};
 use facts::{ExeState, Family, Process, ProcessState, Snapshot, Socket, SocketState};
+use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -220,41 +222,52 @@ impl<'s> Serving<'s> {
 
 /// The process that started another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Parent {
+pub(crate) enum Parent<'s> {
     /// It has none: the first process.
     None,
     /// Its executable; its name in brackets for a kernel thread.
-    Program(String),
+    Program(Cow<'s, str>),
     /// It ended while the guest was read.
     Vanished,
 }
 
 /// Finds the programs behind pids.
-pub(crate) struct Owners<'s>(Vec<(u32, &'s Process)>);
+pub(crate) struct Owners<'s> {
+    by_pid: Vec<(u32, &'s Process)>,
+    /// Place of the one found last: most processes have the same parent as the one before.
+    last: Cell<usize>,
+}
 
 impl<'s> Owners<'s> {
     pub(crate) fn new(snapshot: &'s Snapshot) -> Self {
         let mut by_pid: Vec<_> = snapshot.processes.iter().map(|process| (process.pid, process)).collect();
-        by_pid.sort_unstable_by_key(|(pid, _)| *pid);
-        Self(by_pid)
+        by_pid.sort_by_key(|(pid, _)| *pid);
+        // A guest that shows one pid twice must not make it a matter of chance whose it is.
+        by_pid.dedup_by_key(|(pid, _)| *pid);
+        Self { by_pid, last: Cell::new(0) }
     }
 
     fn by_pid(&self, pid: u32) -> Option<&'s Process> {
-        let index = self.0.binary_search_by_key(&pid, |(pid, _)| *pid).ok()?;
-        self.0.get(index).map(|(_, process)| *process)
+        let at = |index: usize| self.by_pid.get(index).filter(|(found, _)| *found == pid);
+        let found = at(self.last.get()).or_else(|| {
+            let index = self.by_pid.binary_search_by_key(&pid, |(pid, _)| *pid).ok()?;
+            self.last.set(index);
+            at(index)
+        });
+        found.map(|(_, process)| *process)
     }
 
-    pub(crate) fn parent(&self, process: &Process) -> Result<Parent, Unknown> {
+    pub(crate) fn parent(&self, process: &Process) -> Result<Parent<'s>, Unknown> {
         let pid = process.ppid.ok_or(Unknown("ppid"))?;
         if pid == 0 {
             return Ok(Parent::None);
         }
         let Some(parent) = self.by_pid(pid) else { return Ok(Parent::Vanished) };
         Ok(match standing(parent)? {
-            Standing::KernelThread => Parent::Program(format!("[{}]", parent.name)),
-            Standing::Program(Some(path), _) => Parent::Program(path.to_owned()),
+            Standing::KernelThread => Parent::Program(Cow::Owned(format!("[{}]", parent.name))),
+            Standing::Program(Some(path), _) => Parent::Program(Cow::Borrowed(path)),
             Standing::Program(None, _) | Standing::FalseKernelThread | Standing::Leaderless => {
-                Parent::Program(parent.name.clone())
+                Parent::Program(Cow::Borrowed(&parent.name))
             }
             Standing::Dying | Standing::Gone => Parent::Vanished,
         })

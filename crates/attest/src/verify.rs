@@ -48,7 +48,7 @@ impl Verified {
     }
 }
 
-/// What decides how the rest is to be read.
+/// What says how the rest is to be read, of a document that could not be read as a certificate.
 #[derive(Deserialize)]
 struct Kind {
     #[serde(rename = "_type")]
@@ -107,24 +107,46 @@ pub fn parse(body: &[u8]) -> Result<Statement, Refusal> {
     if body.len() > dsse::ENVELOPE_LIMIT {
         return Err(Refusal::TooLarge { bytes: body.len(), limit: dsse::ENVELOPE_LIMIT });
     }
-    let kind: Kind = json::from_slice(body).map_err(Refusal::Statement)?;
-    if kind.statement_type != STATEMENT_TYPE {
-        return Err(Refusal::StatementType { found: shown(&kind.statement_type), expected: STATEMENT_TYPE });
-    }
-    if kind.predicate_type != PREDICATE_TYPE {
-        return Err(Refusal::PredicateType { found: shown(&kind.predicate_type), expected: PREDICATE_TYPE });
-    }
-    let schema = kind.predicate.schema;
-    let version = schema.as_str().and_then(SchemaVersion::parse);
-    match version {
-        None => return Err(Refusal::SchemaFormat { found: shown(&schema.to_string()) }),
-        Some(version) if version.major != SCHEMA_MAJOR => {
-            return Err(Refusal::SchemaMajor { found: version.to_string(), supported: SCHEMA_MAJOR });
+    json::unambiguous(body).map_err(Refusal::Statement)?;
+    let statement: Statement = match serde_json::from_slice(body) {
+        Ok(statement) => statement,
+        // What it is tells more than what is wrong with it as something that it is not.
+        Err(error) => {
+            let kind: Kind = serde_json::from_slice(body).map_err(Refusal::Statement)?;
+            kind.check()?;
+            return Err(Refusal::Predicate(error));
         }
-        Some(_) => {}
-    }
-    // No second look for duplicates: the pass above saw every object of these bytes.
-    let statement: Statement = serde_json::from_slice(body).map_err(Refusal::Predicate)?;
+    };
+    check_types(&statement.statement_type, &statement.predicate_type)?;
+    check_major(statement.predicate.schema)?;
     statement.check()?;
     Ok(statement)
+}
+
+impl Kind {
+    fn check(&self) -> Result<(), Refusal> {
+        let schema = &self.predicate.schema;
+        let version = schema.as_str().and_then(SchemaVersion::parse);
+        check_types(&self.statement_type, &self.predicate_type)?;
+        check_major(version.ok_or_else(|| Refusal::SchemaFormat { found: shown(&schema.to_string()) })?)
+    }
+}
+
+/// Whether it is a birth certificate.
+fn check_types(statement_type: &str, predicate_type: &str) -> Result<(), Refusal> {
+    if statement_type != STATEMENT_TYPE {
+        return Err(Refusal::StatementType { found: shown(statement_type), expected: STATEMENT_TYPE });
+    }
+    if predicate_type != PREDICATE_TYPE {
+        return Err(Refusal::PredicateType { found: shown(predicate_type), expected: PREDICATE_TYPE });
+    }
+    Ok(())
+}
+
+/// Whether this program knows what a predicate of that version means.
+fn check_major(version: SchemaVersion) -> Result<(), Refusal> {
+    if version.major != SCHEMA_MAJOR {
+        return Err(Refusal::SchemaMajor { found: version.to_string(), supported: SCHEMA_MAJOR });
+    }
+    Ok(())
 }

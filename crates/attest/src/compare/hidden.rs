@@ -25,6 +25,10 @@ fn missing<'v>(all: &'v [String], seen: &[String]) -> Vec<&'v String> {
 /// stand still in between for as long as the host likes. So one that never ran yet need only be on the task list, and one
 /// that ends and has no memory any more may be on no list: neither can do anything.
 fn missing_of_process<'v>(snapshot: &'v Snapshot, process: &Process) -> Vec<&'v String> {
+    // True of nearly every process, and then nothing else needs to be asked.
+    if process.views == snapshot.views.processes {
+        return Vec::new();
+    }
     let has = |name: &str| process.views.iter().any(|view| view == name);
     let begins = process.state == Some(ProcessState::New) && has("task_list") && !has("run_queue");
     let ends = process.exiting && process.exe_state == Some(ExeState::None);

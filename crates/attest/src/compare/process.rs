@@ -35,7 +35,8 @@ const PARENT: &str = "parent";
 
 /// Finds the entries that could be meant by a process.
 struct Index<'c> {
-    by_executable: HashMap<Option<&'c str>, Vec<usize>>,
+    by_executable: HashMap<&'c str, Vec<usize>>,
+    without_executable: Vec<usize>,
     executable_templates: Vec<usize>,
     /// Names of programs, then of kernel threads.
     names: [NameIndex<'c>; 2],
@@ -70,6 +71,7 @@ impl<'c> Index<'c> {
     fn new(entries: &'c [ProcessEntry]) -> Self {
         let mut new = Self {
             by_executable: HashMap::new(),
+            without_executable: Vec::new(),
             executable_templates: Vec::new(),
             names: [NameIndex::default(), NameIndex::default()],
         };
@@ -82,8 +84,8 @@ impl<'c> Index<'c> {
             programs.add(entry, index);
             match entry.executable.as_ref().map(Pattern::as_literal) {
                 Some(None) => new.executable_templates.push(index),
-                Some(Some(path)) => new.by_executable.entry(Some(path)).or_default().push(index),
-                None => new.by_executable.entry(None).or_default().push(index),
+                Some(Some(path)) => new.by_executable.entry(path).or_default().push(index),
+                None => new.without_executable.push(index),
             }
         }
         new
@@ -227,7 +229,20 @@ impl<'c, 's> Comparison<'c, 's> {
     }
 
     fn program(&mut self, process: &'s Process, path: Option<&'s str>, state: ExeState) {
-        let best = self.best_fit(process, path, state);
+        match self.best_fit(process, path, state) {
+            Some((Fit::Full, index)) => self.count(index),
+            best => self.misfit(process, path, state, best),
+        }
+    }
+
+    /// A program that fits no entry in full. Apart from the above, since nearly all fit and need no words.
+    fn misfit(
+        &mut self,
+        process: &'s Process,
+        path: Option<&'s str>,
+        state: ExeState,
+        best: Option<(Fit, usize)>,
+    ) {
         let file = describe::file(path, state);
         // Every program of several threads looks like that while it ends, so here too it must be the same one twice.
         let pid = if state == ExeState::None { process.pid.to_string() } else { String::new() };
@@ -235,7 +250,6 @@ impl<'c, 's> Comparison<'c, 's> {
         let named =
             |more: &str| cause("named program", [file.as_str(), name_template(process).as_str(), more, &pid]);
         match best {
-            Some((Fit::Full, index)) => self.count(index),
             Some((Fit::Unknown(Unknown(fact)), index)) => {
                 self.account(index);
                 // A parent ends any time; only the same orphan twice is worth telling.
@@ -295,7 +309,10 @@ impl<'c, 's> Comparison<'c, 's> {
     /// The entry for this executable that fits best. The first of equals.
     fn best_fit(&self, process: &Process, path: Option<&str>, state: ExeState) -> Option<(Fit, usize)> {
         let mut best: Option<(Fit, usize)> = None;
-        let literal = self.index.by_executable.get(&path).map(Vec::as_slice).unwrap_or_default();
+        let literal = match path {
+            Some(path) => self.index.by_executable.get(path).map(Vec::as_slice).unwrap_or_default(),
+            None => self.index.without_executable.as_slice(),
+        };
         let templates = self.index.executable_templates.iter().filter(|index| {
             let template = self.entries.get(**index).and_then(|entry| entry.executable.as_ref());
             path.zip(template).is_some_and(|(path, template)| template.matches(path))
@@ -603,7 +620,7 @@ impl Group<'_> {
 /// The program that started a process; empty where there is none or it is unknown.
 fn parent_text(owners: &Owners<'_>, process: &Process) -> String {
     match owners.parent(process) {
-        Ok(Parent::Program(program)) => program,
+        Ok(Parent::Program(program)) => program.into_owned(),
         Ok(Parent::None | Parent::Vanished) | Err(_) => String::new(),
     }
 }
