@@ -106,6 +106,11 @@ impl Tracker {
         progress
     }
 
+    /// What is followed, as last seen, and whether it is open (confirmed and not closed).
+    pub fn followed(&self) -> impl Iterator<Item = (&Finding, bool)> {
+        self.followed.values().map(|followed| (&followed.finding, followed.open))
+    }
+
     fn forget_oldest(&mut self) {
         let excess = self.followed.len().saturating_sub(FOLLOWED_LIMIT);
         if excess == 0 {

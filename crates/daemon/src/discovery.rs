@@ -38,7 +38,7 @@ pub(crate) fn discover(shared: &Shared, told: &mut Option<String>) {
         };
         shared.sink.emit(&Event::VmAppeared { vm: VmRef::from(&vm), service });
         ensure(shared, &vm);
-        shared.queue.push(Instant::now(), Job::new(vm, gone));
+        shared.queue.push(Instant::now(), Job::new(shared, vm, gone));
     }
 }
 

@@ -127,8 +127,21 @@ pub enum Event {
         finding: Finding,
         /// The look that confirmed it.
         look: LookRef,
-        /// From the start of the look that first saw it to the end of the one that confirmed it.
-        seconds_to_confirm: f64,
+        /// From the start of the look that first saw it to the end of the one that confirmed it; `null` when an earlier run
+        /// of the daemon saw it first.
+        seconds_to_confirm: Option<f64>,
+    },
+    /// A confirmed finding that an earlier run of the daemon, or of the VM, told is still there. Once per run.
+    #[serde(rename = "finding.still_open")]
+    FindingStillOpen {
+        /// The VM.
+        vm: VmRef,
+        /// It; with the evidence of then when this very look did not see it.
+        finding: Finding,
+        /// When the look that first saw it began (RFC 3339).
+        since: String,
+        /// The first look of this run.
+        look: LookRef,
     },
     /// A finding that was not confirmed is gone again.
     #[serde(rename = "finding.dismissed")]
@@ -164,7 +177,7 @@ pub enum Event {
         /// What stays open.
         management: Policy,
         /// From the start of the look that first saw the earliest of the findings to the moment at which the kernel had
-        /// the rules; `null` when no finding is the reason.
+        /// the rules; `null` when no finding is the reason, or an earlier run of the daemon saw it first.
         seconds_to_rule: Option<f64>,
         /// How long it took to put the rules in place once that was decided.
         seconds_to_apply: Option<f64>,
@@ -218,6 +231,16 @@ pub enum Event {
         vm: VmRef,
         /// The services.
         services: Vec<String>,
+    },
+    /// What is kept of a VM's findings could not be read, and they start anew, or not be written. Once per reason.
+    #[serde(rename = "state.problem")]
+    StateProblem {
+        /// The VM.
+        vm: VmRef,
+        /// Its file.
+        path: PathBuf,
+        /// Which of the two, and why.
+        reason: String,
     },
     /// VMs could not be listed, or not all of them. Once per reason.
     #[serde(rename = "host.problem")]

@@ -6,6 +6,7 @@
 //! - [`Engine`]: the VMs of this host (`live`: the real one). `discovery` lists them, `schedule` says who is due, and a
 //!   few worker threads (`look`) take facts;
 //! - [`Trust`]: which certificate is for which VM; [`Watch`]: findings that open, are confirmed, close;
+//! - `memory`: those findings on disk, so that they outlive the daemon and the VM;
 //! - `keeper`: everything that cuts off or restores, behind one lock, over the `quarantine` crate's journal;
 //! - [`Event`]: what is told, as JSON lines; `control`: what is asked and ordered, over a Unix socket.
 //!
@@ -23,6 +24,7 @@ mod events;
 mod keeper;
 mod live;
 mod look;
+mod memory;
 mod registry;
 mod run;
 mod schedule;

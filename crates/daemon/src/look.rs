@@ -2,6 +2,7 @@
 
 use crate::engine::{Guest, LookError};
 use crate::events::{Event, LookRef, VmRef};
+use crate::memory::Memory;
 use crate::registry::CertificateRef;
 use crate::run::Shared;
 use crate::trust::Match;
@@ -58,6 +59,7 @@ pub(crate) struct Job {
     gone: Arc<AtomicBool>,
     guest: Option<Box<dyn Guest>>,
     watch: Watch,
+    memory: Memory,
     /// Looks in a row that came early to confirm a finding.
     early: u32,
     verdict: Option<Verdict>,
@@ -69,12 +71,19 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    pub(crate) fn new(vm: Vm, gone: Arc<AtomicBool>) -> Self {
+    /// For a VM that appeared. Its findings are those that it had when it was last seen, until a look says otherwise.
+    pub(crate) fn new(shared: &Shared, vm: Vm, gone: Arc<AtomicBool>) -> Self {
+        let (memory, watch, problem) = Memory::open(&shared.config.state_dir, &vm);
+        if let Some(problem) = problem {
+            shared.sink.emit(&problem);
+        }
+        shared.registry.change(&vm, |record| (record.confirmed, record.pending) = watch.findings());
         Self {
             vm,
             gone,
             guest: None,
-            watch: Watch::default(),
+            watch,
+            memory,
             early: 0,
             verdict: None,
             told: None,
@@ -125,6 +134,10 @@ impl Job {
             shared.sink.emit(event);
         }
         self.tell_verdict(shared, outcome.verdict, Some(&snapshot));
+        // Last: whoever reads the events may hear of a finding twice after a crash, but never not at all.
+        if let Some(problem) = self.memory.keep(&self.vm, &self.watch) {
+            shared.sink.emit(&problem);
+        }
         Some(self.due_again(shared, &outcome))
     }
 
@@ -158,8 +171,8 @@ impl Job {
     }
 
     fn uncertified(&mut self, shared: &Shared, unusable: Option<Unusable>) -> Instant {
-        // What was open under a certificate that is used no longer is nobody's finding now.
-        self.watch = Watch::default();
+        // What was open under the certificate is nobody's finding now, but goes on when that comes back; under another
+        // service's, the first looks close it.
         self.early = 0;
         let problem = unusable.as_ref().map(Unusable::problem);
         if let Some(Unusable::Ambiguous(services)) = unusable

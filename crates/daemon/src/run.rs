@@ -6,6 +6,7 @@ use crate::engine::Engine;
 use crate::events::{Event, Sink};
 use crate::keeper::Keeper;
 use crate::look::Job;
+use crate::memory;
 use crate::registry::Registry;
 use crate::schedule::Queue;
 use crate::trust::Trust;
@@ -87,6 +88,12 @@ impl Daemon {
             .mode(0o700)
             .create(state_dir)
             .with_context(|| format!("Cannot make the state directory {}", state_dir.display()))?;
+        let findings = state_dir.join(memory::DIRECTORY);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&findings)
+            .with_context(|| format!("Cannot make the directory {}", findings.display()))?;
         let journal = Journal::open(&state_dir.join("quarantine"))?;
         let quarantine = Quarantine::new(journal, enforcer)?;
         let accepted = state_dir.join("accepted.json");

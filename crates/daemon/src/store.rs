@@ -1,4 +1,4 @@
-//! Small JSON files of the daemon's own memory: highest serials seen, findings that an operator accepted.
+//! Small JSON files of the daemon's own memory: highest serials seen, findings, those that an operator accepted.
 //!
 //! Replaced whole and flushed, like the quarantine journal, so that a crash leaves the old content or the new. A file
 //! that cannot be understood is an error, not an empty memory: forgetting a serial would let an old certificate in.
@@ -24,15 +24,33 @@ pub(crate) fn read<T: DeserializeOwned + Default>(path: &Path) -> io::Result<T> 
     serde_json::from_slice(&text).map_err(io::Error::from)
 }
 
+/// Removes a file that may not be there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => flush(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Replaces a file.
 pub(crate) fn write<T: Serialize>(path: &Path, content: &T) -> io::Result<()> {
     let temporary = path.with_extension("new");
     let mut text = serde_json::to_vec_pretty(content)?;
     text.push(b'\n');
+    if u64::try_from(text.len()).is_ok_and(|length| length > MAX_FILE) {
+        let why = format!("{} bytes are more than the {MAX_FILE} that a file may have", text.len());
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+    }
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(&text)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
+    flush(path)
+}
+
+/// Flushes the directory of a file.
+fn flush(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),

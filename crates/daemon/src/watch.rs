@@ -1,17 +1,37 @@
-//! What one VM's looks add up to: findings that open, are confirmed, close, and when to act. Pure: no clock, no I/O.
+//! What one VM's looks add up to: findings that open, are confirmed, stay, close, and when to act. Pure: no clock, no I/O.
+//!
+//! It can be written and read again (`memory.rs` does), and goes on where it was: what was told before is not told as new.
 
 use crate::events::{Event, LookRef, VmRef};
 use attest::{Certificate, Policy, Tracker, compare, judge};
 use facts::{Finding, Snapshot, Verdict, Vm};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-/// Follows the findings of one running VM.
-#[derive(Debug, Default)]
+/// Follows the findings of one VM.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Watch {
     tracker: Tracker,
-    /// Start of the look that first saw each finding that is not closed, and its rule.
-    first_seen: BTreeMap<String, (Instant, String)>,
+    /// What was told and is neither closed nor dismissed, by its id.
+    told: BTreeMap<String, Told>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Told {
+    rule: String,
+    /// When the look that first saw it began (RFC 3339).
+    since: String,
+    /// The same on the clock that never jumps. `None`: that was in an earlier run.
+    #[serde(skip)]
+    first_seen: Option<Instant>,
+    /// Whether it was told by an earlier run only, which is so for what was read from disk.
+    #[serde(skip, default = "yes")]
+    of_earlier_run: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What one look led to.
@@ -50,31 +70,42 @@ impl Watch {
         let mut events = Vec::new();
 
         for finding in progress.pending.iter().chain(&progress.opened) {
-            if !self.first_seen.contains_key(&finding.id) {
-                self.first_seen.insert(finding.id.clone(), (started, finding.rule.clone()));
+            if !self.told.contains_key(&finding.id) {
+                let (rule, since) = (finding.rule.clone(), snapshot.taken_at.clone());
+                self.told.insert(
+                    finding.id.clone(),
+                    Told { rule, since, first_seen: Some(started), of_earlier_run: false },
+                );
                 let (vm, finding, look) = (vm.clone(), finding.clone(), look.clone());
                 events.push(Event::FindingOpened { vm, finding, look });
             }
         }
         for finding in &progress.opened {
-            let seconds_to_confirm = self
-                .first_seen
-                .get(&finding.id)
-                .map_or(0.0, |(first, _)| ended.saturating_duration_since(*first).as_secs_f64());
+            let first_seen = self.told.get(&finding.id).and_then(|told| told.first_seen);
+            let seconds_to_confirm =
+                first_seen.map(|first| ended.saturating_duration_since(first).as_secs_f64());
             let (vm, finding, look) = (vm.clone(), finding.clone(), look.clone());
             events.push(Event::FindingConfirmed { vm, finding, look, seconds_to_confirm });
         }
+        for finding in &progress.still_open {
+            if let Some(told) = self.told.get_mut(&finding.id).filter(|told| told.of_earlier_run) {
+                told.of_earlier_run = false;
+                let (vm, finding, since, look) =
+                    (vm.clone(), finding.clone(), told.since.clone(), look.clone());
+                events.push(Event::FindingStillOpen { vm, finding, since, look });
+            }
+        }
         for Finding { id, rule, .. } in &progress.closed {
-            self.first_seen.remove(id);
+            self.told.remove(id);
             events.push(Event::FindingClosed { vm: vm.clone(), id: id.clone(), rule: rule.clone() });
         }
         let confirmed = progress.confirmed();
         let alive: BTreeSet<&str> =
             progress.pending.iter().chain(&confirmed).map(|finding| finding.id.as_str()).collect();
         let dismissed: Vec<String> =
-            self.first_seen.keys().filter(|id| !alive.contains(id.as_str())).cloned().collect();
+            self.told.keys().filter(|id| !alive.contains(id.as_str())).cloned().collect();
         for id in dismissed {
-            if let Some((_, rule)) = self.first_seen.remove(&id) {
+            if let Some(Told { rule, .. }) = self.told.remove(&id) {
                 events.push(Event::FindingDismissed { vm: vm.clone(), id, rule });
             }
         }
@@ -93,10 +124,34 @@ impl Watch {
         Outcome { events, verdict, confirmed, pending: progress.pending, looks_to_confirm, grounds }
     }
 
-    /// Start of the look that first saw the earliest of these findings.
+    /// Start of the look that first saw the earliest of these findings. `None`: one of them is older than this run.
     #[must_use]
     pub fn first_seen(&self, ids: &[String]) -> Option<Instant> {
-        ids.iter().filter_map(|id| self.first_seen.get(id)).map(|(first, _)| *first).min()
+        let first: Option<Vec<Instant>> = ids.iter().map(|id| self.told.get(id)?.first_seen).collect();
+        first?.into_iter().min()
+    }
+
+    /// When the look began that first saw a finding (RFC 3339).
+    #[must_use]
+    pub fn since(&self, id: &str) -> Option<&str> {
+        self.told.get(id).map(|told| told.since.as_str())
+    }
+
+    /// Ids of the findings that are followed, and whether they are confirmed.
+    pub fn states(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.tracker.followed().map(|(finding, open)| (finding.id.as_str(), open))
+    }
+
+    /// Findings that are confirmed and those that are not, as last seen.
+    #[must_use]
+    pub fn findings(&self) -> (Vec<Finding>, Vec<Finding>) {
+        let of = |wanted| {
+            self.tracker
+                .followed()
+                .filter(move |(_, open)| *open == wanted)
+                .map(|(finding, _)| finding.clone())
+        };
+        (of(true).collect(), of(false).collect())
     }
 }
 

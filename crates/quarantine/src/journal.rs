@@ -199,23 +199,29 @@ impl Journal {
         Ok(entry)
     }
 
-    /// File of one VM. Letters, digits, `-` and `_` stand for themselves, every other byte is `%XX`.
+    /// File of one VM.
     fn path(&self, vm_id: &str) -> Result<PathBuf, Error> {
-        let refuse = |why| Err(Error::VmId { id: vm_id.chars().take(64).collect(), why });
-        if vm_id.is_empty() {
-            return refuse("it is empty");
-        }
-        let mut stem = String::new();
-        for byte in vm_id.bytes() {
-            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
-                stem.push(char::from(byte));
-            } else {
-                stem.push_str(&format!("%{byte:02X}"));
-            }
-            if stem.len() > MAX_STEM {
-                return refuse("it is too long for a file name");
-            }
-        }
-        Ok(self.directory.join(stem + ".json"))
+        Ok(self.directory.join(file_stem(vm_id)? + ".json"))
     }
+}
+
+/// The name of a VM's file, without its ending: letters, digits, `-` and `_` stand for themselves, every other byte is
+/// `%XX`. Two VMs never have the same.
+pub fn file_stem(vm_id: &str) -> Result<String, Error> {
+    let refuse = |why| Err(Error::VmId { id: vm_id.chars().take(64).collect(), why });
+    if vm_id.is_empty() {
+        return refuse("it is empty");
+    }
+    let mut stem = String::new();
+    for byte in vm_id.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
+            stem.push(char::from(byte));
+        } else {
+            stem.push_str(&format!("%{byte:02X}"));
+        }
+        if stem.len() > MAX_STEM {
+            return refuse("it is too long for a file name");
+        }
+    }
+    Ok(stem)
 }

@@ -24,7 +24,7 @@ mod rules;
 pub use enforce::{Cut, Dropped, Enforce, Status};
 pub use error::Error;
 pub use interface::InterfaceName;
-pub use journal::{Entry, Journal, State};
+pub use journal::{Entry, Journal, State, file_stem};
 pub use namespace::Place;
 pub use nft::Nftables;
 pub use policy::{Policy, Prefix};
