@@ -121,7 +121,9 @@ impl Guest {
 
     fn locate(&self, profiles: &dyn Fn(&str) -> Vec<Stored>) -> Result<Kernel, introspect::Error> {
         let registers = || self.opened.registers().unwrap_or_default();
-        let sources = Sources { registers: &registers, profiles };
+        // What cannot be used is told when it is of the guest's release.
+        let known = || -> Box<dyn Iterator<Item = Stored>> { Box::new(self.store.each()) };
+        let sources = Sources { registers: &registers, profiles, known: &known };
         introspect::locate_with(self.opened.memory.as_ref(), &sources, LOCATE)
     }
 

@@ -144,7 +144,8 @@ impl Guest for LiveGuest {
             None => {
                 let registers = || self.registers();
                 let stored = |release: &str| self.profiles.stored(release);
-                let sources = Sources { registers: &registers, profiles: &stored };
+                // Nobody waits for the first look: it may search all memory, and see a second kernel where there is one.
+                let sources = Sources { registers: &registers, profiles: &stored, ..Sources::default() };
                 let kernel = introspect::locate_with(memory, &sources, LOCATE);
                 let kernel = kernel.map_err(|error| self.look_error(&error))?;
                 kernel.with_shared_profile(|profile| self.profiles.share(profile))

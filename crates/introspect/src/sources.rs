@@ -1,9 +1,9 @@
 //! What a search for a kernel may go by beside the guest's memory.
 //!
-//! Both are questions that are asked only when their answer is needed, and both may be answered with nothing.
+//! These are questions that are asked only when their answer is needed, and each may be answered with nothing.
 
 use guest_profiles::Stored;
-use std::fmt;
+use std::{fmt, iter};
 use vmi_core::Registers;
 
 /// Where to ask.
@@ -15,12 +15,15 @@ pub struct Sources<'s> {
     /// The host's stored profiles of a release (`uname -r`). One of the same build as the guest's kernel is used in place of
     /// what the guest's memory says of itself, and held against that (invariant 9).
     pub profiles: &'s dyn Fn(&str) -> Vec<Stored>,
+    /// All of the host's stored profiles: their kernels are looked for first, where a kernel can start. Each is asked for only
+    /// when those before it were not found.
+    pub known: &'s dyn Fn() -> Box<dyn Iterator<Item = Stored> + 's>,
 }
 
 impl Default for Sources<'_> {
     /// Nothing but memory.
     fn default() -> Self {
-        Self { registers: &Vec::new, profiles: &|_| Vec::new() }
+        Self { registers: &Vec::new, profiles: &|_| Vec::new(), known: &|| Box::new(iter::empty()) }
     }
 }
 

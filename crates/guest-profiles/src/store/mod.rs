@@ -110,6 +110,15 @@ impl Store {
         self.directories.iter().any(|directory| files(directory).is_ok_and(|all| all.iter().any(is_one)))
     }
 
+    /// Every profile that can be used, each read when it is its turn.
+    pub fn each(&self) -> impl Iterator<Item = Stored> + '_ {
+        let paths = self.directories.iter().filter_map(|directory| files(directory).ok()).flatten();
+        let ours = |path: &PathBuf| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(file::ENDING))
+        };
+        paths.filter(ours).filter_map(|path| Some(Stored { profile: self.load(&path).ok()?, path }))
+    }
+
     /// Every profile.
     pub fn all(&self) -> Found {
         let mut found = Found::default();

@@ -19,7 +19,7 @@ pub(super) const LINKED_AT: u64 = START_KERNEL_MAP + (16 << 20);
 /// Bytes of the window that KASLR places the image in (``KERNEL_IMAGE_SIZE``, the same file); modules are behind it.
 const WINDOW: u64 = 1 << 30;
 /// The image starts at a multiple of this (``CONFIG_PHYSICAL_ALIGN``), and its text is mapped in pages of this size.
-const STEP: u64 = 2 << 20;
+pub(super) const STEP: u64 = 2 << 20;
 /// Steps without a mapped page that end the image. Freed sections in its middle are shorter.
 const GAP: usize = 16;
 /// Most bytes of an image.

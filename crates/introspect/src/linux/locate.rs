@@ -1,19 +1,21 @@
 //! Finds the running Linux kernel in physical memory, with nothing known but that memory and, where needed, what the
 //! vCPUs' registers say.
 //!
-//! Three ways, cheapest first, and each ends in the same proof (see [`super::symbols`]): a kernel is believed when its own
+//! Four ways, cheapest first, and each ends in the same proof (see [`super::symbols`]): a kernel is believed when its own
 //! symbols, page tables and names agree with each other.
 //!
-//! 1. VMCOREINFO, in which the kernel describes itself. If two such descriptions hold together, one is a decoy or a kernel of
+//! 1. The kernels of the host's stored profiles, at the places where a kernel can start. One that describes itself there and
+//!    has not handed over to another is taken.
+//! 2. VMCOREINFO, in which the kernel describes itself. If two such descriptions hold together, one is a decoy or a kernel of
 //!    before a kexec, and only the registers can tell which: without them neither is believed.
-//! 2. The page tables that the vCPUs use.
-//! 3. Page tables found in memory, for images without registers.
+//! 3. The page tables that the vCPUs use.
+//! 4. Page tables found in memory, for images without registers.
 
 use super::image::{KernelImage, START_KERNEL_MAP};
 use super::kernel::Kernel;
 use super::roots::{self, Root};
 use super::symbols::{self, Found};
-use super::{iomem, vmcoreinfo};
+use super::{iomem, known, vmcoreinfo};
 use crate::{Error, Sources};
 use vmi_core::{AddressSpace, Budget, Gpa, GuestMemory, Look};
 
@@ -23,6 +25,9 @@ pub(crate) fn locate(
     budget: Budget,
 ) -> Result<Kernel, Error> {
     let look = Look::begin(memory, budget)?;
+    if let Some(kernel) = by_profile(&look, sources)? {
+        return Ok(kernel);
+    }
     let search = vmcoreinfo::search(memory)?;
     if search.only_zeros {
         return Err(Error::Empty { bytes: memory.size() });
@@ -92,6 +97,26 @@ fn worse(before: Option<Error>, now: Error) -> Error {
         Some(before) if !matches!(before, Error::Contradicted { .. }) => before,
         _ => now,
     }
+}
+
+/// The kernel of one of the host's profiles. `Ok(None)`: there is none that is sure to be the one that runs.
+fn by_profile(look: &Look<'_>, sources: &Sources<'_>) -> Result<Option<Kernel>, Error> {
+    let mut profiles = (sources.known)().peekable();
+    if profiles.peek().is_none() {
+        return Ok(None);
+    }
+    let starts = known::starts(look.memory())?;
+    for stored in profiles {
+        let mut found = Kernels::default();
+        for at in known::descriptions(look, &starts, &stored.profile)? {
+            found.add(by_claim(look, sources, at))?;
+        }
+        if !found.kernels.is_empty() {
+            let kernel = if found.kernels.len() == 1 { found.kernels.pop() } else { None };
+            return Ok(kernel.filter(|kernel| !known::has_handed_over(look, kernel)));
+        }
+    }
+    Ok(None)
 }
 
 /// Follows one claim to the end: page tables, release, symbols, layouts, and the host's memory layout.
