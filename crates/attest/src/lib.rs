@@ -34,7 +34,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod activity;
 mod amend;
 mod blind;
 mod capabilities;
@@ -57,10 +56,10 @@ mod review;
 mod text;
 mod tracker;
 mod trust;
+mod turnover;
 mod verdict;
 mod verify;
 
-pub use activity::{Activity, activity};
 pub use amend::amend;
 pub use blind::{Blind, Table, blind_tables};
 pub use capabilities::Capabilities;
@@ -80,5 +79,6 @@ pub use policy::{Action, Decision, LEAST_CONFIRMATIONS, Mode, Policy, RulePolicy
 pub use review::{Warning, review, warnings};
 pub use tracker::{Progress, Tracker};
 pub use trust::{KeyTrust, Revoked, ServiceTrust, TrustPolicy};
+pub use turnover::Tasks;
 pub use verdict::{judge, report};
 pub use verify::{Verified, VerifyOptions, digest, parse, verify};

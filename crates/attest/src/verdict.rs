@@ -28,8 +28,8 @@ pub fn judge(
     }
 }
 
-/// The report of one look.
+/// The report of one look. Of several, the caller adds what came and went between them ([`crate::Tasks`]).
 #[must_use]
 pub fn report(vm: Vm, verdict: Verdict, findings: Vec<Finding>, snapshot: Option<Snapshot>) -> Report {
-    Report { schema: REPORT_SCHEMA.to_owned(), vm, verdict, findings, snapshot }
+    Report { schema: REPORT_SCHEMA.to_owned(), vm, verdict, findings, snapshot, turnover: None }
 }

@@ -27,7 +27,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
-use facts::{Finding, Verdict, Vm};
+use facts::{Finding, Turnover, Verdict, Vm};
 use jiff::Timestamp;
 use quarantine::{Entry, Error, Policy, Status};
 use serde::Serialize;
@@ -57,6 +57,10 @@ pub struct VmStatus {
     pub last_look: Option<String>,
     /// How long reading took, in microseconds.
     pub elapsed_us: Option<u64>,
+    /// What came and went between the last two looks without being seen; `null`: not known.
+    pub turnover: Option<Turnover>,
+    /// All that came and went so between looks since the VM appeared, as far as it is known: a counter.
+    pub unseen: u64,
     /// Number of confirmed findings.
     pub confirmed: usize,
     /// Number of findings that wait for their confirmation.
@@ -388,6 +392,8 @@ fn vms(shared: &Shared) -> Vec<VmStatus> {
                 looks: record.looks,
                 last_look: record.last_look,
                 elapsed_us: record.elapsed_us,
+                turnover: record.turnover,
+                unseen: record.unseen,
                 confirmed: record.confirmed.len(),
                 pending: record.pending.len(),
                 problem: record.problem,

@@ -3,7 +3,7 @@
 //! The names are a contract, like the finding itself (DESIGN 4.2): `time` and `event` are always there. This is not the
 //! log: the log (standard error) is for whoever runs the daemon, events are for whoever guards the VMs.
 
-use facts::{Finding, Verdict, Vm};
+use facts::{Finding, Turnover, Verdict, Vm};
 use jiff::Timestamp;
 use quarantine::Policy;
 use serde::Serialize;
@@ -38,6 +38,9 @@ pub struct LookRef {
     pub taken_at: String,
     /// How long reading took, in microseconds.
     pub elapsed_us: u64,
+    /// What came and went since the look before without being seen; `null` when there was none of the same boot, or the
+    /// kernel's counters are not known.
+    pub turnover: Option<Turnover>,
 }
 
 /// Who wanted a VM cut off or restored.

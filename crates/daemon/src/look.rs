@@ -124,6 +124,9 @@ impl Job {
             record.last_look = Some(snapshot.taken_at.clone());
             record.elapsed_us = Some(snapshot.elapsed_us);
             record.kernel = Some(snapshot.kernel.release.clone());
+            record.turnover.clone_from(&outcome.look.turnover);
+            let unseen = outcome.look.turnover.as_ref().map_or(0, |turnover| turnover.unseen);
+            record.unseen = record.unseen.saturating_add(unseen);
             record.confirmed.clone_from(&outcome.confirmed);
             record.pending.clone_from(&outcome.pending);
             record.problem = None;
@@ -133,7 +136,7 @@ impl Job {
         for event in outcome.events.iter().chain(&action) {
             shared.sink.emit(event);
         }
-        self.tell_verdict(shared, outcome.verdict, Some(&snapshot));
+        self.tell_verdict(shared, outcome.verdict, Some(&outcome.look));
         // Last: whoever reads the events may hear of a finding twice after a crash, but never not at all.
         if let Some(problem) = self.memory.keep(&self.vm, &self.watch) {
             shared.sink.emit(&problem);
@@ -227,12 +230,11 @@ impl Job {
         after(rest.max(shared.config.interval))
     }
 
-    fn tell_verdict(&mut self, shared: &Shared, verdict: Verdict, snapshot: Option<&Snapshot>) {
+    fn tell_verdict(&mut self, shared: &Shared, verdict: Verdict, look: Option<&LookRef>) {
         if self.verdict.replace(verdict) == Some(verdict) {
             return;
         }
-        let look = snapshot
-            .map(|snapshot| LookRef { taken_at: snapshot.taken_at.clone(), elapsed_us: snapshot.elapsed_us });
+        let look = look.cloned();
         shared.sink.emit(&Event::VmVerdict { vm: VmRef::from(&self.vm), verdict, look });
     }
 }

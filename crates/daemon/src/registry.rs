@@ -1,6 +1,6 @@
 //! What is known of every VM that runs now: the table that workers write and the control API reads.
 
-use facts::{Finding, Verdict, Vm};
+use facts::{Finding, Turnover, Verdict, Vm};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +42,10 @@ pub(crate) struct Record {
     pub(crate) last_look: Option<String>,
     pub(crate) elapsed_us: Option<u64>,
     pub(crate) kernel: Option<String>,
+    /// What came and went between the last two looks.
+    pub(crate) turnover: Option<Turnover>,
+    /// Tasks that came and went between looks, as far as is known.
+    pub(crate) unseen: u64,
     pub(crate) confirmed: Vec<Finding>,
     pub(crate) pending: Vec<Finding>,
     pub(crate) problem: Option<String>,
@@ -58,6 +62,8 @@ impl Record {
             last_look: None,
             elapsed_us: None,
             kernel: None,
+            turnover: None,
+            unseen: 0,
             confirmed: Vec::new(),
             pending: Vec::new(),
             problem: None,

@@ -3,7 +3,7 @@
 //! It can be written and read again (`memory.rs` does), and goes on where it was: what was told before is not told as new.
 
 use crate::events::{Event, LookRef, VmRef};
-use attest::{Certificate, Policy, Tracker, compare, judge};
+use attest::{Certificate, Policy, Tasks, Tracker, compare, judge};
 use facts::{Finding, Snapshot, Verdict, Vm};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +15,9 @@ pub struct Watch {
     tracker: Tracker,
     /// What was told and is neither closed nor dismissed, by its id.
     told: BTreeMap<String, Told>,
+    /// What the last look showed of tasks.
+    #[serde(skip)]
+    tasks: Option<Tasks>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,6 +42,8 @@ fn yes() -> bool {
 pub struct Outcome {
     /// What to tell, in order.
     pub events: Vec<Event>,
+    /// The look.
+    pub look: LookRef,
     /// What holds now.
     pub verdict: Verdict,
     /// Findings that are confirmed and not closed, worst first.
@@ -65,7 +70,8 @@ impl Watch {
         let policy = at_least(&certificate.policy, confirmations);
         let findings = compare(certificate, snapshot);
         let progress = self.tracker.feed(findings, &policy, snapshot.consistency.mode);
-        let look = LookRef { taken_at: snapshot.taken_at.clone(), elapsed_us: snapshot.elapsed_us };
+        let turnover = self.tasks.replace(Tasks::of(snapshot)).and_then(|tasks| tasks.turnover(snapshot));
+        let look = LookRef { taken_at: snapshot.taken_at.clone(), elapsed_us: snapshot.elapsed_us, turnover };
         let vm = VmRef::from(vm);
         let mut events = Vec::new();
 
@@ -121,7 +127,7 @@ impl Watch {
             .max()
             .unwrap_or(0);
         let verdict = judge(Some(certificate), &confirmed, Some(snapshot));
-        Outcome { events, verdict, confirmed, pending: progress.pending, looks_to_confirm, grounds }
+        Outcome { events, look, verdict, confirmed, pending: progress.pending, looks_to_confirm, grounds }
     }
 
     /// Start of the look that first saw the earliest of these findings. `None`: one of them is older than this run.

@@ -1,6 +1,6 @@
 //! A fact that breaks a rule, and the report that says so.
 
-use crate::{Snapshot, Vm};
+use crate::{Snapshot, Turnover, Vm};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -113,4 +113,7 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What they stand on. `None` when nothing could be read at all.
     pub snapshot: Option<Snapshot>,
+    /// What came and went between the first look and that one. `None`: there was one look, or the kernel's counters are not known.
+    #[serde(default)]
+    pub turnover: Option<Turnover>,
 }

@@ -24,7 +24,7 @@ pub use process::{
     CgroupV1, ContainerRuntime, EnvironmentVariable, ExeState, Namespaces, Process, ProcessState, Seccomp,
     TaskKind, Terminal, Thread,
 };
-pub use snapshot::{Activity, Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot, Views};
+pub use snapshot::{Activity, Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot, Turnover, Views};
 pub use socket::{
     Family, FilterKind, NetlinkAddress, Ownership, Socket, SocketFilter, SocketInterface, SocketPeer,
     SocketState, VsockAddress,

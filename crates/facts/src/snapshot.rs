@@ -82,6 +82,17 @@ pub struct Activity {
     pub last_pid: Option<u32>,
 }
 
+/// Tasks (processes and threads) that were made between two looks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turnover {
+    /// When the earlier look began, host clock, RFC 3339.
+    pub since: String,
+    /// All that the kernel made.
+    pub created: u64,
+    /// Of those, what the later look does not show: it came and went unseen.
+    pub unseen: u64,
+}
+
 /// All facts of one look.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {

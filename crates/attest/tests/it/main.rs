@@ -1,7 +1,6 @@
 //! The crate from outside: documents in and out, snapshots against certificates.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
-mod activity;
 mod amend;
 mod capabilities;
 mod compare_flow;
@@ -24,5 +23,6 @@ mod policy;
 mod review;
 mod tracker;
 mod trust;
+mod turnover;
 mod verdict;
 mod verify;

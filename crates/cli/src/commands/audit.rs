@@ -11,8 +11,8 @@ use crate::guest::Guest;
 use crate::output::{self, Cell, Output, Paint};
 use crate::trust::{Trust, Trusted, remember};
 use anyhow::bail;
-use attest::{Certificate, LEAST_CONFIRMATIONS, Policy, Tracker};
-use facts::{Finding, Report, Snapshot, Verdict};
+use attest::{Certificate, LEAST_CONFIRMATIONS, Policy, Tasks, Tracker};
+use facts::{Finding, Report, Snapshot, Turnover, Verdict};
 use introspect::Tables;
 use std::thread::sleep;
 use std::time::Duration;
@@ -32,6 +32,8 @@ struct Seen {
     /// Seen in the last look and not confirmed.
     pending: usize,
     looks: u32,
+    /// What came and went between the first and the last.
+    turnover: Option<Turnover>,
 }
 
 pub(crate) fn audit(args: &AuditArgs, out: &mut Output) -> anyhow::Result<Outcome> {
@@ -56,9 +58,10 @@ pub(crate) fn audit(args: &AuditArgs, out: &mut Output) -> anyhow::Result<Outcom
             return Err(error);
         }
     };
-    let Seen { snapshot, findings, pending, looks } = seen;
+    let Seen { snapshot, findings, pending, looks, turnover } = seen;
     let verdict = attest::judge(certificate, &findings, Some(&snapshot));
     let report = attest::report(snapshot.vm.clone(), verdict, findings, Some(snapshot));
+    let report = Report { turnover, ..report };
     if out.json {
         out.json(&report)?;
     } else {
@@ -84,6 +87,7 @@ fn observe(guest: &mut Guest, certificate: Option<&Certificate>) -> anyhow::Resu
     let mut tracker = Tracker::default();
     let mut looks = 0_u32;
     let mut most = LOOKS_MAX;
+    let mut first: Option<Tasks> = None;
     loop {
         let snapshot = guest.look(Tables::ALL)?;
         looks = looks.saturating_add(1);
@@ -99,13 +103,16 @@ fn observe(guest: &mut Guest, certificate: Option<&Certificate>) -> anyhow::Resu
             most = wanted.saturating_add(MORE_LOOKS).min(LOOKS_MAX);
         }
         if progress.pending.is_empty() || looks >= most {
+            let turnover = first.and_then(|first| first.turnover(&snapshot));
             return Ok(Seen {
+                turnover,
                 snapshot,
                 findings: progress.confirmed(),
                 pending: progress.pending.len(),
                 looks,
             });
         }
+        first.get_or_insert_with(|| Tasks::of(&snapshot));
         sleep(PAUSE);
     }
 }
@@ -144,6 +151,9 @@ fn print(
                 snapshot.elapsed_us
             ),
         )?;
+    }
+    if let Some(Turnover { created, unseen, .. }) = &report.turnover {
+        out.field("Unseen", format!("{unseen} of {created} new tasks came and went between the looks"))?;
     }
     match trusted {
         None => out.field("Certificate", "none is for this VM (`birthmark certify` makes one)")?,

@@ -9,7 +9,8 @@ use crate::args::WatchArgs;
 use crate::guest::Guest;
 use crate::output::{Cell, Output, Paint};
 use anyhow::Context;
-use facts::{Module, Process, Snapshot, Socket, SocketState};
+use attest::Tasks;
+use facts::{Module, Process, Snapshot, Socket, SocketState, Turnover};
 use introspect::Tables;
 use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -180,8 +181,8 @@ fn changes<'s>(before: &'s Snapshot, after: &'s Snapshot) -> Vec<Event<'s>> {
         module,
     }));
 
-    if let Some(attest::Activity { created, unseen }) =
-        attest::activity(before, after).filter(|count| count.unseen > 0)
+    if let Some(Turnover { created, unseen, .. }) =
+        Tasks::of(before).turnover(after).filter(|count| count.unseen > 0)
     {
         events.push(Event::Unseen { at, created, unseen });
     }

@@ -163,6 +163,7 @@ fn a_vm_is_certified_conforms_and_drifts() {
     let uncertified = run(["audit", &vm, "--json"]);
     assert_eq!(uncertified.status, Some(1));
     assert_eq!(uncertified.json()["verdict"], "uncertified");
+    assert!(uncertified.json()["turnover"].is_null(), "one look tells of nothing that came and went");
 
     let name = format!("name={}*", guest.name());
     let certify = ["certify", &vm, "--service", "web", "--key", &key, "-o", &file, "--selector", &name];
@@ -198,9 +199,13 @@ fn a_vm_is_certified_conforms_and_drifts() {
     assert!(confirmations.contains_key("process.unknown"), "{confirmations:?}");
     assert!(confirmations.contains_key("socket.listener.unknown"), "{confirmations:?}");
     assert!(confirmations.values().all(|looks| *looks >= 2), "a race is no drift: {confirmations:?}");
+    // Two looks were needed, so it is known what came and went between them.
+    let turnover = &report["turnover"];
+    assert!(turnover["created"].as_u64() >= turnover["unseen"].as_u64(), "{turnover}");
+    assert!(turnover["since"].as_str() < report["snapshot"]["taken_at"].as_str(), "{turnover}");
     let table = run(audit);
     assert_eq!(table.status, Some(1));
-    for word in ["drifted", "/tmp/rogue", "expected", "seen"] {
+    for word in ["drifted", "/tmp/rogue", "expected", "seen", "came and went between the looks"] {
         assert!(table.stdout.contains(word), "{word} is missing in\n{}", table.stdout);
     }
 

@@ -227,3 +227,32 @@ fn rules_that_somebody_removes_are_put_back() {
     running.wait_for("quarantine.restored", |event| event["vm"]["name"] == "web");
     assert!(host.is_cut("tap0"));
 }
+
+#[test]
+fn what_came_and_went_between_two_looks_is_counted() {
+    let (site, host) = web();
+    // At each look five more tasks were made since the one before, and one of them is there.
+    let looks = (0..2000_u32).map(|number| {
+        let mut one = snapshot(&vm("web", 1));
+        one.taken_at = format!("2026-11-24T00:00:00.{number:06}Z");
+        one.activity.forks = Some(100 + 5 * u64::from(number));
+        one.processes.push(process(1000 + number, "/tmp/evil"));
+        one
+    });
+    host.show("web", Face::Flicker(looks.collect()));
+    let running = site.start(&host, MONITOR);
+    let confirmed = running.wait_for("finding.confirmed", |_| true);
+    let look = &confirmed["look"];
+    assert_eq!(look["turnover"]["created"], 5);
+    assert_eq!(look["turnover"]["unseen"], 4);
+    assert!(look["turnover"]["since"].as_str() < look["taken_at"].as_str());
+    let opened = running.wait_for("finding.opened", |_| true);
+    assert_eq!(opened["look"]["turnover"], serde_json::Value::Null, "there was no look before the first");
+
+    let vms = || running.client().get("/v1/vms").1[0].clone();
+    let looks = |vm: &serde_json::Value| vm["looks"].as_u64().unwrap();
+    wait_until("ten looks", || looks(&vms()) >= 10);
+    let vm = vms();
+    assert_eq!(vm["turnover"]["unseen"], 4);
+    assert_eq!(vm["unseen"].as_u64().unwrap(), 4 * (looks(&vm) - 1));
+}

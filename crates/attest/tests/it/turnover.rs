@@ -1,13 +1,17 @@
 //! What came and went between two looks is counted.
 
 use crate::fixture::{process, web};
-use attest::{Activity, activity};
-use facts::{Address, Process, Snapshot, TaskKind, Thread};
+use attest::Tasks;
+use facts::{Address, Process, Snapshot, TaskKind, Thread, Turnover};
 
 fn with_forks(forks: u64) -> Snapshot {
     let mut snapshot = web();
     snapshot.activity.forks = Some(forks);
     snapshot
+}
+
+fn turnover(before: &Snapshot, after: &Snapshot) -> Option<Turnover> {
+    Tasks::of(before).turnover(after)
 }
 
 #[test]
@@ -17,7 +21,10 @@ fn what_the_second_look_shows_is_not_unseen() {
     // A process with three threads and one more thread of another.
     after.processes.push(Process { threads: Some(3), ..process(2000, "new", "/bin/new") });
     after.processes[0].threads = Some(2);
-    assert_eq!(activity(&before, &after), Some(Activity { created: 7, unseen: 3 }));
+    assert_eq!(
+        turnover(&before, &after),
+        Some(Turnover { since: before.taken_at.clone(), created: 7, unseen: 3 })
+    );
 }
 
 #[test]
@@ -25,7 +32,10 @@ fn a_pid_that_was_given_again_is_a_new_process() {
     let before = with_forks(100);
     let mut after = with_forks(101);
     after.processes[0].start_time_ns = Some(77);
-    assert_eq!(activity(&before, &after), Some(Activity { created: 1, unseen: 0 }));
+    assert_eq!(
+        turnover(&before, &after),
+        Some(Turnover { since: before.taken_at.clone(), created: 1, unseen: 0 })
+    );
 }
 
 #[test]
@@ -39,23 +49,23 @@ fn a_thread_that_took_the_place_of_another_is_seen_where_threads_are_listed() {
         task: Address(0),
     };
     let (mut before, mut after) = (with_forks(100), with_forks(101));
-    assert_eq!(activity(&before, &after).unwrap().unseen, 1);
+    assert_eq!(turnover(&before, &after).unwrap().unseen, 1);
     before.processes[0].thread_list = Some(vec![thread(1), thread(2)]);
     after.processes[0].thread_list = Some(vec![thread(1), thread(3)]);
-    assert_eq!(activity(&before, &after).unwrap().unseen, 0);
+    assert_eq!(turnover(&before, &after).unwrap().unseen, 0);
 }
 
 #[test]
 fn what_is_not_known_is_no_number() {
     let (before, after) = (with_forks(100), with_forks(101));
-    assert_eq!(activity(&after, &before), None, "the counter went back");
+    assert_eq!(turnover(&after, &before), None, "the counter went back");
     let mut unknown = after.clone();
     unknown.activity.forks = None;
-    assert_eq!(activity(&before, &unknown), None);
+    assert_eq!(turnover(&before, &unknown), None);
     let mut other_boot = after.clone();
     other_boot.kernel.page_table_root = Address(0x1234_5000);
-    assert_eq!(activity(&before, &other_boot), None);
+    assert_eq!(turnover(&before, &other_boot), None);
     let mut blind = after;
     blind.processes.clear();
-    assert_eq!(activity(&before, &blind), None);
+    assert_eq!(turnover(&before, &blind), None);
 }

@@ -1,0 +1,89 @@
+//! What came and went between two looks without being seen.
+//!
+//! The kernel counts every task that it makes. What two looks show of it is subtracted; the rest ran and ended between
+//! them. It is a number and not a finding: a busy shell script makes hundreds of them a second. Must never give a number that is
+//! not known, and never keep more of a look than it takes to subtract.
+
+use facts::{Process, Snapshot, Turnover};
+use std::collections::HashSet;
+
+/// What one look showed of the tasks there were: enough to tell later which are new.
+#[derive(Clone, Debug)]
+pub struct Tasks {
+    taken_at: String,
+    boot: Boot,
+    forks: Option<u64>,
+    /// In order.
+    processes: Vec<(Key, Threads)>,
+}
+
+/// What makes a boot the same: the boot id is made up when somebody first asks for it; the page tables' place is chosen at
+/// boot.
+type Boot = (facts::Address, facts::Address);
+
+/// What makes a process the same in two looks: a pid alone is given again.
+type Key = (u32, Option<u64>);
+
+/// Threads of one process.
+#[derive(Clone, Debug)]
+enum Threads {
+    Number(u64),
+    /// Their ids and starts.
+    Each(HashSet<Key>),
+}
+
+impl Tasks {
+    /// Those of a look.
+    #[must_use]
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let mut processes: Vec<_> =
+            snapshot.processes.iter().map(|process| (key(process), threads(process))).collect();
+        processes.sort_by_key(|(key, _)| *key);
+        let (taken_at, boot) = (snapshot.taken_at.clone(), boot(snapshot));
+        Self { taken_at, boot, forks: snapshot.activity.forks, processes }
+    }
+
+    /// Compares the kernel's counters at that look and a later one with what the looks show. `None`: a counter or the process
+    /// table is not known, or the looks are not of the same boot in this order.
+    ///
+    /// Without lists of threads, a thread that took the place of one that ended counts as unseen too; what was made while a
+    /// look was under way can count for the look after it.
+    #[must_use]
+    pub fn turnover(&self, later: &Snapshot) -> Option<Turnover> {
+        if self.boot != boot(later) || later.processes.is_empty() {
+            return None;
+        }
+        let created = later.activity.forks?.checked_sub(self.forks?)?;
+        let seen: u64 = later.processes.iter().map(|process| self.new_tasks(process)).sum();
+        Some(Turnover { since: self.taken_at.clone(), created, unseen: created.saturating_sub(seen) })
+    }
+
+    /// Tasks of a process that it did not have then.
+    fn new_tasks(&self, process: &Process) -> u64 {
+        let now = u64::from(process.threads.unwrap_or(1));
+        let found = self.processes.binary_search_by_key(&key(process), |(key, _)| *key).ok();
+        let Some((_, before)) = found.and_then(|index| self.processes.get(index)) else { return now };
+        match (before, &process.thread_list) {
+            (Threads::Each(old), Some(new)) => {
+                new.iter().filter(|thread| !old.contains(&(thread.tid, thread.start_time_ns))).count() as u64
+            }
+            (Threads::Each(old), None) => now.saturating_sub(old.len() as u64),
+            (Threads::Number(old), _) => now.saturating_sub(*old),
+        }
+    }
+}
+
+fn boot(snapshot: &Snapshot) -> Boot {
+    (snapshot.kernel.page_table_root, snapshot.kernel.kaslr_offset)
+}
+
+fn key(process: &Process) -> Key {
+    (process.pid, process.start_time_ns)
+}
+
+fn threads(process: &Process) -> Threads {
+    match &process.thread_list {
+        Some(list) => Threads::Each(list.iter().map(|thread| (thread.tid, thread.start_time_ns)).collect()),
+        None => Threads::Number(u64::from(process.threads.unwrap_or(1))),
+    }
+}
