@@ -8,6 +8,7 @@ use jiff::SignedDuration;
 use quarantine::{Policy, Prefix};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -81,9 +82,26 @@ pub struct Config {
     /// Threads that look at VMs.
     #[serde(default = "two_workers", deserialize_with = "workers")]
     pub workers: usize,
+    /// VMs that are learned from, and not held against any certificate.
+    #[serde(default, deserialize_with = "learn")]
+    pub learn: Vec<Learn>,
     /// What is done about drift.
     #[serde(default)]
     pub quarantine: QuarantineConfig,
+}
+
+/// One `[[learn]]` part.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Learn {
+    /// Service that the VMs are of.
+    pub service: String,
+    /// Templates for their names, which the draft selects too.
+    #[serde(deserialize_with = "some_names")]
+    pub vms: Vec<Pattern>,
+    /// Whether flows are learned too.
+    #[serde(default)]
+    pub flows: bool,
 }
 
 /// The `[quarantine]` part.
@@ -215,6 +233,28 @@ fn confirmations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::E
 fn workers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     let number = in_range(u32::deserialize(deserializer)?, 1, 256)?;
     usize::try_from(number).map_err(de::Error::custom)
+}
+
+fn some_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Pattern>, D::Error> {
+    let names = Vec::<Pattern>::deserialize(deserializer)?;
+    if names.is_empty() {
+        return Err(de::Error::custom("the VMs to learn from have to be named; [\"*\"] is all of them"));
+    }
+    Ok(names)
+}
+
+/// Services with a name, each once.
+fn learn<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Learn>, D::Error> {
+    let all = Vec::<Learn>::deserialize(deserializer)?;
+    let mut services = BTreeSet::new();
+    for one in &all {
+        quarantine::file_stem(&one.service)
+            .map_err(|_| de::Error::custom(format!("a service cannot be called {:?}", one.service)))?;
+        if !services.insert(&one.service) {
+            return Err(de::Error::custom(format!("service {:?} is there twice", one.service)));
+        }
+    }
+    Ok(all)
 }
 
 fn policy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Policy, D::Error> {

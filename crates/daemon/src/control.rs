@@ -15,6 +15,7 @@
 
 use crate::events::{Event, VmRef};
 use crate::keeper::{Keeper, KeeperError};
+use crate::learning::LearningStatus;
 use crate::look::nics;
 use crate::registry::{CertificateRef, Record};
 use crate::run::{Daemon, Shared};
@@ -49,6 +50,8 @@ pub struct VmStatus {
     pub verdict: Option<Verdict>,
     /// Certificate that it is held against; `null`: none.
     pub certificate: Option<CertificateRef>,
+    /// What it is learned for, and therefore held against no certificate; `null`: it is not.
+    pub learning: Option<LearningStatus>,
     /// Release of its kernel, once it was looked at.
     pub kernel: Option<String>,
     /// Number of looks so far.
@@ -388,6 +391,7 @@ fn vms(shared: &Shared) -> Vec<VmStatus> {
             VmStatus {
                 verdict: record.verdict,
                 certificate: record.certificate,
+                learning: record.learning,
                 kernel: record.kernel,
                 looks: record.looks,
                 last_look: record.last_look,

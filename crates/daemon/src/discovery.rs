@@ -33,6 +33,7 @@ pub(crate) fn discover(shared: &Shared, told: &mut Option<String>) {
     }
     for (vm, gone) in changes.appeared {
         let service = match shared.trust().find(&vm, Timestamp::now()) {
+            _ if shared.learning(&vm).is_some() => None,
             Match::One(certificate) => Some(certificate.service.clone()),
             Match::None | Match::NotNow(_) | Match::Ambiguous(_) => None,
         };

@@ -235,6 +235,26 @@ pub enum Event {
         /// The services.
         services: Vec<String>,
     },
+    /// There is a draft of a certificate of a service that is learned. Once a run; it is replaced as more is seen.
+    #[serde(rename = "learning.draft")]
+    LearningDraft {
+        /// The service.
+        service: String,
+        /// The draft.
+        path: PathBuf,
+        /// The page for the person who reviews it.
+        review_page: PathBuf,
+    },
+    /// The draft of a service that is learned could not be made or written. Once per reason.
+    #[serde(rename = "learning.problem")]
+    LearningProblem {
+        /// The service.
+        service: String,
+        /// The draft.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// What is kept of a VM's findings could not be read, and they start anew, or not be written. Once per reason.
     #[serde(rename = "state.problem")]
     StateProblem {

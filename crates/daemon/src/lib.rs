@@ -7,6 +7,7 @@
 //!   few worker threads (`look`) take facts;
 //! - [`Trust`]: which certificate is for which VM; [`Watch`]: findings that open, are confirmed, close;
 //! - `memory`: those findings on disk, so that they outlive the daemon and the VM;
+//! - `learning`: what a service does that has no certificate yet, as a draft for a person;
 //! - `keeper`: everything that cuts off or restores, behind one lock, over the `quarantine` crate's journal;
 //! - [`Event`]: what is told, as JSON lines; `control`: what is asked and ordered, over a Unix socket.
 //!
@@ -22,6 +23,7 @@ mod discovery;
 mod engine;
 mod events;
 mod keeper;
+mod learning;
 mod live;
 mod look;
 mod memory;
@@ -32,10 +34,11 @@ mod store;
 mod trust;
 mod watch;
 
-pub use config::{Config, ConfigError, Mode, Names, QuarantineConfig};
+pub use config::{Config, ConfigError, Learn, Mode, Names, QuarantineConfig};
 pub use control::{Control, VmStatus};
 pub use engine::{Engine, Guest, Listed, LookError};
 pub use events::{Cause, Event, LookRef, Sink, VmRef};
+pub use learning::LearningStatus;
 pub use live::LiveEngine;
 pub use registry::CertificateRef;
 pub use run::Daemon;

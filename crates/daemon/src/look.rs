@@ -2,6 +2,7 @@
 
 use crate::engine::{Guest, LookError};
 use crate::events::{Event, LookRef, VmRef};
+use crate::learning::Learning;
 use crate::memory::Memory;
 use crate::registry::CertificateRef;
 use crate::run::Shared;
@@ -97,6 +98,9 @@ impl Job {
             return None;
         }
         let started = Instant::now();
+        if let Some(learning) = shared.learning(&self.vm) {
+            return Some(self.learn(shared, learning, started));
+        }
         let certificate = match shared.trust().find(&self.vm, Timestamp::now()) {
             Match::One(certificate) => certificate,
             Match::None => return Some(self.uncertified(shared, None)),
@@ -120,10 +124,7 @@ impl Job {
             record.certificate =
                 Some(CertificateRef { service: certificate.service.clone(), serial: certificate.serial });
             record.verdict = Some(outcome.verdict);
-            record.looks = record.looks.saturating_add(1);
-            record.last_look = Some(snapshot.taken_at.clone());
-            record.elapsed_us = Some(snapshot.elapsed_us);
-            record.kernel = Some(snapshot.kernel.release.clone());
+            record.looked(&snapshot);
             record.turnover.clone_from(&outcome.look.turnover);
             let unseen = outcome.look.turnover.as_ref().map_or(0, |turnover| turnover.unseen);
             record.unseen = record.unseen.saturating_add(unseen);
@@ -142,6 +143,32 @@ impl Job {
             shared.sink.emit(&problem);
         }
         Some(self.due_again(shared, &outcome))
+    }
+
+    /// A look at a VM that is not held against anything. Nothing that it shows is acted on.
+    fn learn(&mut self, shared: &Shared, learning: &Learning, started: Instant) -> Instant {
+        let snapshot = match self.snapshot(shared) {
+            Ok(snapshot) => snapshot,
+            Err(error) => return self.failed(shared, &error, started),
+        };
+        self.told = None;
+        self.fresh = None;
+        self.early = 0;
+        let lesson = learning.take(&snapshot, shared.trust().next_serial(learning.service()));
+        shared.registry.change(&self.vm, |record| {
+            record.certificate = None;
+            record.learning = Some(lesson.status);
+            record.verdict = Some(Verdict::Uncertified);
+            record.looked(&snapshot);
+            record.confirmed.clear();
+            record.pending.clear();
+            record.problem = lesson.unfit;
+        });
+        for event in &lesson.events {
+            shared.sink.emit(event);
+        }
+        self.tell_verdict(shared, Verdict::Uncertified, None);
+        after(shared.config.interval)
     }
 
     fn snapshot(&mut self, shared: &Shared) -> Result<Snapshot, LookError> {

@@ -1,6 +1,7 @@
 //! What is known of every VM that runs now: the table that workers write and the control API reads.
 
-use facts::{Finding, Turnover, Verdict, Vm};
+use crate::learning::LearningStatus;
+use facts::{Finding, Snapshot, Turnover, Verdict, Vm};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +37,8 @@ pub(crate) struct Record {
     /// Set when the VM ended; its worker drops it at the next look.
     pub(crate) gone: Arc<AtomicBool>,
     pub(crate) certificate: Option<CertificateRef>,
+    /// What it is learned for.
+    pub(crate) learning: Option<LearningStatus>,
     /// `None` until the first look.
     pub(crate) verdict: Option<Verdict>,
     pub(crate) looks: u64,
@@ -57,6 +60,7 @@ impl Record {
             vm,
             gone: Arc::default(),
             certificate: None,
+            learning: None,
             verdict: None,
             looks: 0,
             last_look: None,
@@ -68,6 +72,14 @@ impl Record {
             pending: Vec::new(),
             problem: None,
         }
+    }
+
+    /// A look succeeded.
+    pub(crate) fn looked(&mut self, snapshot: &Snapshot) {
+        self.looks = self.looks.saturating_add(1);
+        self.last_look = Some(snapshot.taken_at.clone());
+        self.elapsed_us = Some(snapshot.elapsed_us);
+        self.kernel = Some(snapshot.kernel.release.clone());
     }
 
     /// Ids of every finding that is open or may become so.

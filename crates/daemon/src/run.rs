@@ -5,12 +5,14 @@ use crate::discovery::{self, LEAST_INTERVAL};
 use crate::engine::Engine;
 use crate::events::{Event, Sink};
 use crate::keeper::Keeper;
+use crate::learning::{self, Learning};
 use crate::look::Job;
 use crate::memory;
 use crate::registry::Registry;
 use crate::schedule::Queue;
 use crate::trust::Trust;
 use anyhow::Context;
+use facts::Vm;
 use jiff::Timestamp;
 use quarantine::{Enforce, Journal, Quarantine};
 use std::fs::DirBuilder;
@@ -33,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) sink: Sink,
     pub(crate) queue: Queue<Job>,
     pub(crate) started: Timestamp,
+    learning: Vec<Learning>,
     keeper: Mutex<Keeper>,
     trust: RwLock<Arc<Trust>>,
     stopping: Mutex<bool>,
@@ -46,6 +49,11 @@ impl Shared {
 
     pub(crate) fn trust(&self) -> Arc<Trust> {
         Arc::clone(&self.trust.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What a VM is learned for, if it is; the first that fits.
+    pub(crate) fn learning(&self, vm: &Vm) -> Option<&Learning> {
+        self.learning.iter().find(|learning| learning.includes(vm))
     }
 
     fn load_trust(&self) {
@@ -88,12 +96,13 @@ impl Daemon {
             .mode(0o700)
             .create(state_dir)
             .with_context(|| format!("Cannot make the state directory {}", state_dir.display()))?;
-        let findings = state_dir.join(memory::DIRECTORY);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&findings)
-            .with_context(|| format!("Cannot make the directory {}", findings.display()))?;
+        for directory in [memory::DIRECTORY, learning::DIRECTORY].map(|name| state_dir.join(name)) {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&directory)
+                .with_context(|| format!("Cannot make the directory {}", directory.display()))?;
+        }
         let journal = Journal::open(&state_dir.join("quarantine"))?;
         let quarantine = Quarantine::new(journal, enforcer)?;
         let accepted = state_dir.join("accepted.json");
@@ -102,13 +111,20 @@ impl Daemon {
         let sink = Sink::open(&config.findings)
             .with_context(|| format!("Cannot append to {}", config.findings.display()))?;
         let workers = config.workers;
+        let started = Timestamp::now();
+        let learning = config
+            .learn
+            .iter()
+            .map(|of| Learning::new(of.clone(), state_dir, started))
+            .collect::<Result<Vec<_>, _>>()?;
         let shared = Arc::new(Shared {
             config,
             engine,
             registry: Registry::default(),
             sink,
             queue: Queue::new(),
-            started: Timestamp::now(),
+            started,
+            learning,
             keeper: Mutex::new(keeper),
             trust: RwLock::default(),
             stopping: Mutex::new(false),
@@ -180,6 +196,12 @@ impl Daemon {
             }
             if thread.is_finished() && thread.join().is_err() {
                 tracing::error!("a thread of the daemon had panicked");
+            }
+        }
+        let trust = self.shared.trust();
+        for learning in &self.shared.learning {
+            for event in learning.finish(trust.next_serial(learning.service())) {
+                self.shared.sink.emit(&event);
             }
         }
     }

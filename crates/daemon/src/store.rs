@@ -33,17 +33,22 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Replaces a file.
+/// Replaces a file that [`read`] can read again.
 pub(crate) fn write<T: Serialize>(path: &Path, content: &T) -> io::Result<()> {
-    let temporary = path.with_extension("new");
     let mut text = serde_json::to_vec_pretty(content)?;
     text.push(b'\n');
     if u64::try_from(text.len()).is_ok_and(|length| length > MAX_FILE) {
         let why = format!("{} bytes are more than the {MAX_FILE} that a file may have", text.len());
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
     }
+    replace(path, &text)
+}
+
+/// Replaces a file, whatever is in it.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(&text)?;
+    file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     flush(path)

@@ -31,6 +31,8 @@ const POLICY: &str = "trust.toml";
 pub struct Trust {
     /// By service, then the highest serial first.
     certificates: Vec<Usable>,
+    /// The highest serial that was ever used, by service.
+    highest: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -149,7 +151,7 @@ impl Trust {
             events.push(Event::CertificateLoaded { path, service, serial });
             certificates.push(one);
         }
-        (Self { certificates }, events)
+        (Self { certificates, highest }, events)
     }
 
     /// Uses the given certificates, verified by the caller.
@@ -160,7 +162,7 @@ impl Trust {
             let until = certificate.validity.not_after;
             Usable { certificate: Arc::new(certificate), until }
         };
-        Self { certificates: certificates.into_iter().map(usable).collect() }
+        Self { certificates: certificates.into_iter().map(usable).collect(), highest: BTreeMap::new() }
     }
 
     /// The certificate for a VM at a time: of each service the highest serial whose time has come.
@@ -189,6 +191,13 @@ impl Trust {
                 Match::Ambiguous(several.iter().map(|one| one.certificate.service.clone()).collect())
             }
         }
+    }
+
+    /// The serial that the next certificate of a service would have.
+    #[must_use]
+    pub fn next_serial(&self, service: &str) -> u64 {
+        let here = self.certificates().filter(|one| one.service == service).map(|one| one.serial);
+        here.chain(self.highest.get(service).copied()).max().unwrap_or(0).saturating_add(1)
     }
 
     /// The certificates, those whose time is to come included.

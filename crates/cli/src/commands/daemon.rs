@@ -63,6 +63,7 @@ struct Vm {
     pid: Option<u32>,
     verdict: Option<Verdict>,
     certificate: Option<Certificate>,
+    learning: Option<Learning>,
     kernel: Option<String>,
     looks: Option<u64>,
     elapsed_us: Option<u64>,
@@ -70,6 +71,13 @@ struct Vm {
     pending: Option<usize>,
     problem: Option<String>,
     quarantine: Option<Quarantine>,
+}
+
+/// A VM that is learned from instead of being held against a certificate.
+#[derive(Deserialize)]
+struct Learning {
+    service: String,
+    looks: usize,
 }
 
 #[derive(Deserialize)]
@@ -173,7 +181,14 @@ fn vm_table(vms: Vec<Vm>) -> Table {
             vm.verdict.map_or_else(|| Cell::known(None::<&str>), words::verdict),
             Cell::known(vm.confirmed),
             Cell::known(vm.pending),
-            Cell::some(vm.certificate.map(|one| format!("{} serial {}", one.service, one.serial))),
+            Cell::some(match (vm.learning, vm.certificate) {
+                (Some(Learning { service, looks }), _) => {
+                    Some(format!("learning {service}, {}", words::count(looks, "look")))
+                }
+                (None, certificate) => {
+                    certificate.map(|one| format!("{} serial {}", one.service, one.serial))
+                }
+            }),
             Cell::known(vm.kernel),
             Cell::known(vm.looks),
             Cell::known(vm.elapsed_us),

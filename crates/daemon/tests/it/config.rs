@@ -43,6 +43,14 @@ fn everything_can_be_said() {
     assert!(config.only.include("web-1") && config.only.include("db1"));
     assert!(!config.only.include("mail"));
     assert_eq!(config.quarantine.mode, Mode::Enforce);
+    let learn =
+        |service: &str| format!("[[learn]]\nservice = \"{service}\"\nvms = [\"web-*\"]\nflows = true\n");
+    let config = parse(&format!("{LEAST}{}{}", learn("web"), learn("db"))).unwrap();
+    assert!(config.learn.len() == 2 && config.learn[0].flows && config.learn[0].vms[0].matches("web-1"));
+    for (services, words) in [(["web", "web"], "twice"), (["web", ""], "cannot be called \"\"")] {
+        let message = parse(&format!("{LEAST}{}{}", learn(services[0]), learn(services[1]))).unwrap_err();
+        assert!(message.contains(words), "{message}");
+    }
 }
 
 #[test]
@@ -62,6 +70,8 @@ fn every_mistake_names_file_line_and_key() {
         ("[quarantine]\nenable = true", 4, "enable", "unknown field"),
         ("[quarantine]\nmanagement = [\"10.0.0.1/29\"]", 4, "management", "10.0.0.0/29"),
         ("[quarantine]\nmanagement = [\"0.0.0.0/0\"]", 4, "management", "from 1 to 32"),
+        ("[[learn]]\nservice = \"web\"\nvms = []", 5, "vms", "have to be named"),
+        ("[[learn]]\nservice = \"web\"\nvms = [\"w\"]\nlong = \"1h\"", 6, "long", "unknown field"),
         ("interval = \"1s\"\ninterval = \"2s\"", 4, "interval", "duplicate key"),
     ] {
         let message = parse(&format!("{LEAST}{text}\n")).unwrap_err();

@@ -13,6 +13,7 @@ mod client;
 mod config;
 mod control;
 mod flow;
+mod learning;
 mod life;
 mod program;
 mod real;
