@@ -1,4 +1,4 @@
-//! Remembers, for one look, which pages of a block exist, in chunks of 2 MiB filled on first use.
+//! Remembers, for one look, which pages of a block exist, in chunks of 256 KiB filled on first use.
 //!
 //! One bit per page and one generation number per chunk. Starting a look is one increment: every chunk is then unknown.
 //! Lock-free, because many readers share a guest; two that fill one chunk at once store the same kind of answer twice.
@@ -11,7 +11,7 @@ use vmi_core::PAGE_SIZE;
 pub(crate) const PAGE: usize = 4096;
 const _: () = assert!(PAGE as u64 == PAGE_SIZE);
 /// Pages of a chunk.
-pub(crate) const CHUNK_PAGES: usize = 512;
+pub(crate) const CHUNK_PAGES: usize = 64;
 /// Bytes of a chunk.
 pub(crate) const CHUNK_BYTES: u64 = CHUNK_PAGES as u64 * PAGE_SIZE;
 const WORDS: usize = CHUNK_PAGES / 64;

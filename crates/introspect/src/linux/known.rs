@@ -10,7 +10,7 @@ use super::image::{LINKED_AT, STEP};
 use super::kernel::Kernel;
 use guest_profiles::{Profile, build_id};
 use std::ops::Range;
-use vmi_core::{AddressSpace, Gpa, GuestMemory, Gva, Levels, Look, MemoryError, PAGE_SIZE};
+use vmi_core::{Access, AddressSpace, Gpa, GuestMemory, Gva, Levels, Look, MemoryError, PAGE_SIZE, Region};
 
 /// Bytes of notes that are read; a kernel has a few hundred.
 const NOTES_MAX: u64 = 4096;
@@ -20,9 +20,9 @@ const NO_CPU: u32 = u32::MAX;
 /// The places where a kernel can start: memory that is a multiple of 2 MiB and has something there.
 pub(super) fn starts(memory: &dyn GuestMemory) -> Result<Vec<Gpa>, MemoryError> {
     let mut starts = Vec::new();
-    for region in memory.regions() {
-        let mut place = Gpa(region.start.0.next_multiple_of(STEP));
-        while region.contains(place, PAGE_SIZE) {
+    for extent in extents(memory)? {
+        let mut place = Gpa(extent.start.0.next_multiple_of(STEP));
+        while extent.contains(place, PAGE_SIZE) {
             let mut first = [0; 8];
             if copy(memory, Some(place), &mut first)? && first != [0; 8] {
                 starts.push(place);
@@ -32,6 +32,19 @@ pub(super) fn starts(memory: &dyn GuestMemory) -> Result<Vec<Gpa>, MemoryError> 
         }
     }
     Ok(starts)
+}
+
+/// What is worth asking. Where memory is mapped, asking whether a page is there costs more than skipping what was never written;
+/// where each read is a call, it is the other way round.
+fn extents(memory: &dyn GuestMemory) -> Result<Vec<Region>, MemoryError> {
+    match memory.access() {
+        Access::PerCall => Ok(memory.regions().to_vec()),
+        Access::Mapped => {
+            let extents: Result<Vec<_>, _> =
+                memory.regions().iter().map(|region| memory.populated(*region)).collect();
+            Ok(extents?.into_iter().flatten().collect())
+        }
+    }
 }
 
 /// What a profile says of its kernel's bytes. Distances are in bytes from the kernel's first one.

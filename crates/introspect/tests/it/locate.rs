@@ -6,8 +6,9 @@ use guest_profiles::{Profile, Stored};
 use introspect::{Hint, Kernel, Sources};
 use std::cell::Cell;
 use std::sync::Arc;
-use testkit::{GuestSpec, Kernel as LabKernel, Need, PagingLevels};
-use vmi_core::{AddressSpace, Budget, Gpa, Look};
+use std::sync::atomic::{AtomicU64, Ordering};
+use testkit::{Backing, GuestSpec, Kernel as LabKernel, Need, PagingLevels};
+use vmi_core::{Access, AddressSpace, Budget, Gpa, GuestMemory, Look, MemoryError, Region};
 
 fn opened(kernel: LabKernel, spec: impl FnOnce(GuestSpec) -> GuestSpec) -> Option<Opened> {
     testkit::require(&[Need::Guest(kernel)])
@@ -152,6 +153,78 @@ fn a_stored_profile_is_used_and_a_guest_that_contradicts_it_is_told() {
     assert_eq!(look(&kernel).kernel.profile.source, ProfileSource::Guest);
 }
 
+/// Memory that says whether all of it was searched: that asks for what is populated, or reads every page.
+#[derive(Debug)]
+struct Counted<'m> {
+    memory: &'m dyn GuestMemory,
+    reads: AtomicU64,
+}
+
+impl GuestMemory for Counted<'_> {
+    fn regions(&self) -> &[Region] {
+        self.memory.regions()
+    }
+
+    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.memory.read(at, buf)
+    }
+
+    fn populated(&self, within: Region) -> Result<Vec<Region>, MemoryError> {
+        self.memory.populated(within)
+    }
+
+    fn access(&self) -> Access {
+        self.memory.access()
+    }
+
+    fn begin_look(&self) -> Result<(), MemoryError> {
+        self.memory.begin_look()
+    }
+}
+
+#[test]
+fn the_kernel_of_a_stored_profile_is_found_without_a_search_unless_it_has_handed_over() {
+    let cells = [
+        (LabKernel::V5_10, PagingLevels::Four, Backing::Anonymous),
+        (LabKernel::V6_12, PagingLevels::Five, Backing::Memfd),
+        (LabKernel::V7, PagingLevels::Four, Backing::Memfd),
+    ];
+    for (kernel, levels, backing) in cells {
+        let mapped = matches!(backing, Backing::Memfd);
+        let Some(opened) = opened(kernel, |spec| spec.levels(levels).backing(backing)) else { return };
+        let own = Stored { profile: Arc::new(opened.kernel.profile().clone()), path: "/store/p".into() };
+        let mut other = opened.kernel.profile().clone();
+        other.build_id = Some("00".repeat(20));
+        let other = Stored { profile: Arc::new(other), path: "/store/other".into() };
+        let profiles = |_: &str| vec![own.clone()];
+        let known =
+            || -> Box<dyn Iterator<Item = Stored>> { Box::new([other.clone(), own.clone()].into_iter()) };
+        let memory = Counted { memory: &*opened.vm.memory, reads: AtomicU64::new(0) };
+        let search = || {
+            let sources = Sources { profiles: &profiles, known: &known, ..Sources::default() };
+            memory.reads.store(0, Ordering::Relaxed);
+            let found = introspect::locate_with(&memory, &sources, PATIENT).unwrap();
+            let known = &opened.kernel;
+            assert_eq!((found.root(), found.levels()), (known.root(), known.levels()));
+            assert_eq!(found.symbol("init_task"), known.symbol("init_task"));
+            assert_eq!(found.profile_origin().source, ProfileSource::Store);
+            memory.reads.load(Ordering::Relaxed)
+        };
+        let direct = search();
+        if mapped {
+            // The kernel has at least 50 MiB, and a search looks at each of its pages.
+            opened.guest.poke_physical(physical(&opened, "kexec_in_progress").0, &[1]).unwrap();
+            let searched = search();
+            assert!(searched > direct + 10_000, "{}: {searched} reads, and {direct}", kernel.name);
+            opened.guest.poke_physical(physical(&opened, "kexec_in_progress").0, &[0]).unwrap();
+            opened.guest.poke_physical(physical(&opened, "panic_cpu").0, &[0; 4]).unwrap();
+            assert!(search() > direct + 10_000, "{}", kernel.name);
+        }
+        assert!(direct < 10_000, "{}: {direct} reads", kernel.name);
+    }
+}
+
 #[test]
 fn a_guest_before_its_kernel_is_booting_and_not_broken() {
     let Some(opened) = opened(LabKernel::V6_1, |spec| spec) else { return };
@@ -215,6 +288,7 @@ fn what_a_previous_kernel_left_in_memory_is_not_taken_for_the_one_that_runs() {
     let previous = boot(LabKernel::V6_1, "240M$16M");
     let running = boot(LabKernel::V6_12, "256M$256M");
     assert_ne!(previous.kernel.root(), running.kernel.root());
+    previous.guest.poke_physical(physical(&previous, "kexec_in_progress").0, &[1]).unwrap();
     previous.guest.qmp(&serde_json::json!({"execute": "stop"})).unwrap();
 
     let mut left = 0;
@@ -246,8 +320,12 @@ fn what_a_previous_kernel_left_in_memory_is_not_taken_for_the_one_that_runs() {
     }
     assert!(left > 10_000, "only {left} pages of the previous kernel are left");
 
-    // Both describe themselves and hold together: memory alone cannot tell, and says so.
-    match introspect::locate(&*running.vm.memory, PATIENT).unwrap_err() {
+    // Both describe themselves and hold together: memory alone cannot tell, and says so. A stored profile of the previous one's
+    // build changes nothing: that kernel says that it has handed over.
+    let stored = Stored { profile: Arc::new(previous.kernel.profile().clone()), path: "/store/p".into() };
+    let known = || -> Box<dyn Iterator<Item = Stored>> { Box::new(std::iter::once(stored.clone())) };
+    let sources = Sources { known: &known, ..Sources::default() };
+    match introspect::locate_with(&*running.vm.memory, &sources, PATIENT).unwrap_err() {
         introspect::Error::Ambiguous { first, second } => {
             let mut found = [first, second];
             let mut expected = [previous.kernel.root(), running.kernel.root()];
