@@ -18,6 +18,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("python3", "python3"),
     ("pahole", "pahole"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("qemu-img", "qemu-utils"),
+    ("zstd", "zstd"),
 ];
 
 /// Files that must be there, and the package that has them.

@@ -11,12 +11,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("facts", &[]),
     ("vmi-core", &[]),
     ("guest-profiles", &[]),
+    ("disk-image", &[]),
     ("hypervisor", &["facts", "vmi-core"]),
     ("introspect", &["facts", "vmi-core", "guest-profiles"]),
     ("attest", &["facts"]),
     ("quarantine", &["facts"]),
     ("daemon", &["facts", "vmi-core", "guest-profiles", "hypervisor", "introspect", "attest", "quarantine"]),
-    ("cli", &["facts", "vmi-core", "guest-profiles", "hypervisor", "introspect", "attest", "quarantine"]),
+    ("cli", &["facts", "vmi-core", "disk-image", "guest-profiles", "hypervisor", "introspect", "attest", "quarantine"]),
     ("testkit", &["facts", "vmi-core", "guest-profiles"]),
 ];
 

@@ -1,0 +1,91 @@
+//! Images with wrong bytes in the places that matter end in an error or in a tree, never in a crash and never in much time.
+
+use crate::make::{Lab, TOOLS};
+use disk_image::{Image, inventory};
+use proptest::prelude::*;
+use std::fs;
+use std::path::Path;
+use testkit::require;
+
+/// Opens and reads all that can be read.
+fn look(path: &Path) {
+    if let Ok(image) = Image::open(path, None) {
+        let _ = inventory(&image.tree);
+    }
+}
+
+/// Writes what is left of an image after each change, and looks at it.
+fn with_changes(original: &[u8], path: &Path, places: usize, cases: u32) {
+    let strategy = proptest::collection::vec((0..places, any::<u8>()), 1..12);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    runner
+        .run(&strategy, |changes| {
+            let mut bytes = original.to_vec();
+            for (at, value) in changes {
+                bytes[at] = value;
+            }
+            fs::write(path, bytes).unwrap();
+            look(path);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_qcow2_with_any_bytes_in_its_header_and_tables_does_no_harm() {
+    if !require(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    for (name, arguments) in
+        [("plain", &["-o", "cluster_size=512"][..]), ("packed", &["-c", "-o", "cluster_size=4096"])]
+    {
+        let original = fs::read(lab.qcow2(&lab.ext4(), name, arguments)).unwrap();
+        with_changes(&original, &lab.path("changed"), 112, 60);
+        with_changes(&original, &lab.path("changed"), original.len().min(64 << 10), 60);
+        for end in [0, 3, 4, 71, 72, 111, 512, 4096, original.len() - 1] {
+            fs::write(lab.path("cut"), &original[..end]).unwrap();
+            look(&lab.path("cut"));
+        }
+    }
+}
+
+#[test]
+fn a_partition_table_with_any_bytes_does_no_harm() {
+    if !require(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    for gpt in [true, false] {
+        let original = fs::read(lab.disk(gpt)).unwrap();
+        with_changes(&original, &lab.path("changed"), 4096, 40);
+        fs::write(lab.path("cut"), &original[..600]).unwrap();
+        look(&lab.path("cut"));
+    }
+    // An extended partition that is the next link of itself.
+    let mut disk = vec![0; 1 << 20];
+    for at in [0, 512] {
+        disk[at + 446 + 16 + 4] = 5;
+        disk[at + 446 + 16 + 8] = 1;
+        disk[at + 446 + 16 + 12] = 9;
+        disk[at + 510..at + 512].copy_from_slice(&[0x55, 0xaa]);
+    }
+    fs::write(lab.path("circle"), disk).unwrap();
+    assert!(Image::open(&lab.path("circle"), None).is_err());
+}
+
+#[test]
+fn an_archive_and_a_file_system_with_any_bytes_do_no_harm() {
+    if !require(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    let archive = fs::read(lab.archive("")).unwrap();
+    with_changes(&archive, &lab.path("changed"), archive.len(), 60);
+    let ext4 = fs::read(lab.ext4()).unwrap();
+    with_changes(&ext4, &lab.path("changed"), 16 << 10, 60);
+}
