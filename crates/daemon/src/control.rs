@@ -108,6 +108,8 @@ pub struct DeviceStatus {
 struct OpenFinding {
     vm: VmRef,
     state: &'static str,
+    /// When the look began that first saw it, in this run of the daemon or an earlier one (RFC 3339).
+    since: Option<String>,
     accepted: bool,
     siblings: Siblings,
     #[serde(flatten)]
@@ -418,6 +420,7 @@ fn findings(shared: &Shared) -> Vec<OpenFinding> {
             all.extend(findings.iter().map(|finding| OpenFinding {
                 vm: VmRef::from(&record.vm),
                 state,
+                since: record.since.get(&finding.id).cloned(),
                 accepted: accepted.contains(&finding.id),
                 siblings: Siblings::of(&records, record, &finding.id),
                 finding: finding.clone(),

@@ -78,7 +78,10 @@ impl Job {
         if let Some(problem) = problem {
             shared.sink.emit(&problem);
         }
-        shared.registry.change(&vm, |record| (record.confirmed, record.pending) = watch.findings());
+        shared.registry.change(&vm, |record| {
+            (record.confirmed, record.pending) = watch.findings();
+            record.since = watch.since();
+        });
         Self {
             vm,
             gone,
@@ -130,6 +133,7 @@ impl Job {
             record.unseen = record.unseen.saturating_add(unseen);
             record.confirmed.clone_from(&outcome.confirmed);
             record.pending.clone_from(&outcome.pending);
+            record.since = self.watch.since();
             record.problem = None;
         });
         // The rules come first: what is told can wait, what leaks cannot.

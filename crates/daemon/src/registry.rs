@@ -51,6 +51,8 @@ pub(crate) struct Record {
     pub(crate) unseen: u64,
     pub(crate) confirmed: Vec<Finding>,
     pub(crate) pending: Vec<Finding>,
+    /// When each of them was first seen (RFC 3339), by its id.
+    pub(crate) since: BTreeMap<String, String>,
     pub(crate) problem: Option<String>,
 }
 
@@ -70,6 +72,7 @@ impl Record {
             unseen: 0,
             confirmed: Vec::new(),
             pending: Vec::new(),
+            since: BTreeMap::new(),
             problem: None,
         }
     }

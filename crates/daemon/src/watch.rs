@@ -137,10 +137,10 @@ impl Watch {
         first?.into_iter().min()
     }
 
-    /// When the look began that first saw a finding (RFC 3339).
+    /// When the look began that first saw each finding that is neither closed nor dismissed (RFC 3339), by its id.
     #[must_use]
-    pub fn since(&self, id: &str) -> Option<&str> {
-        self.told.get(id).map(|told| told.since.as_str())
+    pub fn since(&self) -> BTreeMap<String, String> {
+        self.told.iter().map(|(id, told)| (id.clone(), told.since.clone())).collect()
     }
 
     /// Ids of the findings that are followed, and whether they are confirmed.

@@ -89,6 +89,7 @@ struct VmName {
 struct OpenFinding {
     vm: VmName,
     state: String,
+    since: Option<String>,
     #[serde(default)]
     accepted: bool,
     siblings: Option<Siblings>,
@@ -246,12 +247,14 @@ pub(crate) fn findings(args: &DaemonArgs, out: &mut Output) -> anyhow::Result<Ou
         out.json(&answer)?;
     } else {
         let mut table =
-            Table::new(&["VM", "STATE", "SEVERITY", "SIBLINGS", "RULE", "SUBJECT", "ID", "MESSAGE"]);
+            Table::new(&["VM", "STATE", "SINCE", "SEVERITY", "SIBLINGS", "RULE", "SUBJECT", "ID", "MESSAGE"]);
         for one in &findings {
             let state = if one.accepted { format!("{}, accepted", one.state) } else { one.state.clone() };
             table.row([
                 Cell::new(&one.vm.name),
                 Cell::new(state),
+                // To the second: 2026-11-24T12:00:00.
+                Cell::known(one.since.as_deref().map(|since| since.get(..19).unwrap_or(since))),
                 words::severity(one.finding.severity),
                 one.siblings.as_ref().map_or_else(|| Cell::known(None::<&str>), Siblings::cell),
                 Cell::new(&one.finding.rule),

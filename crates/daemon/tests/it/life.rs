@@ -63,6 +63,7 @@ fn a_finding_that_is_open_when_the_daemon_ends_is_still_open_and_not_new_when_it
     let (_, findings) = running.client().get("/v1/findings");
     assert_eq!(findings[0]["id"], finding["id"]);
     assert_eq!(findings[0]["state"], "confirmed");
+    assert_eq!(findings[0]["since"], opened["look"]["taken_at"]);
 }
 
 #[test]

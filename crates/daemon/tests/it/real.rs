@@ -1,5 +1,5 @@
 //! The whole line on a real guest: drift, a confirmed finding, a dead connection, a killed daemon, a release, and a VM
-//! that ends while it is watched.
+//! that ends while it is watched; and a guest that is learned.
 
 use crate::client::Client;
 use crate::program::{Guarded, start_with};
@@ -139,6 +139,14 @@ fn a_real_guest_that_drifts_is_cut_off_through_a_kill_and_released() {
     assert_eq!(status, 200, "{body}");
     assert!(body["quarantines"].to_string().contains("real"), "{body}");
     assert!(stage.connect(SERVICE, SHORT).is_none());
+    // It knows the findings that the killed one told, and tells none of them as new.
+    let ids =
+        |kind| stage.events(kind).iter().map(|event| event["finding"]["id"].to_string()).collect::<Vec<_>>();
+    wait_until("what is still open", || ids("finding.still_open").len() >= 2);
+    let confirmed = ids("finding.confirmed");
+    for id in ids("finding.still_open") {
+        assert_eq!(confirmed.iter().filter(|told| **told == id).count(), 1, "{id} was told as new again");
+    }
 
     // Released: with the cause gone it stays released.
     stage.guest.kill(rogue.pid).unwrap();
@@ -153,4 +161,36 @@ fn a_real_guest_that_drifts_is_cut_off_through_a_kill_and_released() {
     assert_eq!(Client::new(&stage.site.path("run/d.sock")).get("/v1/status").0, 200);
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.exit_code(), Some(0));
+}
+
+#[test]
+fn a_real_guest_is_learned_conforms_to_what_was_learned_and_drifts_from_it() {
+    if !testkit::require(&[Need::Guest(Kernel::V6_12)]) {
+        return;
+    }
+    let guest = Guest::boot(GuestSpec::new(Kernel::V6_12).name("learned")).unwrap();
+    let site = Site::new();
+    let start = |more: &str| start_with(&site, &site.config_text(&format!("only = [\"learned\"]\n{more}")));
+    let client = || Client::new(&site.path("run/d.sock"));
+    let told = |kind| events(&site.path("findings.jsonl"), kind);
+
+    let mut daemon = start("[[learn]]\nservice = \"learned\"\nvms = [\"learned\"]\nflows = true\n");
+    let looks = || client().get("/v1/vms").1[0]["learning"]["looks"].as_u64();
+    wait_until("fifty looks that were learned from", || looks() >= Some(50));
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.exit_code(), Some(0));
+    assert!(told("finding.opened").is_empty());
+    let draft = std::fs::read(told("learning.draft")[0]["path"].as_str().unwrap()).unwrap();
+    let draft = attest::Draft::parse(&draft).unwrap();
+    std::fs::write(site.path("certificates/learned.json"), draft.statement.sign(&site.key).unwrap()).unwrap();
+
+    let _daemon = start("");
+    wait_until("a verdict", || told("vm.verdict").iter().any(|event| event["verdict"] != "uncertified"));
+    assert_eq!(told("vm.verdict").last().unwrap()["verdict"], "conforms");
+    let all_looks = || client().get("/v1/vms").1[0]["looks"].as_u64();
+    wait_until("fifty looks", || all_looks() >= Some(50));
+    assert!(told("finding.confirmed").is_empty(), "{:?}", told("finding.confirmed"));
+    guest.listen("/tmp/rogue", Transport::Tcp, "0.0.0.0:4444".parse().unwrap()).unwrap();
+    wait_until("drift", || told("vm.verdict").iter().any(|event| event["verdict"] == "drifted"));
+    assert!(told("finding.confirmed").iter().any(|event| event["finding"]["rule"] == "process.unknown"));
 }
