@@ -17,7 +17,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("attest", &["facts"]),
     ("quarantine", &["facts"]),
     ("daemon", &["facts", "vmi-core", "guest-profiles", "hypervisor", "introspect", "attest", "quarantine"]),
-    ("cli", &["facts", "vmi-core", "disk-image", "guest-profiles", "hypervisor", "introspect", "attest", "quarantine"]),
+    (
+        "cli",
+        &[
+            "facts",
+            "vmi-core",
+            "disk-image",
+            "guest-profiles",
+            "hypervisor",
+            "introspect",
+            "attest",
+            "quarantine",
+        ],
+    ),
     ("testkit", &["facts", "vmi-core", "guest-profiles"]),
 ];
 

@@ -173,7 +173,7 @@ fn module_is_as_the_guest_has_it(opened: &Opened) {
 #[test]
 fn every_symbol_and_every_type_of_a_kernel_and_its_module_is_as_the_guest_lists_it() {
     // The absolute-percpu form with both orders of the tables.
-    for kernel in [LabKernel::V5_10, LabKernel::V6_1, LabKernel::V6_12] {
+    for kernel in [LabKernel::V5_10, LabKernel::V6_1, LabKernel::V6_12, LabKernel::V7] {
         if !testkit::require(&[Need::Guest(kernel)]) {
             continue;
         }
