@@ -25,7 +25,7 @@ pub const PREDICATE_TYPE: &str = "https://birthmark.dev/attestation/birth-certif
 /// Major version of the predicate's schema that this program reads.
 pub const SCHEMA_MAJOR: u32 = 1;
 /// Minor version that it writes.
-pub const SCHEMA_MINOR: u32 = 1;
+pub const SCHEMA_MINOR: u32 = 2;
 
 /// An in-toto Statement whose predicate is a birth certificate: the bytes that are signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +82,9 @@ pub struct Certificate {
     pub raw_sockets: Vec<RawSocketEntry>,
     /// Which kernel modules may be loaded.
     pub modules: Vec<ModuleEntry>,
+    /// Files of the image that can be executed. Nothing is compared with them: a look at memory does not see a file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileEntry>,
     /// What drift means.
     #[serde(default)]
     pub policy: Policy,
@@ -424,6 +427,23 @@ pub struct RawSocketEntry {
 pub struct ModuleEntry {
     /// Template for its name.
     pub name: Pattern,
+}
+
+/// A file of the image that can be executed: a program, or a script.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Its path, without links.
+    pub path: String,
+    /// SHA-256, lower-case hex.
+    pub sha256: String,
+    /// Bytes.
+    pub size: u64,
+    /// The package that it is from: `NAME=VERSION`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<String>,
+    /// SHA-256 of each page of 4 KiB (of the last one, what there is of it), one after the other, base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pages: Option<String>,
 }
 
 impl Statement {

@@ -49,6 +49,12 @@ impl Statement {
         for (index, entry) in certificate.listeners.iter().enumerate() {
             entry.contradiction().map_or(Ok(()), |what| Err(Refusal::ListenerEntry { index, what }))?;
         }
+        for (index, entry) in certificate.files.iter().enumerate() {
+            if !is_sha256(&entry.sha256) {
+                let what = "its sha256 has not 64 lower-case hexadecimal digits";
+                return Err(Refusal::FileEntry { index, what });
+            }
+        }
         if let Some(flows) = &certificate.flows {
             for (direction, entries) in [("egress", &flows.egress), ("ingress", &flows.ingress)] {
                 for (index, entry) in entries.iter().enumerate() {

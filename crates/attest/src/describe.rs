@@ -1,7 +1,7 @@
 //! One entry of a certificate in a few words, as findings, reviews and differences name it. Nothing of it is left out: it is
 //! what a person agrees to.
 
-use crate::certificate::{Identity, KernelIdentity, ListenerEntry, ProcessEntry, RawSocketEntry};
+use crate::certificate::{FileEntry, Identity, KernelIdentity, ListenerEntry, ProcessEntry, RawSocketEntry};
 use crate::flow::FlowEntry;
 use crate::pattern::Pattern;
 use crate::text::{all, shown};
@@ -53,6 +53,11 @@ pub(crate) fn flow(entry: &FlowEntry) -> String {
 pub(crate) fn raw_socket(entry: &RawSocketEntry) -> String {
     let protocol = entry.protocol.as_deref().unwrap_or("any");
     format!("{:?} {} held by {}", entry.family, shown(protocol), holders(&entry.processes)).to_lowercase()
+}
+
+pub(crate) fn file_entry(entry: &FileEntry) -> String {
+    let package = entry.package.as_ref().map(|package| format!(" of {}", shown(package))).unwrap_or_default();
+    format!("{}{package}", shown(&entry.path))
 }
 
 pub(crate) fn kernel(kernel: &KernelIdentity) -> String {

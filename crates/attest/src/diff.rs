@@ -68,6 +68,7 @@ pub fn diff(old: &Certificate, new: &Certificate) -> Vec<Change> {
     });
     let module = |entry: &crate::ModuleEntry| entry.name.as_str().to_owned();
     lists(&mut changes, "modules", &old.modules, &new.modules, module, module);
+    lists(&mut changes, "files", &old.files, &new.files, describe::file_entry, |entry| entry.path.clone());
     fields(&mut changes, "policy", &value(&old.policy), &value(&new.policy));
     changes
 }

@@ -394,6 +394,14 @@ pub enum Refusal {
         /// How.
         what: &'static str,
     },
+    /// A file entry that contradicts itself.
+    #[error("File entry {index} contradicts itself: {what}")]
+    FileEntry {
+        /// Which, from 0.
+        index: usize,
+        /// How.
+        what: &'static str,
+    },
     /// A flow entry that contradicts itself.
     #[error("Flow entry {index} ({direction}) contradicts itself: {what}")]
     FlowEntry {

@@ -242,6 +242,7 @@ impl Learner {
             flows,
             raw_sockets,
             modules,
+            files: Vec::new(),
             policy: Policy::learned(),
         };
         let names: Vec<_> = self.names.iter().map(|name| shown(name)).collect();

@@ -263,6 +263,16 @@ fn entries(certificate: &Certificate) -> Vec<Entry> {
     for (index, entry) in certificate.modules.iter().enumerate() {
         add("Kernel modules", "/modules", index, entry.name.as_str().to_owned(), Vec::new());
     }
+    for (index, entry) in certificate.files.iter().enumerate() {
+        let details = vec![format!("{} bytes, sha256 {}", entry.size, entry.sha256)];
+        add(
+            "Files of the image (nothing is compared with them)",
+            "/files",
+            index,
+            describe::file_entry(entry),
+            details,
+        );
+    }
     for entry in &mut entries {
         entry.text = safe(&entry.text);
         entry.details.iter_mut().for_each(|detail| *detail = safe(detail));

@@ -277,8 +277,22 @@ pub(crate) struct AuditArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CertifyArgs {
     /// VM name, pid:N, uuid:U, xen:DOMID, or path of a memory image; several for siblings that one certificate is for.
-    #[arg(required = true, value_name = "TARGET")]
+    #[arg(required_unless_present = "image", value_name = "TARGET")]
     pub(crate) targets: Vec<Target>,
+    /// Certify what is in an image (directory, tar archive, raw disk, qcow2) that nothing has booted from.
+    #[arg(long, value_name = "IMAGE", value_hint = ValueHint::AnyPath,
+        conflicts_with_all = ["targets", "scan", "learn", "flows", "accept_unknown", "image_sha256"])]
+    pub(crate) image: Option<PathBuf>,
+    /// Partition of the image's root file system, where there is more than one.
+    #[arg(long, value_name = "N", requires = "image")]
+    pub(crate) partition: Option<u32>,
+    /// Kernel that VMs of the image run, where it is not in it: vmlinuz, vmlinux, or Debian package of one.
+    #[arg(long, value_name = "FILE", requires = "image", value_hint = ValueHint::FilePath)]
+    pub(crate) kernel: Option<PathBuf>,
+    /// First instant at which a certificate of an image holds, RFC 3339. Default: SOURCE_DATE_EPOCH, else the time of the
+    /// image's newest file.
+    #[arg(long, value_name = "TIME", requires = "image")]
+    pub(crate) not_before: Option<jiff::Timestamp>,
     /// Search memory itself too, for processes and modules that are on no list of the guest's kernel. Takes longer.
     #[arg(long)]
     pub(crate) scan: bool,

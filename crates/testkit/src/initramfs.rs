@@ -72,6 +72,15 @@ pub(crate) fn build(kernel: &KernelFiles) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Unpacks what guests of this kernel boot from into a directory, which is made. Only root can: it has devices.
+pub(crate) fn unpack(kernel: &KernelFiles, directory: &Path) -> Result<()> {
+    let archive = build(kernel)?;
+    fs::create_dir_all(directory).with_context(|| format!("Cannot make {}", directory.display()))?;
+    let mut cpio = Command::new(busybox()?);
+    lab::run(cpio.args(["cpio", "-i", "-d", "-F"]).arg(archive).current_dir(directory))?;
+    Ok(())
+}
+
 /// What every system of the lab has: the agent as `/init`, busybox, and these modules with those they need.
 pub(crate) fn add_agent(
     archive: &mut Archive,

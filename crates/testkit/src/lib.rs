@@ -63,3 +63,8 @@ pub fn prepare(kernel: Kernel) -> anyhow::Result<kernels::KernelFiles> {
     initramfs::build(&files)?;
     Ok(files)
 }
+
+/// Unpacks what guests of this kernel boot from, as a root file system in `directory`. Only root can: it has devices.
+pub fn unpack_root(kernel: &KernelFiles, directory: &std::path::Path) -> anyhow::Result<()> {
+    initramfs::unpack(kernel, directory)
+}

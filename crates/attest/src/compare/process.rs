@@ -98,6 +98,17 @@ impl<'c> Index<'c> {
     fn kernel_thread_named(&self, name: &str) -> Option<usize> {
         self.names[1].find(name)
     }
+
+    /// Whether a name is one that kernel threads are told by. A template for any name, as a certificate of an image has it,
+    /// tells nothing.
+    fn is_name_of_kernel_thread(&self, name: &str) -> bool {
+        let [_, threads] = &self.names;
+        threads.literal.contains_key(name)
+            || threads
+                .templates
+                .iter()
+                .any(|(template, _)| template.determines() > 0 && template.matches(name))
+    }
 }
 
 /// How well a process fits an entry for its executable, from the worst to the best.
@@ -182,7 +193,7 @@ impl<'c, 's> Comparison<'c, 's> {
             // when the very same is still there in the next look.
             Ok(Standing::Dying) => {
                 let name = process.name.as_str();
-                if self.index.program_named(name).or(self.index.kernel_thread_named(name)).is_none() {
+                if self.index.program_named(name).is_none() && !self.index.is_name_of_kernel_thread(name) {
                     let cause = cause("dying", [name, &process.pid.to_string()]);
                     self.report(rule::PROCESS_UNKNOWN, cause, Reason::Program, process);
                 }
@@ -290,7 +301,7 @@ impl<'c, 's> Comparison<'c, 's> {
                         _ => Reason::Executable(index),
                     };
                     self.report(rule::PROCESS_CHANGED, named(""), reason, process);
-                } else if self.index.kernel_thread_named(&process.name).is_some() {
+                } else if self.index.is_name_of_kernel_thread(&process.name) {
                     self.report(rule::PROCESS_CHANGED, named(""), Reason::Masquerade, process);
                 } else {
                     let (cause, reason) = match other {

@@ -431,3 +431,13 @@ fn a_secret_in_arguments_is_not_in_the_finding() {
     assert_eq!(finding.evidence["seen"], "dhclient, --password=[redacted]");
     assert!(!format!("{finding:?}").contains("hunter2"), "{finding:#?}");
 }
+
+#[test]
+fn a_template_for_any_kernel_thread_makes_no_masquerade_of_every_unknown_program() {
+    let mut certificate = certificate();
+    let threads = certificate.processes.iter_mut().find(|entry| entry.kernel_thread).unwrap();
+    threads.names = vec![attest::Pattern::parse("**").unwrap()];
+    let findings =
+        attest::compare(&certificate, &web_with(|s| s.processes.push(process(666, "rogue", "/tmp/rogue"))));
+    assert_eq!(rules(&findings), ["process.unknown"]);
+}

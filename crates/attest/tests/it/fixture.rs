@@ -261,6 +261,13 @@ pub fn certificate_with_everything() -> Certificate {
         ..nginx.clone()
     };
     certificate.processes.push(contained);
+    certificate.files = vec![attest::FileEntry {
+        path: "/usr/sbin/nginx".to_owned(),
+        sha256: "ab".repeat(32),
+        size: 4,
+        package: Some("nginx=1.22.1-9".to_owned()),
+        pages: Some("q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=".to_owned()),
+    }];
     certificate
 }
 

@@ -7,7 +7,7 @@
 //! waits ten minutes to read that the key is missing. A look that is not fit to learn from, because the guest changed
 //! meanwhile, is done again.
 
-use super::words;
+use super::{provision, words};
 use crate::Outcome;
 use crate::args::{ActionArg, CertifyArgs};
 use crate::files;
@@ -16,8 +16,9 @@ use crate::output::{self, Output, Progress};
 use crate::profiles;
 use crate::signing::Signer;
 use anyhow::Context;
-use attest::{Action, LearnOptions, Learner, Statement, Validity};
+use attest::{Action, Draft, LearnOptions, Learner, Statement, Validity};
 use facts::{ConsistencyMode, ProfileSource};
+use guest_profiles::Profile;
 use introspect::Tables;
 use jiff::Timestamp;
 use serde_json::json;
@@ -40,6 +41,11 @@ pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Ou
             files::must_not_exist(&page).context("Cannot write the review page without --force")?;
         }
     }
+    if let Some(image) = &args.image {
+        let provisioned = provision::draft(args, image)?;
+        let failed = || format!("Cannot certify {}", image.display());
+        return finish(args, provisioned.draft, signer.as_ref(), &provisioned.profiles, None, failed, out);
+    }
     let learn = args.learn.length(Timestamp::now())?;
     args.valid_for.after(Timestamp::now())?;
     let mut options = LearnOptions {
@@ -59,14 +65,36 @@ pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Ou
     options.validity = validity(args)?;
     let names: Vec<String> = args.targets.iter().map(ToString::to_string).collect();
     let failed = || format!("Cannot certify {}", names.join(", "));
-    let mut draft = learner.draft(&options).with_context(failed)?;
+    let draft = learner.draft(&options).with_context(failed)?;
+    let mut profiles = Vec::new();
+    for guest in &mut guests {
+        let kernel = guest.kernel()?;
+        // A stored profile that was used already is there.
+        if kernel.profile_origin().source != ProfileSource::Store {
+            profiles.push(kernel.profile().clone());
+        }
+    }
+    finish(args, draft, signer.as_ref(), &profiles, Some(learner.looks()), failed, out)
+}
+
+/// Signs or leaves a draft, keeps the profiles of the kernels, and tells.
+fn finish(
+    args: &CertifyArgs,
+    mut draft: Draft,
+    signer: Option<&Signer>,
+    profiles: &[Profile],
+    looks: Option<usize>,
+    failed: impl Fn() -> String,
+    out: &mut Output,
+) -> anyhow::Result<Outcome> {
+    let page = review_page(&args.output);
     if args.action == ActionArg::Alert {
         only_alert(&mut draft.statement);
     }
-    let mut envelope = draft.statement.to_envelope().with_context(failed)?;
-    match &signer {
+    let mut envelope = draft.statement.to_envelope().with_context(&failed)?;
+    match signer {
         Some(signer) => {
-            signer.sign(&mut envelope).with_context(failed)?;
+            signer.sign(&mut envelope).with_context(&failed)?;
             files::write(&args.output, &envelope.to_json()?, 0o644, args.force)?;
         }
         None => {
@@ -74,11 +102,8 @@ pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Ou
             files::write(&args.output, &draft.to_json()?, 0o644, args.force)?;
         }
     }
-    let mut stored = Vec::new();
-    for guest in &mut guests {
-        stored.extend(store_profile(guest)?);
-    }
-    report(args, &draft.statement, signer.as_ref(), learner.looks(), &stored, out)?;
+    let stored: Vec<PathBuf> = profiles.iter().filter_map(store_profile).collect();
+    report(args, &draft.statement, signer, looks, &stored, out)?;
     Ok(Outcome::Done)
 }
 
@@ -141,19 +166,18 @@ fn look(guest: &mut Guest, learner: &mut Learner) -> anyhow::Result<ConsistencyM
 
 /// Keeps the profile of the kernel that was just certified: this is the moment at which the guest is trusted, and later looks are
 /// judged by what the host knows from now (invariant 9). That it cannot be kept is told, and the certificate holds all the same:
-/// it pins the kernel by itself. `None`: there is no store, or a stored profile was used already.
-fn store_profile(guest: &mut Guest) -> anyhow::Result<Option<PathBuf>> {
+/// it pins the kernel by itself. `None`: there is no store.
+fn store_profile(profile: &Profile) -> Option<PathBuf> {
     let store = profiles::store();
-    let kernel = guest.kernel()?;
-    if store.directories().is_empty() || kernel.profile_origin().source == ProfileSource::Store {
-        return Ok(None);
+    if store.directories().is_empty() {
+        return None;
     }
-    match store.add(kernel.profile()) {
-        Ok(added) => Ok(Some(added.path)),
+    match store.add(profile) {
+        Ok(added) => Some(added.path),
         Err(error) => {
             let error = anyhow::Error::new(error);
-            output::note(&format!("The profile of kernel {} is not stored: {error:#}", kernel.release()));
-            Ok(None)
+            output::note(&format!("The profile of kernel {} is not stored: {error:#}", profile.release));
+            None
         }
     }
 }
@@ -171,7 +195,7 @@ fn report(
     args: &CertifyArgs,
     statement: &Statement,
     signer: Option<&Signer>,
-    looks: usize,
+    looks: Option<usize>,
     stored: &[PathBuf],
     out: &mut Output,
 ) -> anyhow::Result<()> {
@@ -213,7 +237,7 @@ fn report(
             words::count(certificate.listeners.len(), "listener"),
             words::count(certificate.raw_sockets.len(), "raw socket"),
             words::count(certificate.modules.len(), "module"),
-            words::count(looks, "look"),
+            looks.map_or_else(|| "the image".to_owned(), |looks| words::count(looks, "look")),
         ),
     )?;
     for path in stored {

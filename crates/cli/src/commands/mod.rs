@@ -9,6 +9,7 @@ pub(crate) mod doctor;
 pub(crate) mod keys;
 pub(crate) mod list;
 pub(crate) mod profile;
+pub(crate) mod provision;
 pub(crate) mod ps;
 pub(crate) mod sign;
 pub(crate) mod socket_filter;

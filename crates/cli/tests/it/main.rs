@@ -13,6 +13,7 @@ mod help;
 mod lab_host;
 mod processes;
 mod profile;
+mod provision;
 mod real_kvm;
 mod real_xen;
 mod run;

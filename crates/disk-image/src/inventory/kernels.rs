@@ -24,7 +24,8 @@ pub(super) fn read(tree: &Tree) -> Vec<KernelFiles> {
             kernels.entry(release.to_owned()).or_default().0 = Some(format!("/boot/{name}"));
         }
     }
-    let modules = tree.resolve("/lib/modules").map(|path| format!("{path}/")).unwrap_or_default();
+    let modules = ["/lib/modules", "/usr/lib/modules"].iter().find_map(|path| tree.resolve(path));
+    let modules = modules.map(|path| format!("{path}/")).unwrap_or_default();
     let files = tree.iter().filter(|(_, node)| node.kind == Kind::File);
     for (path, below) in files.filter_map(|(path, _)| Some((path, path.strip_prefix(&modules)?))) {
         if modules.is_empty() {

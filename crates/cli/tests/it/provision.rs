@@ -1,0 +1,204 @@
+//! `certify --image`: from an image to a certificate, to a VM that conforms to it.
+
+use crate::run::{birthmark, run};
+use crate::signed::{Signer, text};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use testkit::{Guest, GuestSpec, Kernel, Need, SocketSpec, Spawn, require};
+
+/// A root file system with one program, of `web 1.0`, and a unit that runs it as a user.
+fn root(of: &Path) -> PathBuf {
+    let root = of.join("root");
+    let file = |name: &str, mode: u32, content: &[u8]| {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    file("usr/bin/web", 0o755, b"\x7fELF and the rest");
+    file("etc/passwd", 0o644, b"root:x:0:0::/:/bin/sh\nwww:x:33:33::/:/bin/sh\n");
+    file(
+        "usr/lib/systemd/system/web.service",
+        0o644,
+        b"[Service]\nExecStart=/usr/bin/web\nUser=www\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n",
+    );
+    file(
+        "usr/lib/systemd/system/web.socket",
+        0o644,
+        b"[Socket]\nListenStream=80\nListenStream=%t/web.sock\n",
+    );
+    file("var/lib/dpkg/status", 0o644, b"Package: web\nStatus: install ok installed\nVersion: 1.0\n");
+    file("var/lib/dpkg/info/web.list", 0o644, b"/usr/bin/web\n");
+    file("usr/lib/modules/x.ko", 0o644, b"");
+    root
+}
+
+fn certify(image: &Path, kernel: &Path, output: &Path, more: &[&str]) -> crate::run::Ran {
+    let (image, kernel, output) = (text(image), text(kernel), text(output));
+    let mut args = vec!["certify", "--image", &image, "--kernel", &kernel, "--service", "web", "-o", &output];
+    args.extend(more);
+    run(args)
+}
+
+#[test]
+fn an_image_without_a_kernel_or_of_another_day_is_refused_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, output) = (text(&root(dir.path())), text(&dir.path().join("draft")));
+    let certify = |more: &[&str]| {
+        let mut args = vec!["certify", "--image", &root, "--service", "web", "-o", &output];
+        args.extend(more);
+        run(args)
+    };
+    assert!(certify(&[]).error().contains("--kernel"));
+    let old = birthmark(["certify", "--image", &root, "--service", "web", "-o", &output])
+        .env("SOURCE_DATE_EPOCH", "1000")
+        .output()
+        .unwrap();
+    let said = crate::run::Ran::from(old);
+    assert!(said.error().contains("SOURCE_DATE_EPOCH") && said.error().contains("--not-before"), "{said:?}");
+    assert!(certify(&["--partition", "1"]).error().contains("no disk"));
+    let none = run(["certify", "--image", "/no/such/image", "--service", "web", "-o", &output]);
+    assert!(none.error().contains("/no/such/image"));
+    assert_eq!(
+        run(["certify", "--image", &root, "web-1", "--service", "web", "-o", &output]).status,
+        Some(2)
+    );
+    assert!(!Path::new(&output).exists());
+}
+
+#[test]
+fn the_same_image_gives_the_same_bytes_and_all_that_it_tells_is_in_them() {
+    if !require(&[Need::Guest(Kernel::V6_1)]) {
+        return;
+    }
+    let kernel = testkit::prepare(Kernel::V6_1).unwrap().vmlinuz;
+    let signer = Signer::new();
+    let dir = signer.dir.path();
+    let root = root(dir);
+    let key = text(&signer.path("key"));
+    for name in ["one", "two"] {
+        let ran = certify(&root, &kernel, &dir.join(name), &["--key", &key]);
+        assert_eq!(ran.status, Some(0), "{ran:?}");
+    }
+    assert_eq!(fs::read(dir.join("one")).unwrap(), fs::read(dir.join("two")).unwrap());
+    let verified = run(["verify", &text(&dir.join("one")), "--trusted-key", &signer.public()]);
+    assert_eq!(verified.status, Some(0), "{verified:?}");
+
+    let ran = certify(&root, &kernel, &dir.join("draft"), &["--not-before", "2026-01-01T00:00:00Z"]);
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    let draft: serde_json::Value = serde_json::from_slice(&fs::read(dir.join("draft")).unwrap()).unwrap();
+    let statement = &draft["statement"];
+    let predicate = &statement["predicate"];
+    assert_eq!(predicate["validity"]["notBefore"], "2026-01-01T00:00:00Z");
+    assert_eq!(statement["subject"][1]["name"], "image");
+    assert_eq!(statement["subject"][1]["digest"]["dirHash"].as_str().unwrap().len(), 64);
+    assert!(predicate["guest"]["kernels"][0]["release"].as_str().unwrap().starts_with("6.1."));
+    let web = &predicate["processes"][0];
+    assert_eq!(
+        (web["executable"].as_str(), web["presence"].as_str()),
+        (Some("/usr/bin/web"), Some("allowed"))
+    );
+    assert_eq!(web["identities"][1]["uid"], 33);
+    assert_eq!(web["identities"][1]["capabilities"][0], "cap_net_bind_service");
+    assert_eq!(web["sha256"], serde_json::json!([predicate["files"][0]["sha256"]]));
+    assert_eq!(predicate["files"][0]["package"], "web=1.0");
+    assert_eq!(predicate["files"][0]["pages"].as_str().unwrap().len(), 44);
+    let places: Vec<_> = predicate["listeners"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|listener| (listener["address"].as_str(), listener["port"].as_u64(), listener["path"].as_str()))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            (Some("0.0.0.0"), Some(80), None),
+            (Some("::"), Some(80), None),
+            (None, None, Some("/run/web.sock"))
+        ]
+    );
+    assert_eq!(predicate["modules"][0]["name"], "x");
+    assert_eq!(predicate["policy"]["rules"]["socket.listener.unknown"]["action"], "alert");
+    assert_eq!(predicate["policy"]["rules"]["process.unknown"]["action"], "quarantine");
+    let page = fs::read_to_string(dir.join("draft.review.txt")).unwrap();
+    assert!(page.contains("Nothing has booted from it") && page.contains("web=1.0"), "{page}");
+}
+
+#[test]
+fn a_vm_of_an_image_conforms_to_the_certificate_that_the_shell_example_made_of_it() {
+    let tools = ["mkfs.ext4", "qemu-img", "busybox"].map(Need::Program);
+    let needs = [&tools[..], &[Need::Guest(Kernel::V6_1), Need::Root]].concat();
+    if !require(&needs) {
+        return;
+    }
+    let signer = Signer::new();
+    let root = signer.path("root");
+    let files = testkit::prepare(Kernel::V6_1).unwrap();
+    testkit::unpack_root(&files, &root).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/provision-shell/provision.sh");
+    let output = Command::new(script)
+        .args([&files.vmlinuz, &signer.path("key"), &signer.path("out"), &root])
+        .env("BIRTHMARK", env!("CARGO_BIN_EXE_birthmark"))
+        .env("BIRTHMARK_PROFILES", "")
+        .env("BIRTHMARK_STATE_DIR", signer.path("state"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+
+    let guest = Guest::boot(GuestSpec::new(Kernel::V6_1).name("web-1")).unwrap();
+    let audit = || {
+        let target = format!("pid:{}", guest.pid());
+        let certificate = text(&signer.path("out/web.json"));
+        run(["audit", "--json", &target, "--certificate", &certificate, "--trusted-key", &signer.public()])
+    };
+    let ran = audit();
+    let report = ran.json();
+    assert_eq!(
+        (ran.status, report["verdict"].as_str()),
+        (Some(0), Some("conforms")),
+        "{:#}",
+        report["findings"]
+    );
+    assert!(report["snapshot"]["processes"].as_array().unwrap().len() > 10);
+
+    // What no image tells is a finding, and what was not in the image is another.
+    let address = "0.0.0.0:4444".parse().unwrap();
+    guest
+        .spawn(Spawn {
+            exe: "/tmp/rogue".into(),
+            sockets: vec![SocketSpec::TcpListen { address }],
+            ..Spawn::default()
+        })
+        .unwrap();
+    let report = audit().json();
+    let rules: Vec<_> = report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|finding| finding["rule"].as_str())
+        .collect();
+    assert!(rules.contains(&"process.unknown") && rules.contains(&"socket.listener.unknown"), "{rules:?}");
+}
+
+#[test]
+fn the_shell_example_makes_a_root_of_busybox_when_it_is_given_none() {
+    let tools = ["mkfs.ext4", "qemu-img", "busybox"].map(Need::Program);
+    if !require(&[&tools[..], &[Need::Guest(Kernel::V6_1)]].concat()) {
+        return;
+    }
+    let signer = Signer::new();
+    let kernel = testkit::prepare(Kernel::V6_1).unwrap().vmlinuz;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/provision-shell/provision.sh");
+    let output = Command::new(script)
+        .args([&kernel, &signer.path("key"), &signer.path("out")])
+        .env("BIRTHMARK", env!("CARGO_BIN_EXE_birthmark"))
+        .env("BIRTHMARK_PROFILES", "")
+        .env("BIRTHMARK_STATE_DIR", signer.path("state"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let shown = run(["show", &text(&signer.path("out/web.json")), "--trusted-key", &signer.public()]);
+    assert!(shown.stdout.contains("/bin/busybox"), "{shown:?}");
+}
