@@ -37,6 +37,8 @@ pub mod rule {
     pub const MODULE_UNKNOWN: &str = "module.unknown";
     /// A kernel module is missing in a view of the kernel that every module is in.
     pub const MODULE_HIDDEN: &str = "module.hidden";
+    /// An eBPF program that the certificate does not allow.
+    pub const EBPF_UNKNOWN: &str = "ebpf.unknown";
     /// The kernel is not the one the VM was born with.
     pub const KERNEL_CHANGED: &str = "kernel.changed";
     /// Part of the guest could not be read, so nothing can be said about it.

@@ -8,6 +8,7 @@
 //! unknown is `null`, never an empty string or a zero. Adding a field is not a break; changing the meaning of one is.
 
 mod address;
+mod ebpf;
 mod finding;
 mod kernel;
 mod module;
@@ -17,6 +18,7 @@ mod socket;
 mod vm;
 
 pub use address::Address;
+pub use ebpf::{EbpfAttachment, EbpfProgram};
 pub use finding::{Evidence, Finding, Report, Severity, Verdict, rule};
 pub use kernel::{Kernel, ProfileOrigin, ProfileSource};
 pub use module::{Module, ModuleState};

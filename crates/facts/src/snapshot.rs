@@ -1,6 +1,6 @@
 //! All facts seen in one look.
 
-use crate::{Kernel, Module, Process, Socket, Vm};
+use crate::{EbpfProgram, Kernel, Module, Process, Socket, Vm};
 use serde::{Deserialize, Serialize};
 
 /// How the look was kept consistent.
@@ -120,6 +120,9 @@ pub struct Snapshot {
     pub sockets: Vec<Socket>,
     /// Modules, by name.
     pub modules: Vec<Module>,
+    /// eBPF programs, by id. `None`: nobody looked, or the kernel does not say where they are.
+    #[serde(default)]
+    pub ebpf_programs: Option<Vec<EbpfProgram>>,
     /// What could not be read, and why.
     pub problems: Vec<Problem>,
 }

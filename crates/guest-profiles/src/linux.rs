@@ -4,10 +4,10 @@
 //! built, which keeps a profile at a few KB. A member that some kernels lack (`__state` or `state`) is listed in all its
 //! forms; the walker asks the profile which one there is, never the version.
 
-use crate::profile::{Wanted, WantedType};
+use crate::profile::{Wanted, WantedEnum, WantedType};
 
 /// What the walkers of `introspect::linux` use.
-pub const WANTED: Wanted = Wanted { types: TYPES, symbols: SYMBOLS, enums: &[] };
+pub const WANTED: Wanted = Wanted { types: TYPES, symbols: SYMBOLS, enums: ENUMS };
 
 const fn all(name: &'static str) -> WantedType {
     WantedType { name, members: &[] }
@@ -111,9 +111,9 @@ const TYPES: &[WantedType] = &[
     all("new_utsname"),
     // Control groups.
     some("css_set", &["dfl_cgrp", "hlist", "tasks", "mg_tasks", "dying_tasks", "cgrp_links"]),
-    some("cgroup", &["kn", "root"]),
+    some("cgroup", &["kn", "root", "self", "bpf"]),
     some("cgrp_cset_link", &["cgrp", "cgrp_link"]),
-    some("cgroup_root", &["subsys_mask", "hierarchy_id", "name"]),
+    some("cgroup_root", &["subsys_mask", "hierarchy_id", "name", "cgrp"]),
     some("cgroup_subsys", &["legacy_name"]),
     some("kernfs_node", &["parent", "__parent", "name"]),
     // Files.
@@ -155,7 +155,7 @@ const TYPES: &[WantedType] = &[
     some("udp_table", &["hash", "hash2", "mask"]),
     all("udp_hslot"),
     some("raw_hashinfo", &["ht"]),
-    some("net", &["list", "ns", "rtnl", "ipv4", "ipv6", "unx", "packet", "xdp", "dev_base_head"]),
+    some("net", &["list", "ns", "rtnl", "ipv4", "ipv6", "unx", "packet", "xdp", "dev_base_head", "bpf"]),
     all("possible_net_t"),
     some("proto", &["node", "name", "h"]),
     some("netns_ipv4", &["tcp_death_row", "udp_table"]),
@@ -175,10 +175,13 @@ const TYPES: &[WantedType] = &[
     some("netns_xdp", &["list"]),
     some("vsock_sock", &["local_addr", "remote_addr"]),
     all("sockaddr_vm"),
-    some("net_device", &["dev_list", "ifindex", "name"]),
+    some("net_device", &["dev_list", "ifindex", "name", "xdp_state", "tcx_ingress", "tcx_egress"]),
     some("sk_filter", &["prog"]),
-    some("bpf_prog", &["type", "len", "aux", "orig_prog"]),
-    some("bpf_prog_aux", &["id"]),
+    some("bpf_prog", &["type", "len", "aux", "orig_prog", "jited_len", "tag"]),
+    some(
+        "bpf_prog_aux",
+        &["id", "prog", "name", "load_time", "user", "used_maps", "used_map_cnt", "attach_func_name"],
+    ),
     some("sock_fprog_kern", &["len"]),
     some("io_ring_ctx", &["file_table", "nr_user_files"]),
     all("io_file_table"),
@@ -188,6 +191,33 @@ const TYPES: &[WantedType] = &[
     some("netlink_sock", &["node", "portid", "ngroups", "groups"]),
     some("rhashtable", &["tbl"]),
     all("bucket_table"),
+    // eBPF programs, and what they are attached to.
+    some("user_struct", &["uid"]),
+    some("bpf_map", &["id"]),
+    some("bpf_link", &["id", "type", "prog", "attach_type"]),
+    some("bpf_raw_tp_link", &["link", "btp"]),
+    some("bpf_raw_event_map", &["tp"]),
+    some("tracepoint", &["name"]),
+    some("bpf_tracing_link", &["link", "attach_type", "tgt_prog"]),
+    some("bpf_cgroup_link", &["link", "cgroup", "type"]),
+    some("bpf_iter_link", &["link", "tinfo"]),
+    some("bpf_iter_target_info", &["reg_info"]),
+    some("bpf_iter_reg", &["target"]),
+    some("bpf_netns_link", &["link", "net", "type"]),
+    some("bpf_xdp_link", &["link", "dev"]),
+    some("bpf_perf_link", &["link", "perf_file"]),
+    some("tcx_link", &["link", "dev", "location"]),
+    some("netkit_link", &["link", "dev", "location"]),
+    some("cgroup_subsys_state", &["children", "sibling"]),
+    some("cgroup_bpf", &["progs", "flags"]),
+    some("bpf_prog_list", &["node", "prog", "link"]),
+    all("bpf_xdp_entity"),
+    some("bpf_mprog_entry", &["fp_items", "parent"]),
+    some("bpf_mprog_bundle", &["cp_items"]),
+    some("netns_bpf", &["progs"]),
+    some("perf_event", &["prog", "tp_event"]),
+    some("trace_event_call", &["class", "name", "flags"]),
+    some("trace_event_class", &["system"]),
     // Memory that objects are allocated from.
     some("page", &["slab_cache", "objects", "compound_head"]),
     some("slab", &["slab_cache", "objects"]),
@@ -214,9 +244,19 @@ const TYPES: &[WantedType] = &[
     all("resource"),
 ];
 
+/// What the lists of programs in a ``struct cgroup`` stand for, since 5.15.
+const ENUMS: &[WantedEnum] = &[WantedEnum { name: "cgroup_bpf_attach_type", values: &[] }];
+
 const SYMBOLS: &[&str] = &[
     "_stext",
     "_text",
+    "prog_idr",
+    "link_idr",
+    "bpf_prog_fops",
+    "bpf_link_fops",
+    "bpf_link_fops_poll",
+    "perf_fops",
+    "cgrp_dfl_root",
     "btf_modules",
     "__start_BTF",
     "__stop_BTF",

@@ -20,11 +20,13 @@ pub struct Tables {
     pub sockets: bool,
     /// Modules.
     pub modules: bool,
+    /// eBPF programs, with who holds them. Which sockets they filter is known if sockets are read too.
+    pub ebpf: bool,
 }
 
 impl Tables {
     /// All of them.
-    pub const ALL: Self = Self { processes: true, sockets: true, modules: true };
+    pub const ALL: Self = Self { processes: true, sockets: true, modules: true, ebpf: true };
 }
 
 /// How much of the processes' environments a look reads.
@@ -225,8 +227,9 @@ pub(crate) fn snapshot(
     let tables = options.tables;
     session.boot_time = one(&session, "timekeeper", linux::timekeeping::boot_time(&session))?.flatten();
 
-    // Sockets need processes for their owners.
-    let mut processes = table(&session, "processes", tables.processes || tables.sockets, |processes| {
+    // Sockets and programs need processes for their owners.
+    let need_processes = tables.processes || tables.sockets || tables.ebpf;
+    let mut processes = table(&session, "processes", need_processes, |processes| {
         linux::processes::processes(&session, processes)
     })?;
     let activity =
@@ -239,6 +242,13 @@ pub(crate) fn snapshot(
     let mut modules =
         table(&session, "modules", tables.modules, |modules| linux::module::modules(&session, modules))?;
     modules.sort_by(|a, b| (&a.name, a.module).cmp(&(&b.name, b.module)));
+    let ebpf_programs = (tables.ebpf && linux::bpf::is_known(&session))
+        .then(|| {
+            table(&session, "ebpf_programs", true, |programs| {
+                linux::bpf::programs(&session, &processes, &sockets, programs)
+            })
+        })
+        .transpose()?;
     let facts = kernel.facts(&session);
     let views =
         Views { processes: linux::processes::views(&session), modules: linux::module::views(&session) };
@@ -259,6 +269,7 @@ pub(crate) fn snapshot(
         processes: processes.into_iter().map(|seen| seen.facts).collect(),
         sockets,
         modules,
+        ebpf_programs,
         problems,
     })
 }

@@ -201,6 +201,8 @@ pub struct Spawn {
     pub rewrite_args: Option<String>,
     /// Sockets, opened in this order.
     pub sockets: Vec<SocketSpec>,
+    /// eBPF programs, loaded in this order.
+    pub programs: Vec<ProgramSpec>,
     /// What it does then.
     pub activity: Activity,
 }
@@ -233,6 +235,7 @@ impl Default for Spawn {
             zombies: 0,
             rewrite_args: None,
             sockets: Vec::new(),
+            programs: Vec::new(),
             activity: Activity::Idle,
         }
     }
@@ -499,6 +502,50 @@ pub enum SocketSpec {
     Xdp,
     /// Socket of the kernel's crypto interface (module `af_alg`).
     Alg,
+}
+
+/// An eBPF program to load and attach: each does nothing but return at once. The process keeps the link where there is one; else
+/// nothing but the place that the program is attached to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ProgramSpec {
+    /// A socket filter that uses a map, attached to nothing; its descriptor is kept.
+    SocketFilter,
+    /// What leaves a control group, by a link.
+    CgroupLink {
+        /// Path of the group, made if missing.
+        cgroup: String,
+    },
+    /// What enters a control group, without a link.
+    Cgroup {
+        /// Path of the group, made if missing.
+        cgroup: String,
+    },
+    /// A raw tracepoint, by a link.
+    RawTracepoint {
+        /// Its name.
+        name: String,
+    },
+    /// A kprobe, by a perf event, whose descriptor is kept.
+    Kprobe {
+        /// The kernel's function.
+        function: String,
+    },
+    /// A kprobe, by a link to a perf event (5.15).
+    KprobeLink {
+        /// The kernel's function.
+        function: String,
+    },
+    /// What enters the loopback interface, before there is a packet of it, by a link.
+    XdpLink,
+    /// What enters the loopback interface, by a link (6.6).
+    TcxLink,
+    /// What leaves the loopback interface, without a link (6.6).
+    Tcx,
+    /// Lookups of sockets in the network namespace, by a link.
+    SocketLookupLink,
+    /// How flows are told apart in the network namespace, without a link.
+    FlowDissector,
 }
 
 /// A socket filter that lets everything through.

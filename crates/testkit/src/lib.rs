@@ -43,7 +43,8 @@ mod vmlinux;
 pub mod volatility;
 
 pub use command::{
-    Activity, Command, Filter, MountSpec, Namespace, SocketSpec, Spawn, Spawned, Traffic, Transport, UnixType,
+    Activity, Command, Filter, MountSpec, Namespace, ProgramSpec, SocketSpec, Spawn, Spawned, Traffic,
+    Transport, UnixType,
 };
 pub use guest::{Backing, Guest, GuestSpec, Machine, Nic, PagingLevels, RamRange};
 pub use hugepages::HugePages;

@@ -21,6 +21,8 @@ pub struct Truth {
     pub tables: Vec<Table>,
     /// Loaded modules in the order of `/proc/modules` (the newest first).
     pub modules: Vec<Module>,
+    /// eBPF programs, ascending by id.
+    pub programs: Vec<Program>,
 }
 
 /// What the kernel says about itself.
@@ -274,6 +276,47 @@ pub struct Module {
     pub address: u64,
 }
 
+/// One eBPF program, as the system call `bpf` tells. Numbers are those of include/uapi/linux/bpf.h.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// Its id.
+    pub id: u32,
+    /// ``enum bpf_prog_type``.
+    pub kind: u32,
+    /// Its name, perhaps empty.
+    pub name: String,
+    /// Its tag in lower-case hex.
+    pub tag: String,
+    /// When it was loaded, in nanoseconds since boot.
+    pub load_time_ns: u64,
+    /// Who loaded it.
+    pub uid: u32,
+    /// Bytes of its instructions, of eight bytes each.
+    pub instruction_bytes: u32,
+    /// Bytes of its machine code.
+    pub jited_bytes: u32,
+    /// Ids of its maps, ascending.
+    pub maps: Vec<u32>,
+    /// Where it is attached: what links tell, and what control groups, interfaces, the agent's network namespace and the
+    /// perf events of processes say when they are asked. Sockets do not tell.
+    pub places: Vec<Place>,
+    /// Pids with a descriptor of it, of a link to it, or of a perf event with it, ascending.
+    pub processes: Vec<u32>,
+}
+
+/// Where a program is attached.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// ``enum bpf_link_type``, also of what is no link.
+    pub kind: u32,
+    /// Path of a control group, name of an interface or tracepoint, `net:[inode]`; of a perf event the function.
+    pub target: Option<String>,
+    /// ``enum bpf_attach_type``, if the place has more than one.
+    pub attach_type: Option<u32>,
+    /// Id of the link.
+    pub link: Option<u32>,
+}
+
 impl Truth {
     /// The process with this pid.
     #[must_use]
@@ -315,6 +358,7 @@ impl Truth {
         };
         self.kernel.boot_id == other.kernel.boot_id
             && self.modules == other.modules
+            && self.programs == other.programs
             && self.sockets == other.sockets
             && self.processes.iter().map(process).eq(other.processes.iter().map(process))
     }

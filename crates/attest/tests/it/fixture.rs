@@ -209,6 +209,7 @@ pub fn web() -> Snapshot {
             socket(Family::Packet, "raw", "0x0800", SocketState::Unconnected, &[450]),
         ],
         modules: vec![module("virtio_net"), module("ext4")],
+        ebpf_programs: None,
         problems: vec![],
     }
 }

@@ -16,7 +16,7 @@ use introspect::Tables;
 /// Most problems that are told one by one.
 const PROBLEMS_TOLD: usize = 10;
 
-pub(super) const NOTHING: Tables = Tables { processes: false, sockets: false, modules: false };
+pub(super) const NOTHING: Tables = Tables { processes: false, sockets: false, modules: false, ebpf: false };
 
 /// What `ps` reads.
 pub(super) const PROCESSES: Tables = Tables { processes: true, ..NOTHING };

@@ -124,6 +124,7 @@ pub fn snapshot() -> Snapshot {
         }],
         sockets: Vec::new(),
         modules: Vec::new(),
+        ebpf_programs: None,
         problems: Vec::new(),
     }
 }

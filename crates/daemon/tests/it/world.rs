@@ -116,6 +116,7 @@ pub fn snapshot(vm: &Vm) -> Snapshot {
             sock: Address(0xffff_8880_1000_0000),
         }],
         modules: vec![],
+        ebpf_programs: None,
         problems: vec![],
     }
 }

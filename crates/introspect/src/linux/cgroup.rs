@@ -118,7 +118,7 @@ pub(crate) fn groups(session: &Session<'_>, css_set: Gva) -> Result<Rc<Groups>, 
     }
     let layout = &session.kernel.layouts().cgroup;
     let default = session.space.pointer(member(css_set, layout.default_cgroup)?);
-    let path = default.and_then(|cgroup| path(session, css_set, cgroup));
+    let path = default.and_then(|cgroup| path(session, "css_set", css_set, cgroup));
     let path = session.known("css_set", css_set, path)?.flatten();
     let v1 = session.known("css_set", css_set, version_1(session, css_set))?;
     let paths = path.iter().map(String::as_str).chain(v1.iter().flatten().map(|group| group.path.as_str()));
@@ -142,7 +142,7 @@ fn version_1(session: &Session<'_>, css_set: Gva) -> Result<Vec<CgroupV1>, ReadE
         if cgroup == default || root == space.pointer(member(default, layout.root)?)? {
             continue;
         }
-        if let Some(path) = path(session, css_set, cgroup)? {
+        if let Some(path) = path(session, "css_set", css_set, cgroup)? {
             groups.push(CgroupV1 { hierarchy: hierarchy(session, root)?, path });
         }
     }
@@ -174,8 +174,14 @@ fn hierarchy(session: &Session<'_>, root: Gva) -> Result<String, ReadError> {
     Ok(words.join(","))
 }
 
-/// Path of a ``struct cgroup *`` in its hierarchy, through ``struct kernfs_node *``. `None`: it has no end, with a problem.
-fn path(session: &Session<'_>, css_set: Gva, cgroup: Gva) -> Result<Option<String>, ReadError> {
+/// Path of a ``struct cgroup *`` in its hierarchy, through ``struct kernfs_node *``. `None`: it has no end, with a problem of
+/// the object `what` at `of` that asks.
+pub(super) fn path(
+    session: &Session<'_>,
+    what: &str,
+    of: Gva,
+    cgroup: Gva,
+) -> Result<Option<String>, ReadError> {
     let layout = &session.kernel.layouts().cgroup;
     let space = &session.space;
     let mut node = space.pointer(member(cgroup, layout.node)?)?;
@@ -188,7 +194,7 @@ fn path(session: &Session<'_>, css_set: Gva, cgroup: Gva) -> Result<Option<Strin
         if names.len() >= DEPTH_MAX {
             session.problem(
                 ProblemKind::Cycle,
-                format_args!("css_set {css_set}"),
+                format_args!("{what} {of}"),
                 format_args!("Its path is deeper than {DEPTH_MAX}."),
             );
             return Ok(None);

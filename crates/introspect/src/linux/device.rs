@@ -58,12 +58,22 @@ impl Interfaces {
 fn names(session: &Session<'_>, net: Gva) -> Result<HashMap<u32, String>, ReadError> {
     let layout = &session.kernel.layouts().net.device;
     let mut names = HashMap::new();
-    for node in list::list(session, "network interface list", member(net, layout.list)?)? {
-        let device = node.checked_sub(layout.node);
-        let device = device.ok_or(ReadError::NotAnAddress { at: node, len: layout.node })?;
-        let name = session.space.c_string(member(device, layout.name)?, NAME)?;
+    for device in all(session, net)? {
         let index = session.space.u32(member(device, layout.index)?)?;
-        names.insert(index, String::from_utf8_lossy(&name).into_owned());
+        names.insert(index, name(session, device)?);
     }
     Ok(names)
+}
+
+/// ``struct net_device *`` of all interfaces of the ``struct net *`` at `net`.
+pub(super) fn all(session: &Session<'_>, net: Gva) -> Result<Vec<Gva>, ReadError> {
+    let layout = &session.kernel.layouts().net.device;
+    let nodes = list::list(session, "network interface list", member(net, layout.list)?)?;
+    Ok(nodes.into_iter().filter_map(|node| node.checked_sub(layout.node)).collect())
+}
+
+/// The name of the ``struct net_device *`` at `device`.
+pub(super) fn name(session: &Session<'_>, device: Gva) -> Result<String, ReadError> {
+    let at = member(device, session.kernel.layouts().net.device.name)?;
+    Ok(String::from_utf8_lossy(&session.space.c_string(at, NAME)?).into_owned())
 }

@@ -1,4 +1,5 @@
-//! Open files: ``struct files_struct`` → ``struct fdtable`` → ``struct file``, as far as they are sockets or lead to some.
+//! Open files: ``struct files_struct`` → ``struct fdtable`` → ``struct file``, as far as they are sockets or lead to some, or are
+//! what keeps an eBPF program.
 
 use super::layout::Resolver;
 use crate::session::{Session, member};
@@ -57,16 +58,34 @@ impl Layout {
     }
 }
 
-/// What a ``struct file`` is to a search for sockets.
+/// What a ``struct file`` is to a search for sockets or eBPF programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lead {
     /// A socket: its ``struct sock``.
     Sock(Gva),
     /// An io_uring: its ``struct io_ring_ctx``, which may hold further files.
     Ring(Gva),
+    /// An eBPF program: its ``struct bpf_prog``.
+    Program(Gva),
+    /// A link to one: its ``struct bpf_link``.
+    Link(Gva),
+    /// A ``struct perf_event``, which may have one.
+    PerfEvent(Gva),
     /// Nothing.
     None,
 }
+
+/// A kind of file by the symbol of its operations, and what its private data is.
+type FileKind = (&'static str, fn(Gva) -> Lead);
+
+const KINDS: [FileKind; 5] = [
+    ("io_uring_fops", Lead::Ring),
+    ("bpf_prog_fops", Lead::Program),
+    ("bpf_link_fops", Lead::Link),
+    // Of links that can be polled, since 6.11.
+    ("bpf_link_fops_poll", Lead::Link),
+    ("perf_fops", Lead::PerfEvent),
+];
 
 /// Whether anybody has a reference to the ``struct file`` at `file`.
 pub(super) fn is_referenced(session: &Session<'_>, file: Gva) -> Result<bool, ReadError> {
@@ -75,6 +94,11 @@ pub(super) fn is_referenced(session: &Session<'_>, file: Gva) -> Result<bool, Re
         References::Count(offset) => read(offset)? > 0,
         References::Biased(offset) => read(offset)? >= 0,
     })
+}
+
+/// What the ``struct file`` at `file` stands for, as its operations know it.
+pub(super) fn private(session: &Session<'_>, file: Gva) -> Result<Gva, ReadError> {
+    session.space.pointer(member(file, session.kernel.layouts().file.private)?)
 }
 
 /// ``struct sock *`` of the socket that the ``struct file`` at `file` is of.
@@ -163,8 +187,11 @@ impl Files {
             if let Some(sk) = sk {
                 return Ok(if sk.is_null() { Lead::None } else { Lead::Sock(sk) });
             }
-            if operations == session.kernel.symbol("io_uring_fops") {
-                return session.space.pointer(member(file, layout.private)?).map(Lead::Ring);
+            for (name, lead) in KINDS {
+                let of_kind = session.kernel.symbol(name);
+                if of_kind.is_some() && operations == of_kind {
+                    return private(session, file).map(lead);
+                }
             }
             Ok(Lead::None)
         };

@@ -181,7 +181,7 @@ impl Search<'_, '_> {
                     Lead::Ring(ring) => {
                         rings.entry(*ring).or_default().insert(*pid);
                     }
-                    Lead::None => {}
+                    Lead::Program(_) | Lead::Link(_) | Lead::PerfEvent(_) | Lead::None => {}
                 }
             }
         }
@@ -240,7 +240,7 @@ impl Search<'_, '_> {
         match self.files.lead(self.session, file)? {
             Lead::Sock(sk) => self.found.add(sk, ownership, pids),
             Lead::Ring(ring) => self.rings.push((ring, ownership, pids.clone())),
-            Lead::None => {}
+            Lead::Program(_) | Lead::Link(_) | Lead::PerfEvent(_) | Lead::None => {}
         }
         Ok(())
     }

@@ -2,8 +2,8 @@
 
 use super::image::START_KERNEL_MAP;
 use super::{
-    activity, cgroup, cred, file, hint, layout::Resolver, list, mm, module, namespace, net, path, pid, sched,
-    signal, slab, task, timekeeping,
+    activity, bpf, cgroup, cred, file, hint, layout::Resolver, list, mm, module, namespace, net, path, pid,
+    sched, signal, slab, task, timekeeping, xarray,
 };
 use crate::Error;
 use crate::session::Session;
@@ -99,6 +99,10 @@ pub(crate) struct Layouts {
     pub(crate) signal: signal::Layout,
     pub(crate) timekeeping: timekeeping::Layout,
     pub(crate) activity: activity::Layout,
+    /// `None`: the trees of this kernel are of another kind.
+    pub(crate) xarray: Option<xarray::Layout>,
+    /// `None`: the profile does not tell what programs and links look like.
+    pub(crate) bpf: Option<bpf::Layout>,
 }
 
 /// A located kernel with its profile. Good for one boot of one guest; see [`Kernel::is_current`].
@@ -129,6 +133,8 @@ impl Kernel {
             signal: signal::Layout::resolve(&mut resolver),
             timekeeping: timekeeping::Layout::resolve(&resolver),
             activity: activity::Layout::resolve(&resolver),
+            xarray: xarray::Layout::resolve(&mut resolver),
+            bpf: bpf::Layout::resolve(&resolver),
         };
         for symbol in ["init_task", "net_namespace_list"] {
             if profile.profile.optional_symbol(symbol).is_none() {

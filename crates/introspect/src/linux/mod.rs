@@ -4,6 +4,10 @@
 
 pub(crate) mod activity;
 pub(crate) mod anchor;
+pub(crate) mod bpf;
+pub(crate) mod bpf_link;
+pub(crate) mod bpf_place;
+pub(crate) mod bpf_words;
 pub(crate) mod cgroup;
 pub(crate) mod container;
 pub(crate) mod cred;
@@ -52,4 +56,5 @@ pub(crate) mod udp;
 pub(crate) mod unix;
 pub(crate) mod vmcoreinfo;
 pub(crate) mod vsock;
+pub(crate) mod xarray;
 pub(crate) mod xdp;

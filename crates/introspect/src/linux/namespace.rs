@@ -90,6 +90,11 @@ pub(crate) fn inode(session: &Session<'_>, namespace: Gva, ns: u64) -> Result<Op
     session.known("namespace", namespace, inum)
 }
 
+/// Inode number of the network namespace that the ``struct net`` at `net` is.
+pub(super) fn of_net(session: &Session<'_>, net: Gva) -> Result<Option<u32>, ReadError> {
+    inode(session, net, session.kernel.layouts().namespace.net.1)
+}
+
 /// ``ns_of_pid()``: the namespace of the deepest of ``pid->numbers``.
 fn pid_namespace(session: &Session<'_>, pid: Gva) -> Result<Option<u32>, ReadError> {
     if pid.is_null() {

@@ -370,7 +370,7 @@ pub(crate) fn order(socket: &Socket) -> impl Ord + '_ {
 }
 
 /// ``struct net *`` of all network namespaces (``net_namespace_list``).
-fn namespaces(session: &Session<'_>) -> Result<Vec<Gva>, ReadError> {
+pub(super) fn namespaces(session: &Session<'_>) -> Result<Vec<Gva>, ReadError> {
     let Some(head) = session.kernel.symbol("net_namespace_list") else {
         session.problem(ProblemKind::Profile, "net_namespace_list", "The kernel has no such symbol.");
         return Ok(Vec::new());

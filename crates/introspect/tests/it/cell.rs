@@ -242,6 +242,13 @@ fn one_of_everything(snapshot: &Snapshot, overlays: bool) {
     let docker =
         snapshot.processes.iter().find(|process| process.container_runtime == Some(ContainerRuntime::Docker));
     assert_eq!(docker.unwrap().container.as_ref().unwrap().len(), 64);
+    let programs = snapshot.ebpf_programs.as_ref().unwrap();
+    for place in ["socket", "cgroup", "raw_tracepoint", "perf_event", "xdp", "netns"] {
+        let attached = |program: &facts::EbpfProgram| program.attached_to.iter().any(|to| to.kind == place);
+        assert!(programs.iter().any(attached), "no program is attached to a {place}: {programs:#?}");
+    }
+    let tracer = find("/usr/sbin/tracer").pid;
+    assert!(programs.iter().filter(|program| program.processes.contains(&tracer)).count() >= 6);
     let ring = find("/usr/bin/ring").thread_list.as_ref().unwrap();
     assert!(ring.iter().any(|thread| thread.kind == TaskKind::IoWorker), "{ring:?}");
 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing is left out but what `/proc` and the kernel's memory put differently by design, and each such case says why.
 
-use super::equal_sockets;
+use super::{equal_ebpf, equal_sockets};
 use facts::{ExeState, ModuleState, ProcessState, Seccomp, Snapshot, TaskKind};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -17,6 +17,7 @@ pub fn differences(truth: &Truth, snapshot: &Snapshot) -> Vec<String> {
     processes(truth, snapshot, &mut found);
     equal_sockets::sockets(truth, snapshot, &mut found);
     modules(truth, snapshot, &mut found);
+    equal_ebpf::programs(truth, snapshot, &mut found);
     found.extend(snapshot.problems.iter().map(|problem| format!("problem: {problem:?}")));
     found
 }

@@ -10,6 +10,7 @@ mod cell; // one kind of guest, booted and compared
 mod churn; // a guest that changes while it is looked at
 mod cross_views; // several views of processes and modules
 mod equal; // compares a snapshot with the guest's /proc, entry by entry
+mod equal_ebpf;
 mod equal_sockets; // the same of sockets, line by line
 mod hostile; // a guest that lies
 mod images; // memory images

@@ -2,7 +2,7 @@
 
 use crate::opened::Opened;
 use anyhow::Result;
-use testkit::{Activity, Filter, MountSpec, Namespace, SocketSpec, Spawn, UnixType};
+use testkit::{Activity, Filter, MountSpec, Namespace, ProgramSpec, SocketSpec, Spawn, UnixType};
 
 /// Fills the guest with one of everything, so that no kind of process or socket is compared only in theory.
 /// Gives back whether the guest can have overlay file systems: Debian 13's package of 6.12 has no such module.
@@ -120,6 +120,7 @@ pub fn menagerie(opened: &Opened) -> Result<bool> {
     }
     guest.spawn(Spawn { exe: "/usr/sbin/bus".into(), sockets, ..Spawn::default() })?;
     odd_sockets(opened)?;
+    programs(opened)?;
     guest.spawn_many(20, Spawn { exe: "/usr/bin/idle".into(), uid: Some(65534), ..Spawn::default() })?;
     guest.load_module("dummy")?;
     let overlays = guest.load_module("overlay").is_ok();
@@ -197,5 +198,29 @@ fn odd_sockets(opened: &Opened) -> Result<()> {
         ],
         ..Spawn::default()
     })?;
+    Ok(())
+}
+
+/// An eBPF program in each place that this kernel has.
+fn programs(opened: &Opened) -> Result<()> {
+    let guest = &opened.guest;
+    let old = |series: &[&str]| series.iter().any(|series| guest.kernel().release.starts_with(series));
+    let mut programs = vec![
+        ProgramSpec::SocketFilter,
+        ProgramSpec::CgroupLink { cgroup: "/system.slice/filtered.service".into() },
+        ProgramSpec::Cgroup { cgroup: "/system.slice/filtered.service".into() },
+        ProgramSpec::RawTracepoint { name: "sched_process_exit".into() },
+        ProgramSpec::Kprobe { function: "do_unlinkat".into() },
+        ProgramSpec::XdpLink,
+        ProgramSpec::SocketLookupLink,
+        ProgramSpec::FlowDissector,
+    ];
+    if !old(&["5.10."]) {
+        programs.push(ProgramSpec::KprobeLink { function: "do_rmdir".into() });
+    }
+    if !old(&["5.10.", "6.1."]) {
+        programs.extend([ProgramSpec::TcxLink, ProgramSpec::Tcx]);
+    }
+    guest.spawn(Spawn { exe: "/usr/sbin/tracer".into(), programs, ..Spawn::default() })?;
     Ok(())
 }

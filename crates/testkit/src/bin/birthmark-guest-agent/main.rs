@@ -5,6 +5,7 @@
 //! `unsafe` is for system calls that have no safe wrapper; each block says why it is sound.
 #![allow(unsafe_code)]
 
+mod bpf;
 mod confine;
 mod diag;
 mod hidden_holds;
@@ -12,8 +13,10 @@ mod init;
 mod io_worker;
 mod launch;
 mod port;
+mod proc_bpf;
 mod proc_net;
 mod proc_pid;
+mod programs;
 mod sockets;
 mod survey;
 mod system;

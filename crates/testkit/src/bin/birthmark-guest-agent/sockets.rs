@@ -3,7 +3,7 @@
 //! The odd states of TCP are made on one machine without raw packets: see each function for how.
 
 use crate::init::{Result, context};
-use crate::{hidden_holds, system};
+use crate::{bpf, hidden_holds, system};
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, NetlinkAddr, SockFlag, SockType, SockaddrLike, SockaddrStorage,
@@ -257,7 +257,7 @@ impl Held {
         match filter {
             Filter::Classic => system::attach_classic(&socket)?,
             Filter::Ebpf => {
-                let program = system::socket_filter()?;
+                let program = bpf::socket_filter()?;
                 system::set_option(&socket, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, program.as_raw_fd())?;
                 self.other(program)?;
             }

@@ -1,7 +1,7 @@
 //! Takes the truth: reads `/proc` and `/sys` of the guest into the types that the tests compare with.
 
 use crate::init::{Result, context};
-use crate::{diag, proc_net, proc_pid, system};
+use crate::{diag, proc_bpf, proc_net, proc_pid, system};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -53,7 +53,9 @@ pub(crate) fn truth() -> Result<Truth> {
         }
     }
     let kernel = kernel(symbols)?;
-    Ok(Truth { kernel, processes, sockets, tables, modules: modules(&text("/proc/modules")?)? })
+    let programs = proc_bpf::read_all(&processes)?;
+    let modules = modules(&text("/proc/modules")?)?;
+    Ok(Truth { kernel, processes, sockets, tables, modules, programs })
 }
 
 fn text(path: &str) -> Result<String> {

@@ -59,22 +59,6 @@ pub(crate) fn bind_to<T>(socket: &impl AsRawFd, address: &T) -> io::Result<()> {
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const *address).cast(), length) }).map(drop)
 }
 
-/// Loads the eBPF program `return 0` as a socket filter.
-pub(crate) fn socket_filter() -> io::Result<OwnedFd> {
-    /// ``BPF_PROG_LOAD`` and ``BPF_PROG_TYPE_SOCKET_FILTER``, include/uapi/linux/bpf.h.
-    const LOAD: libc::c_int = 5;
-    const SOCKET_FILTER: u32 = 1;
-    /// ``r0 = 0`` and ``exit``.
-    static PROGRAM: [u64; 2] = [0xb7, 0x95];
-    // The beginning of ``union bpf_attr``: type, number of instructions, instructions, licence; the rest is zero.
-    let mut attributes = [0_u64; 16];
-    attributes[0] = u64::from(SOCKET_FILTER) | 2 << 32;
-    attributes[1] = PROGRAM.as_ptr().expose_provenance() as u64;
-    attributes[2] = c"GPL".as_ptr().expose_provenance() as u64;
-    // SAFETY: the kernel reads the attributes, of the length given, and what they point at, which is static.
-    owned(unsafe { libc::syscall(libc::SYS_bpf, LOAD, attributes.as_ptr(), size_of_val(&attributes)) })
-}
-
 /// Attaches four instructions of classic BPF that let everything through.
 pub(crate) fn attach_classic(socket: &impl AsRawFd) -> io::Result<()> {
     let instruction =

@@ -3,7 +3,7 @@
 use crate::init::{Result, TRAFFIC, context};
 use crate::launch::{Holding, READY_FD, Ready};
 use crate::sockets::{self, Held};
-use crate::{io_worker, system};
+use crate::{io_worker, programs, system};
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
@@ -48,6 +48,8 @@ fn prepare(spawn: &Spawn) -> Result<(Held, Holding)> {
         context(prctl::set_name(&context(CString::new(name.as_str()), "Not a name")?), "prctl")?;
     }
     let held = sockets::open_all(&spawn.sockets)?;
+    // Held for as long as the process lives.
+    programs::load_all(&spawn.programs)?.into_iter().for_each(std::mem::forget);
     // Before the threads: only a process with one thread may fork and go on.
     let children = (0..spawn.zombies).map(|_| zombie()).collect::<Result<Vec<u32>>>()?;
     if let Some(text) = &spawn.rewrite_args {

@@ -1,0 +1,234 @@
+//! The truth about eBPF: what the system call `bpf` says of programs and links, and what the places that can have programs
+//! say when they are asked.
+
+use crate::bpf::{self, Attributes, word};
+use crate::init::{Result, context};
+use nix::libc;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use testkit::truth::{Place, Process, Program};
+
+/// Enough for the largest ``struct bpf_prog_info`` and ``struct bpf_link_info``.
+const INFO: usize = 256;
+/// Programs of one place, and maps of one program, that are asked for.
+const IDS: usize = 64;
+/// ``enum bpf_link_type``.
+const RAW_TRACEPOINT: u32 = 1;
+const CGROUP: u32 = 3;
+const NET_NAMESPACE: u32 = 5;
+const XDP: u32 = 6;
+const PERF_EVENT: u32 = 7;
+const TCX: u32 = 11;
+/// Ways in which a program can be attached to a control group that are asked for: in, out, new socket, socket operations,
+/// device.
+const OF_GROUPS: [u32; 5] = [0, 1, 2, 3, 6];
+const FLOW_DISSECTOR: u32 = 17;
+const OF_INTERFACES: [u32; 2] = [46, 47];
+
+/// All programs.
+pub(crate) fn read_all(processes: &[Process]) -> Result<Vec<Program>> {
+    let mut programs = BTreeMap::new();
+    for id in ids(bpf::PROG_GET_NEXT_ID) {
+        // One that goes meanwhile is none.
+        if let Ok(descriptor) = Attributes::new().with(0, id).open(bpf::PROG_GET_FD_BY_ID) {
+            programs.insert(id, program(&descriptor)?);
+        }
+    }
+    if programs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let groups = groups();
+    for id in ids(bpf::LINK_GET_NEXT_ID) {
+        if let Ok(descriptor) = Attributes::new().with(0, id).open(bpf::LINK_GET_FD_BY_ID) {
+            let (program, place) = link(&descriptor, &groups)?;
+            if let Some(program) = programs.get_mut(&program) {
+                program.places.push(place);
+            }
+        }
+    }
+    for process in processes {
+        held(process.pid, &mut programs);
+    }
+    for (path, _) in groups.values() {
+        let Ok(group) = File::open(format!("/sys/fs/cgroup{path}")) else { continue };
+        for way in OF_GROUPS {
+            asked(&mut programs, group.as_raw_fd(), CGROUP, Some(path), way);
+        }
+    }
+    for way in OF_INTERFACES {
+        asked(&mut programs, 1, TCX, Some("lo"), way);
+    }
+    let namespace = context(File::open("/proc/self/ns/net"), "The network namespace")?;
+    let name = format!("net:[{}]", context(namespace.metadata(), "The network namespace")?.ino());
+    asked(&mut programs, namespace.as_raw_fd(), NET_NAMESPACE, Some(&name), FLOW_DISSECTOR);
+    let mut programs: Vec<Program> = programs.into_values().collect();
+    programs.iter_mut().for_each(|program| program.places.sort());
+    Ok(programs)
+}
+
+/// The numbers that one of the ``GET_NEXT_ID`` commands gives.
+fn ids(command: libc::c_int) -> Vec<u32> {
+    let mut ids = Vec::new();
+    let mut attributes = Attributes::new();
+    while attributes.call(command).is_ok() {
+        let id = attributes.word(4);
+        ids.push(id);
+        attributes = Attributes::new().with(0, id);
+    }
+    ids
+}
+
+fn program(descriptor: &impl AsRawFd) -> Result<Program> {
+    let mut info = [0; INFO];
+    let mut maps = [0_u32; IDS];
+    info[52..56].copy_from_slice(&64_u32.to_ne_bytes());
+    info[56..64].copy_from_slice(&(maps.as_mut_ptr().expose_provenance() as u64).to_ne_bytes());
+    context(bpf::info(descriptor, &mut info), "The kernel does not describe a program")?;
+    let name = info[64..80].split(|byte| *byte == 0).next().unwrap_or_default();
+    let count = usize::try_from(word(&info, 52)).unwrap_or(0).min(IDS);
+    // SAFETY: the array is alive and initialised; the kernel has written to it behind the compiler's back.
+    let maps = unsafe { std::ptr::read_volatile(&raw const maps) };
+    let mut maps = maps[..count].to_vec();
+    maps.sort_unstable();
+    Ok(Program {
+        id: word(&info, 4),
+        kind: word(&info, 0),
+        name: String::from_utf8_lossy(name).into_owned(),
+        tag: info[8..16].iter().map(|byte| format!("{byte:02x}")).collect(),
+        load_time_ns: u64::from(word(&info, 44)) << 32 | u64::from(word(&info, 40)),
+        uid: word(&info, 48),
+        instruction_bytes: word(&info, 20),
+        jited_bytes: word(&info, 16),
+        maps,
+        places: Vec::new(),
+        processes: Vec::new(),
+    })
+}
+
+/// The id of a link's program, and what it is attached to.
+fn link(descriptor: &impl AsRawFd, groups: &BTreeMap<u64, (String, u64)>) -> Result<(u32, Place)> {
+    let mut info = [0_u8; INFO];
+    let mut name = [0_u8; 128];
+    context(bpf::info(descriptor, &mut info), "The kernel does not describe a link")?;
+    let kind = word(&info, 0);
+    if kind == RAW_TRACEPOINT {
+        info = [0; INFO];
+        info[16..24].copy_from_slice(&(name.as_mut_ptr().expose_provenance() as u64).to_ne_bytes());
+        info[24..28].copy_from_slice(&128_u32.to_ne_bytes());
+        context(bpf::info(descriptor, &mut info), "The kernel does not describe a link")?;
+    }
+    let first = word(&info, 16);
+    let (target, attach_type) = match kind {
+        RAW_TRACEPOINT => {
+            // SAFETY: the array is alive and initialised; the kernel has written to it behind the compiler's back.
+            let name = unsafe { std::ptr::read_volatile(&raw const name) };
+            let text = name.split(|byte| *byte == 0).next().unwrap_or_default();
+            (Some(String::from_utf8_lossy(text).into_owned()), None)
+        }
+        CGROUP => {
+            let id = u64::from(word(&info, 20)) << 32 | u64::from(first);
+            (groups.get(&id).map(|(path, _)| path.clone()), Some(word(&info, 24)))
+        }
+        NET_NAMESPACE => (Some(format!("net:[{first}]")), Some(word(&info, 20))),
+        XDP => (interface(first), None),
+        TCX => (interface(first), Some(word(&info, 20))),
+        _ => (None, None),
+    };
+    Ok((word(&info, 8), Place { kind, target, attach_type, link: Some(word(&info, 4)) }))
+}
+
+fn interface(index: u32) -> Option<String> {
+    (index == 1).then(|| "lo".to_owned())
+}
+
+/// Path and inode of all control groups, by inode, which is a group's id.
+fn groups() -> BTreeMap<u64, (String, u64)> {
+    let mut groups = BTreeMap::new();
+    let root = Path::new("/sys/fs/cgroup");
+    let mut open = vec![root.to_owned()];
+    while let Some(directory) = open.pop() {
+        let Ok(inode) = fs::metadata(&directory).map(|metadata| metadata.ino()) else { continue };
+        let path = directory.strip_prefix(root).unwrap_or(Path::new("")).to_string_lossy().into_owned();
+        groups.insert(inode, (format!("/{path}"), inode));
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(entry.path());
+            }
+        }
+    }
+    groups
+}
+
+/// Adds a process to the programs that it has descriptors of, and the perf events among these to their places.
+fn held(pid: u32, programs: &mut BTreeMap<u32, Program>) {
+    let mut name = [0_u8; 128];
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+        let (Ok(link), Ok(number)) = (fs::read_link(entry.path()), entry.file_name().into_string()) else {
+            continue;
+        };
+        let link = link.to_string_lossy();
+        let mut event = None;
+        let program = if link.starts_with("anon_inode:bpf") {
+            let text = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
+            text.lines().find_map(|line| line.strip_prefix("prog_id:\t")?.trim().parse().ok())
+        } else if link == "anon_inode:[perf_event]" {
+            let mut attributes = Attributes::new()
+                .with(0, pid)
+                .with(4, number.parse().unwrap_or(0))
+                .with(12, 128)
+                .pointing(16, name.as_mut_ptr());
+            attributes.call(bpf::TASK_FD_QUERY).ok().map(|_| {
+                // SAFETY: the array is alive and initialised; the kernel has written to it behind the compiler's back.
+                let name = unsafe { std::ptr::read_volatile(&raw const name) };
+                let text = name.split(|byte| *byte == 0).next().unwrap_or_default();
+                event = Some(String::from_utf8_lossy(text).into_owned());
+                attributes.word(24)
+            })
+        } else {
+            None
+        };
+        let Some(program) = program.and_then(|id| programs.get_mut(&id)) else { continue };
+        if program.processes.last() != Some(&pid) {
+            program.processes.push(pid);
+        }
+        if let Some(target) = event {
+            program.places.push(Place {
+                kind: PERF_EVENT,
+                target: Some(target),
+                attach_type: None,
+                link: None,
+            });
+        }
+    }
+}
+
+/// Adds what a place says it has and no link keeps there.
+fn asked(
+    programs: &mut BTreeMap<u32, Program>,
+    place: RawFd,
+    kind: u32,
+    target: Option<&str>,
+    attach_type: u32,
+) {
+    let mut ids = [0_u32; IDS];
+    let mut attributes =
+        Attributes::new().with_fd(0, place).with(4, attach_type).pointing(16, ids.as_mut_ptr()).with(24, 64);
+    // Not every kernel has every kind of place.
+    if attributes.call(bpf::PROG_QUERY).is_err() {
+        return;
+    }
+    let count = usize::try_from(attributes.word(24)).unwrap_or(0).min(IDS);
+    // SAFETY: the array is alive and initialised; the kernel has written to it behind the compiler's back.
+    let ids = unsafe { std::ptr::read_volatile(&raw const ids) };
+    for id in &ids[..count] {
+        let Some(program) = programs.get_mut(id) else { continue };
+        let new =
+            Place { kind, target: target.map(ToOwned::to_owned), attach_type: Some(attach_type), link: None };
+        if !program.places.iter().any(|place| Place { link: None, ..place.clone() } == new) {
+            program.places.push(new);
+        }
+    }
+}
