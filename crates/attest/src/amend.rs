@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// The only members that a proposal may change.
-const REACH: [&str; 6] =
-    ["/guest/kernels/", "/processes/", "/listeners/", "/flows/", "/raw_sockets/", "/modules/"];
+const REACH: [&str; 7] =
+    ["/guest/kernels/", "/processes/", "/listeners/", "/flows/", "/raw_sockets/", "/modules/", "/ebpf/"];
 
 /// One operation of a JSON Patch (RFC 6902) as findings propose them.
 #[derive(Deserialize)]

@@ -18,6 +18,8 @@ pub enum Table {
     Sockets,
     /// `modules`
     Modules,
+    /// `ebpf_programs`
+    Ebpf,
 }
 
 impl fmt::Display for Table {
@@ -26,6 +28,7 @@ impl fmt::Display for Table {
             Self::Processes => "processes",
             Self::Sockets => "sockets",
             Self::Modules => "modules",
+            Self::Ebpf => "eBPF programs",
         })
     }
 }
@@ -42,8 +45,7 @@ pub struct Blind<'s> {
 /// The tables of the snapshot that are not fully known, in the order of [`Table`].
 #[must_use]
 pub fn blind_tables(snapshot: &Snapshot) -> Vec<Blind<'_>> {
-    [Table::Processes, Table::Sockets, Table::Modules]
-        .into_iter()
+    ALL.into_iter()
         .filter_map(|table| {
             let problems: Vec<_> =
                 snapshot.problems.iter().filter(|problem| hides(problem).contains(&table)).collect();
@@ -63,8 +65,10 @@ fn hides(problem: &Problem) -> &'static [Table] {
     PLACES
         .iter()
         .find(|(_, objects)| objects.contains(&object))
-        .map_or(&[Table::Processes, Table::Sockets, Table::Modules], |(tables, _)| tables)
+        .map_or(&[Table::Processes, Table::Sockets, Table::Modules, Table::Ebpf], |(tables, _)| tables)
 }
+
+const ALL: [Table; 4] = [Table::Processes, Table::Sockets, Table::Modules, Table::Ebpf];
 
 /// What a problem's `where` says in front of the address, as the walkers of `introspect` write it, and the tables that
 /// lose rows when that object cannot be read. Whatever is not here puts all of them in doubt.
@@ -73,6 +77,13 @@ const PLACES: &[(&[Table], &[&str])] = &[
     (
         &[],
         &[
+            "bpf link table",
+            "bpf_link",
+            "bpf_prog (places)",
+            "bpf_prog_aux",
+            "bpf_prog_list",
+            "cgroup",
+            "cgroup children",
             "counter of tasks",
             "cred",
             "css_set",
@@ -81,10 +92,13 @@ const PLACES: &[(&[Table], &[&str])] = &[
             "group_info",
             "mm_struct",
             "namespace",
+            "net (programs)",
+            "net_device",
             "netlink_sock",
             "network interface list",
             "nsproxy",
             "path of file",
+            "perf_event",
             "pid",
             "process_counts",
             "signal_struct",
@@ -111,6 +125,7 @@ const PLACES: &[(&[Table], &[&str])] = &[
             "task_struct_cachep",
         ],
     ),
+    (&[Table::Ebpf], &["bpf program table", "bpf_prog", "ebpf_programs"]),
     (&[Table::Modules], &["module", "module list", "module range", "module set", "module tree", "modules"]),
     // The last seven lead from a process to its sockets: without them an owner is missing. (`file` is also on the way to
     // the executable, which is `None` then.)

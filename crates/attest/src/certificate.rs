@@ -11,7 +11,7 @@ use crate::flow::Flows;
 use crate::pattern::Pattern;
 use crate::policy::Policy;
 use crate::{Error, keys::PrivateKey};
-use facts::{ExeState, Family, Vm};
+use facts::{EbpfProgram, ExeState, Family, Vm};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::BTreeMap;
@@ -85,6 +85,9 @@ pub struct Certificate {
     /// Files of the image that can be executed. Nothing is compared with them: a look at memory does not see a file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<FileEntry>,
+    /// Which eBPF programs may be loaded. Absent: they are not judged, as in certificates made before they were known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ebpf: Option<Vec<EbpfEntry>>,
     /// What drift means.
     #[serde(default)]
     pub policy: Policy,
@@ -444,6 +447,41 @@ pub struct FileEntry {
     /// SHA-256 of each page of 4 KiB (of the last one, what there is of it), one after the other, base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pages: Option<String>,
+}
+
+/// An eBPF program that may be loaded, any number of times.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct EbpfEntry {
+    /// What kind of program, by bpftool's word.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Template for its name. Absent: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Pattern>,
+    /// What its instructions hash to, 16 digits of lower-case hex. Absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+}
+
+impl EbpfEntry {
+    /// The entry for just this program. `Err` names what is not known of it.
+    pub(crate) fn of(program: &EbpfProgram) -> Result<Self, &'static str> {
+        Ok(Self {
+            kind: program.kind.clone().ok_or("type")?,
+            name: program.name.as_deref().map(Pattern::literal),
+            tag: Some(program.tag.clone().ok_or("tag")?),
+        })
+    }
+
+    /// Whether it allows what [`EbpfEntry::of`] made of a program.
+    pub(crate) fn allows(&self, seen: &Self) -> bool {
+        let name = match (&self.name, seen.name.as_ref().and_then(Pattern::as_literal)) {
+            (None, None) => true,
+            (Some(template), Some(name)) => template.matches(name),
+            _ => false,
+        };
+        name && self.kind == seen.kind && (self.tag.is_none() || self.tag == seen.tag)
+    }
 }
 
 impl Statement {

@@ -11,6 +11,7 @@
 //! product. Must never depend on the order of anything, or on a clock.
 
 mod draft;
+mod ebpf;
 mod flow;
 mod hidden;
 mod hidden_socket;
@@ -18,7 +19,7 @@ mod kernel;
 mod process;
 mod socket;
 
-use crate::blind::{Blind, blind_tables};
+use crate::blind::{Blind, Table, blind_tables};
 use crate::certificate::Certificate;
 use crate::policy::Policy;
 use crate::reading::Owners;
@@ -37,12 +38,22 @@ const TORN_SHARE: usize = 20;
 /// look; [`crate::Tracker`] counts further ones. At most 256 causes per rule are listed, the rest is one finding.
 #[must_use]
 pub fn compare(certificate: &Certificate, snapshot: &Snapshot) -> Vec<Finding> {
-    let blind = blind_tables(snapshot);
+    let mut blind = blind_tables(snapshot);
+    match &certificate.ebpf {
+        // Nobody asked.
+        None => blind.retain(|blind| blind.table != Table::Ebpf),
+        Some(_) if snapshot.ebpf_programs.is_none() => {
+            blind.retain(|blind| blind.table != Table::Ebpf);
+            blind.push(Blind { table: Table::Ebpf, problems: Vec::new() });
+        }
+        Some(_) => {}
+    }
     let owners = Owners::new(snapshot);
     let mut drafts = Drafts::new(&certificate.service, &certificate.policy);
     kernel::compare(certificate, snapshot, &mut drafts);
     process::compare(certificate, snapshot, &owners, &blind, &mut drafts);
     socket::compare(certificate, snapshot, &owners, &mut drafts);
+    ebpf::compare(certificate, snapshot, &mut drafts);
     hidden::compare(snapshot, &mut drafts);
     if let Some(flows) = &certificate.flows {
         flow::compare(flows, snapshot, &owners, &mut drafts);

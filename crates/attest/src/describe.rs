@@ -1,7 +1,9 @@
 //! One entry of a certificate in a few words, as findings, reviews and differences name it. Nothing of it is left out: it is
 //! what a person agrees to.
 
-use crate::certificate::{FileEntry, Identity, KernelIdentity, ListenerEntry, ProcessEntry, RawSocketEntry};
+use crate::certificate::{
+    EbpfEntry, FileEntry, Identity, KernelIdentity, ListenerEntry, ProcessEntry, RawSocketEntry,
+};
 use crate::flow::FlowEntry;
 use crate::pattern::Pattern;
 use crate::text::{all, shown};
@@ -58,6 +60,11 @@ pub(crate) fn raw_socket(entry: &RawSocketEntry) -> String {
 pub(crate) fn file_entry(entry: &FileEntry) -> String {
     let package = entry.package.as_ref().map(|package| format!(" of {}", shown(package))).unwrap_or_default();
     format!("{}{package}", shown(&entry.path))
+}
+
+pub(crate) fn ebpf(entry: &EbpfEntry) -> String {
+    let name = entry.name.as_ref().map_or("without a name", |name| name.as_str());
+    format!("{} {} tag {}", shown(&entry.kind), shown(name), shown(entry.tag.as_deref().unwrap_or("any")))
 }
 
 pub(crate) fn kernel(kernel: &KernelIdentity) -> String {

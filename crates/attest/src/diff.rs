@@ -69,6 +69,15 @@ pub fn diff(old: &Certificate, new: &Certificate) -> Vec<Change> {
     let module = |entry: &crate::ModuleEntry| entry.name.as_str().to_owned();
     lists(&mut changes, "modules", &old.modules, &new.modules, module, module);
     lists(&mut changes, "files", &old.files, &new.files, describe::file_entry, |entry| entry.path.clone());
+    if let Some(kind) = match (&old.ebpf, &new.ebpf) {
+        (None, Some(_)) => Some(ChangeKind::Added),
+        (Some(_), None) => Some(ChangeKind::Removed),
+        _ => None,
+    } {
+        changes.push(whole("ebpf", kind, "eBPF programs are judged"));
+    }
+    let (old_ebpf, new_ebpf) = (old.ebpf.clone().unwrap_or_default(), new.ebpf.clone().unwrap_or_default());
+    lists(&mut changes, "ebpf", &old_ebpf, &new_ebpf, describe::ebpf, describe::ebpf);
     fields(&mut changes, "policy", &value(&old.policy), &value(&new.policy));
     changes
 }

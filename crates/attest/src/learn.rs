@@ -23,7 +23,7 @@ pub(crate) use sockets::listener_entry;
 use crate::Error;
 use crate::blind::blind_tables;
 use crate::certificate::{
-    Certificate, Guest, KernelIdentity, ModuleEntry, SchemaVersion, Selector, Statement, Validity,
+    Certificate, EbpfEntry, Guest, KernelIdentity, ModuleEntry, SchemaVersion, Selector, Statement, Validity,
 };
 use crate::pattern::Pattern;
 use crate::policy::Policy;
@@ -78,6 +78,9 @@ pub struct Learner {
     programs: Programs,
     sockets: Sockets,
     modules: BTreeMap<Pattern, sightings::Sightings>,
+    ebpf: BTreeMap<EbpfEntry, sightings::Sightings>,
+    /// Some look did not know the eBPF programs: then nothing can be said of them.
+    ebpf_unknown: bool,
 }
 
 impl Learner {
@@ -99,6 +102,8 @@ impl Learner {
             programs: Programs::default(),
             sockets: Sockets::default(),
             modules: BTreeMap::new(),
+            ebpf: BTreeMap::new(),
+            ebpf_unknown: false,
         }
     }
 
@@ -148,7 +153,7 @@ impl Learner {
             return Err(Error::SeveralArchitectures { one, other });
         }
         let known = self.programs.len().saturating_add(self.sockets.len());
-        if known.saturating_add(self.modules.len()) > FACTS_MAX {
+        if known.saturating_add(self.modules.len()).saturating_add(self.ebpf.len()) > FACTS_MAX {
             return Err(Error::TooMuchToLearn { limit: FACTS_MAX });
         }
         let next = self.vms.len();
@@ -180,6 +185,16 @@ impl Learner {
         }
         for module in &snapshot.modules {
             self.modules.entry(Pattern::literal(&module.name)).or_default().add(look);
+        }
+        self.ebpf_unknown |= snapshot.ebpf_programs.is_none();
+        for program in snapshot.ebpf_programs.iter().flatten() {
+            match EbpfEntry::of(program) {
+                Ok(entry) => self.ebpf.entry(entry).or_default().add(look),
+                Err(fact) if self.strict => {
+                    return Err(unknown(format!("eBPF program at {}", program.program), Unknown(fact)));
+                }
+                Err(_) => {}
+            }
         }
         self.looks = self.looks.saturating_add(1);
         Ok(())
@@ -228,6 +243,10 @@ impl Learner {
             modules.push(ModuleEntry { name: name.clone() });
             note("modules", index, draft::Noted::new(seen.clone(), "it was loaded"));
         }
+        let ebpf = (!self.ebpf_unknown).then(|| self.ebpf.keys().cloned().collect());
+        for (index, seen) in self.ebpf.values().enumerate().filter(|_| !self.ebpf_unknown) {
+            note("ebpf", index, draft::Noted::new(seen.clone(), "it was loaded"));
+        }
         let names = self.names.iter().map(|name| Pattern::literal(name)).collect();
         let certificate = Certificate {
             schema: SchemaVersion::CURRENT,
@@ -243,6 +262,7 @@ impl Learner {
             raw_sockets,
             modules,
             files: Vec::new(),
+            ebpf,
             policy: Policy::learned(),
         };
         let names: Vec<_> = self.names.iter().map(|name| shown(name)).collect();

@@ -148,7 +148,7 @@ pub(crate) fn rule_names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Each rule with its usual severity, and the action that a learned certificate proposes.
-const RULES: [(&str, Severity, Action); 17] = [
+const RULES: [(&str, Severity, Action); 19] = [
     (rule::PROCESS_UNKNOWN, Severity::High, Action::Quarantine),
     (rule::PROCESS_CHANGED, Severity::Critical, Action::Quarantine),
     (rule::PROCESS_MISSING, Severity::Medium, Action::Alert),
@@ -162,8 +162,10 @@ const RULES: [(&str, Severity, Action); 17] = [
     (rule::FLOW_UNKNOWN, Severity::High, Action::Alert),
     (rule::SOCKET_RAW, Severity::High, Action::Quarantine),
     (rule::MODULE_UNKNOWN, Severity::Critical, Action::Quarantine),
+    (rule::EBPF_UNKNOWN, Severity::High, Action::Alert),
     (rule::SOCKET_HIDDEN, Severity::Critical, Action::Quarantine),
     (rule::MODULE_HIDDEN, Severity::Critical, Action::Quarantine),
+    (rule::EBPF_HIDDEN, Severity::Critical, Action::Quarantine),
     (rule::KERNEL_CHANGED, Severity::Critical, Action::Quarantine),
     (rule::GUEST_BLIND, Severity::High, Action::Alert),
 ];

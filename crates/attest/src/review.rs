@@ -66,6 +66,15 @@ pub fn warnings(certificate: &Certificate) -> Vec<Warning> {
     for (index, entry) in certificate.modules.iter().enumerate() {
         found.open(&format!("/modules/{index}"), "modules", std::slice::from_ref(&entry.name));
     }
+    for (index, entry) in certificate.ebpf.iter().flatten().enumerate() {
+        let path = format!("/ebpf/{index}");
+        if let Some(name) = &entry.name {
+            found.open(&path, "names", std::slice::from_ref(name));
+        }
+        if entry.tag.is_none() {
+            found.add(&path, "its instructions may be any".to_owned());
+        }
+    }
     if certificate.policy.mode == Mode::Monitor {
         found.add(
             "/policy/mode",
@@ -272,6 +281,9 @@ fn entries(certificate: &Certificate) -> Vec<Entry> {
             describe::file_entry(entry),
             details,
         );
+    }
+    for (index, entry) in certificate.ebpf.iter().flatten().enumerate() {
+        add("eBPF programs", "/ebpf", index, describe::ebpf(entry), Vec::new());
     }
     for entry in &mut entries {
         entry.text = safe(&entry.text);

@@ -6,12 +6,13 @@
 
 use super::draft::{Cause, Draft, Drafts, cause};
 use crate::text::{list, shown};
-use facts::{ExeState, Module, ModuleState, Process, ProcessState, Snapshot, rule};
+use facts::{EbpfProgram, ExeState, Module, ModuleState, Process, ProcessState, Snapshot, rule};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn compare(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
     processes(snapshot, drafts);
     modules(snapshot, drafts);
+    ebpf(snapshot, drafts);
 }
 
 /// Views in `all` that are not among those that saw an object.
@@ -107,6 +108,39 @@ fn modules(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
                 .with("module", module.module.to_string())
                 .views(&module.views)
                 .missing(missing)
+        });
+    }
+}
+
+/// The view that every eBPF program is in for as long as anything holds it: what `bpftool prog` lists.
+const PROGRAM_TABLE: &str = "program_table";
+
+fn ebpf(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
+    let mut hidden: BTreeMap<Cause, Vec<&EbpfProgram>> = BTreeMap::new();
+    for program in snapshot.ebpf_programs.iter().flatten() {
+        if !program.views.iter().any(|view| view == PROGRAM_TABLE) {
+            let parts = [&program.kind, &program.name, &program.tag];
+            let parts = parts.map(|part| part.as_deref().unwrap_or_default());
+            hidden.entry(cause("ebpf", parts)).or_default().push(program);
+        }
+    }
+    for (cause, programs) in hidden {
+        let Some(first) = programs.first() else { continue };
+        drafts.add(rule::EBPF_HIDDEN, &cause, || {
+            let name = shown(first.name.as_deref().unwrap_or("without a name"));
+            let seen: BTreeSet<&String> = programs.iter().flat_map(|program| &program.views).collect();
+            Draft::new(
+                format!("eBPF program {name}"),
+                format!(
+                    "The eBPF program {name} is in use and missing in {PROGRAM_TABLE}: it is hidden from whoever lists programs"
+                ),
+            )
+            .expected(format!("in {PROGRAM_TABLE}"))
+            .seen(format!("in {}", list(seen.iter())))
+            .with("programs", list(programs.iter().map(|program| program.program)))
+            .with("pids", list(programs.iter().flat_map(|program| &program.processes)))
+            .views(seen)
+            .missing([&PROGRAM_TABLE.to_owned()])
         });
     }
 }

@@ -151,6 +151,30 @@ pub fn problem(kind: ProblemKind, location: &str) -> Problem {
 }
 
 /// systemd, a web server with two workers, a DHCP client, kernel threads, a module.
+pub fn ebpf(name: &str, kind: &str, tag: &str) -> EbpfProgram {
+    EbpfProgram {
+        id: Some(4),
+        kind: Some(kind.to_owned()),
+        name: Some(name.to_owned()),
+        tag: Some(tag.to_owned()),
+        loaded_at_ns: Some(9_000_000_000),
+        loaded_at: None,
+        uid: Some(0),
+        instructions: Some(64),
+        jited_bytes: Some(389),
+        maps: Some(vec![]),
+        attached_to: vec![EbpfAttachment {
+            kind: "cgroup".to_owned(),
+            target: Some("/system.slice/nginx.service".to_owned()),
+            attach_type: Some("cgroup_device".to_owned()),
+            link: None,
+        }],
+        processes: vec![1],
+        views: vec!["program_table".to_owned(), "attachment".to_owned()],
+        program: Address(0xffff_c900_0001_0000),
+    }
+}
+
 pub fn web() -> Snapshot {
     Snapshot {
         schema: SNAPSHOT_SCHEMA.to_owned(),
@@ -209,7 +233,7 @@ pub fn web() -> Snapshot {
             socket(Family::Packet, "raw", "0x0800", SocketState::Unconnected, &[450]),
         ],
         modules: vec![module("virtio_net"), module("ext4")],
-        ebpf_programs: None,
+        ebpf_programs: Some(vec![ebpf("sd_devices", "cgroup_device", "d9e3c8a1b2f40576")]),
         problems: vec![],
     }
 }

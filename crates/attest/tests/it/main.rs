@@ -3,6 +3,7 @@
 
 mod amend;
 mod capabilities;
+mod compare_ebpf;
 mod compare_flow;
 mod compare_hidden;
 mod compare_kernel;

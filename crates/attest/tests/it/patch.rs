@@ -45,7 +45,7 @@ fn the_change_that_a_finding_proposes_allows_what_was_found() {
         s.sockets.push(tcp("::", 4444, &[666]));
     };
     type Change<'c> = &'c dyn Fn(&mut Snapshot);
-    let changes: [(&str, Change<'_>); 20] = [
+    let changes: [(&str, Change<'_>); 21] = [
         ("unknown program and listener", &rogue),
         ("special characters", &|s| s.processes.push(process(666, "[*#\\", "/tmp/**/#1[a\\"))),
         ("known program, new name", &|s| s.processes.push(process(666, "nc", "/usr/sbin/nginx"))),
@@ -88,6 +88,7 @@ fn the_change_that_a_finding_proposes_allows_what_was_found() {
         }),
         ("raw", &|s| s.sockets.push(socket(Family::Inet, "raw", "icmp", SocketState::Unconnected, &[900]))),
         ("module", &|s| s.modules.push(module("diamorphine"))),
+        ("ebpf", &|s| s.ebpf_programs.as_mut().unwrap().push(ebpf("evil", "xdp", "aaaabbbbccccdddd"))),
         ("kernel", &|s| {
             s.kernel.release = "6.1.0-19-cloud-amd64".to_owned();
         }),

@@ -210,13 +210,13 @@ fn programs(opened: &Opened) -> Result<()> {
         ProgramSpec::CgroupLink { cgroup: "/system.slice/filtered.service".into() },
         ProgramSpec::Cgroup { cgroup: "/system.slice/filtered.service".into() },
         ProgramSpec::RawTracepoint { name: "sched_process_exit".into() },
-        ProgramSpec::Kprobe { function: "do_unlinkat".into() },
+        ProgramSpec::Kprobe { function: "vfs_unlink".into() },
         ProgramSpec::XdpLink,
         ProgramSpec::SocketLookupLink,
         ProgramSpec::FlowDissector,
     ];
     if !old(&["5.10."]) {
-        programs.push(ProgramSpec::KprobeLink { function: "do_rmdir".into() });
+        programs.push(ProgramSpec::KprobeLink { function: "vfs_rmdir".into() });
     }
     if !old(&["5.10.", "6.1."]) {
         programs.extend([ProgramSpec::TcxLink, ProgramSpec::Tcx]);
