@@ -32,8 +32,10 @@ pub(crate) enum Command {
     Ps(PsArgs),
     /// Show the sockets of a VM and who holds them.
     Sockets(SocketsArgs),
-    /// Show the kernel modules of a VM.
+    /// Show the kernel modules of a VM, and its eBPF programs below them.
     Modules(TargetArg),
+    /// Show the eBPF programs of a VM, what they are attached to and who holds them.
+    Ebpf(TargetArg),
     /// Show what appears in a VM and what goes, until the VM ends or you interrupt it.
     Watch(WatchArgs),
     /// Compare a VM with its birth certificate.

@@ -59,6 +59,7 @@ fn run(command: Command, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Ps(args) => commands::ps::ps(&args, out),
         Command::Sockets(args) => commands::sockets::sockets(&args, out),
         Command::Modules(args) => commands::tables::modules(&args, out),
+        Command::Ebpf(args) => commands::tables::ebpf(&args, out),
         Command::Watch(args) => commands::watch::watch(&args, out),
         Command::Audit(args) => commands::audit::audit(&args, out),
         Command::Certify(args) => commands::certify::certify(&args, out),

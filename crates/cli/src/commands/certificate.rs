@@ -111,6 +111,18 @@ fn print(certificate: &Certificate, out: &mut Output) -> anyhow::Result<()> {
     }
     let modules: Vec<&str> = certificate.modules.iter().map(|module| module.name.as_str()).collect();
     out.field("Modules", if modules.is_empty() { "none".to_owned() } else { modules.join(", ") })?;
+    let ebpf = match certificate.ebpf.as_deref() {
+        None => "not judged".to_owned(),
+        Some([]) => "none".to_owned(),
+        Some(programs) => {
+            let program = |entry: &attest::EbpfEntry| {
+                let name = entry.name.as_ref().map_or("without a name", |name| name.as_str());
+                format!("{name} ({}, tag {})", entry.kind, entry.tag.as_deref().unwrap_or("any"))
+            };
+            programs.iter().map(program).collect::<Vec<_>>().join(", ")
+        }
+    };
+    out.field("eBPF", ebpf)?;
     let policy = &certificate.policy;
     out.field(
         "Policy",

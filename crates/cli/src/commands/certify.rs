@@ -213,6 +213,7 @@ fn report(
             "listeners": certificate.listeners.len(),
             "raw_sockets": certificate.raw_sockets.len(),
             "modules": certificate.modules.len(),
+            "ebpf": certificate.ebpf.as_ref().map(Vec::len),
             "review_page": signer.is_none().then(|| review_page(&args.output).display().to_string()),
             "stored_profile": stored.first().map(|path| path.display().to_string()),
         }));
@@ -232,11 +233,15 @@ fn report(
     out.field(
         "Learned",
         format!(
-            "{}, {}, {} and {} in {} (`birthmark show` lists them)",
+            "{}, {}, {}, {} and {} in {} (`birthmark show` lists them)",
             words::count(certificate.processes.len(), "program"),
             words::count(certificate.listeners.len(), "listener"),
             words::count(certificate.raw_sockets.len(), "raw socket"),
             words::count(certificate.modules.len(), "module"),
+            match &certificate.ebpf {
+                Some(programs) => words::count(programs.len(), "eBPF program"),
+                None => "unknown eBPF programs".to_owned(),
+            },
             looks.map_or_else(|| "the image".to_owned(), |looks| words::count(looks, "look")),
         ),
     )?;

@@ -70,6 +70,8 @@ pub(crate) fn draft(args: &CertifyArgs, path: &Path) -> anyhow::Result<Provision
         raw_sockets: Vec::new(),
         modules,
         files,
+        // What an image loads is known only when it runs.
+        ebpf: None,
         policy,
     };
     let mut about = vec![

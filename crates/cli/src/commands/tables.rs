@@ -1,4 +1,4 @@
-//! `snapshot`, `modules`: what can be seen in a guest. `ps` and `sockets` have files of their own.
+//! `snapshot`, `modules`, `ebpf`: what can be seen in a guest. `ps` and `sockets` have files of their own.
 //!
 //! Only the tables asked for are read. A table that is not fully known is printed with a note that says so on standard
 //! error; one that is empty because it could not be read is an error with its reason (invariant 3).
@@ -9,7 +9,7 @@ use crate::args::TargetArg;
 use crate::guest::Guest;
 use crate::output::{self, Cell, Output, Paint, Table};
 use anyhow::bail;
-use facts::{Module, Problem, Snapshot};
+use facts::{EbpfAttachment, EbpfProgram, Module, Problem, Snapshot};
 use hypervisor::Target;
 use introspect::Tables;
 
@@ -21,14 +21,40 @@ pub(super) const NOTHING: Tables = Tables { processes: false, sockets: false, mo
 /// What `ps` reads.
 pub(super) const PROCESSES: Tables = Tables { processes: true, ..NOTHING };
 
+/// What `ebpf` reads: which sockets a program filters is known of the sockets.
+const EBPF: Tables = Tables { sockets: true, ebpf: true, ..NOTHING };
+
 pub(crate) fn modules(args: &TargetArg, out: &mut Output) -> anyhow::Result<Outcome> {
-    let snapshot = look(args, Tables { modules: true, ..NOTHING })?;
     if out.json {
+        let snapshot = look(args, Tables { modules: true, ..NOTHING })?;
         out.json(&snapshot.modules)?;
-    } else {
-        out.table(&module_table(&snapshot.modules))?;
+        return tell(&args.target, &snapshot, attest::Table::Modules, snapshot.modules.len());
+    }
+    let snapshot = look(args, Tables { modules: true, ..EBPF })?;
+    out.table(&module_table(&snapshot.modules))?;
+    if let Some(programs) = snapshot.ebpf_programs.as_ref().filter(|programs| !programs.is_empty()) {
+        out.line(&[])?;
+        out.table(&ebpf_table(programs))?;
     }
     tell(&args.target, &snapshot, attest::Table::Modules, snapshot.modules.len())
+}
+
+pub(crate) fn ebpf(args: &TargetArg, out: &mut Output) -> anyhow::Result<Outcome> {
+    let snapshot = look(args, EBPF)?;
+    let Some(programs) = &snapshot.ebpf_programs else {
+        bail!(
+            "The eBPF programs of {} are not known: its kernel {} does not say where they are (it has no eBPF, or no \
+             CONFIG_KALLSYMS_ALL)",
+            args.target,
+            snapshot.kernel.release
+        );
+    };
+    if out.json {
+        out.json(programs)?;
+    } else {
+        out.table(&ebpf_table(programs))?;
+    }
+    tell(&args.target, &snapshot, attest::Table::Ebpf, programs.len())
 }
 
 pub(crate) fn snapshot(args: &TargetArg, out: &mut Output) -> anyhow::Result<Outcome> {
@@ -41,6 +67,7 @@ pub(crate) fn snapshot(args: &TargetArg, out: &mut Output) -> anyhow::Result<Out
             ps::usual_table(&snapshot.processes),
             sockets::table(&snapshot.sockets, &snapshot.processes),
             module_table(&snapshot.modules),
+            ebpf_table(snapshot.ebpf_programs.as_deref().unwrap_or_default()),
             problem_table(&snapshot.problems),
         ];
         for table in tables.iter().filter(|table| !table.is_empty()) {
@@ -129,10 +156,14 @@ fn summary(snapshot: &Snapshot, out: &mut Output) -> anyhow::Result<()> {
     out.field(
         "Seen",
         format!(
-            "{} processes, {} sockets, {} modules, {} problems",
+            "{} processes, {} sockets, {} modules, {}, {} problems",
             snapshot.processes.len(),
             snapshot.sockets.len(),
             snapshot.modules.len(),
+            match &snapshot.ebpf_programs {
+                Some(programs) => words::count(programs.len(), "eBPF program"),
+                None => "unknown eBPF programs".to_owned(),
+            },
             snapshot.problems.len()
         ),
     )
@@ -151,6 +182,45 @@ fn module_table(modules: &[Module]) -> Table {
         ]);
     }
     table
+}
+
+fn ebpf_table(programs: &[EbpfProgram]) -> Table {
+    let mut table = Table::new(&[
+        ">ID",
+        "TYPE",
+        "NAME",
+        "TAG",
+        "LOADED",
+        ">UID",
+        "ATTACHED TO",
+        "PIDS",
+        "ADDRESS",
+        "VIEWS",
+    ]);
+    for program in programs {
+        let places: Vec<String> = program.attached_to.iter().map(place).collect();
+        let pids: Vec<String> = program.processes.iter().map(u32::to_string).collect();
+        table.row([
+            Cell::known(program.id),
+            Cell::known(program.kind.as_ref()),
+            Cell::some(program.name.as_ref()),
+            Cell::known(program.tag.as_ref()),
+            Cell::known(program.loaded_at.as_ref()),
+            Cell::known(program.uid),
+            Cell::new(places.join(" ")),
+            Cell::new(pids.join(",")),
+            Cell::new(program.program.to_string()),
+            Cell::new(program.views.join(",")),
+        ]);
+    }
+    table
+}
+
+/// `cgroup:/system.slice/web.service(cgroup_device)`.
+fn place(place: &EbpfAttachment) -> String {
+    let target = place.target.as_deref().unwrap_or("?");
+    let way = place.attach_type.as_ref().map(|way| format!("({way})")).unwrap_or_default();
+    format!("{}:{target}{way}", place.kind)
 }
 
 fn problem_table(problems: &[Problem]) -> Table {

@@ -10,7 +10,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
-use testkit::{Guest, GuestSpec, Kernel, Need, SocketSpec, Spawn};
+use testkit::{Guest, GuestSpec, Kernel, Need, ProgramSpec, SocketSpec, Spawn};
 
 /// A guest, or `None` where there can be none.
 fn guest() -> Option<Guest> {
@@ -77,6 +77,29 @@ fn every_table_agrees_with_the_guest() {
         guest.truth().unwrap().modules.iter().map(|module| module.name.clone()).collect();
     let seen: BTreeSet<String> = names(&rows("modules", &vm));
     assert_eq!(seen, said);
+
+    let program = ProgramSpec::CgroupLink { cgroup: "/filtered".into() };
+    let filter = guest.spawn(Spawn { programs: vec![program], ..Spawn::default() }).unwrap();
+    let programs = rows("ebpf", &vm);
+    let [row] = programs.as_slice() else { panic!("{programs:#?}") };
+    assert_eq!(
+        (&row["type"], &row["name"], &row["processes"]),
+        (&json!("cgroup_skb"), &json!("leaving"), &json!([filter.pid]))
+    );
+    let place = json!({
+        "kind": "cgroup",
+        "target": "/filtered",
+        "attach_type": "cgroup_inet_egress",
+        "link": row["attached_to"][0]["link"]
+    });
+    assert_eq!(row["attached_to"], json!([place]));
+    let line = "cgroup:/filtered(cgroup_inet_egress)";
+    for command in ["ebpf", "modules", "snapshot"] {
+        let table = run([command, &vm]).stdout;
+        assert!(table.lines().any(|shown| shown.contains(line) && shown.contains("cgroup_skb")), "{table}");
+    }
+    guest.kill(filter.pid).unwrap();
+    assert_eq!(rows("ebpf", &vm), Vec::<Value>::new());
 
     let snapshot = run(["snapshot", &vm, "--json"]).json();
     assert_eq!(snapshot["schema"], "birthmark.snapshot/v1");

@@ -8,6 +8,8 @@ use testkit::{Activity, SocketSpec, Spawn};
 
 #[path = "../../../introspect/tests/it/equal.rs"]
 mod equal;
+#[path = "../../../introspect/tests/it/equal_ebpf.rs"]
+mod equal_ebpf;
 #[path = "../../../introspect/tests/it/equal_sockets.rs"]
 mod equal_sockets;
 
