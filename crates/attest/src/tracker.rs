@@ -57,7 +57,7 @@ impl Tracker {
     pub fn feed(&mut self, findings: Vec<Finding>, policy: &Policy, mode: ConsistencyMode) -> Progress {
         let needed = |rule: &str| match mode {
             ConsistencyMode::Still => 1,
-            ConsistencyMode::Live => policy.decide(rule).confirmations,
+            ConsistencyMode::Live | ConsistencyMode::Paused => policy.decide(rule).confirmations,
         };
         let blind = findings.iter().any(|finding| finding.rule == rule::GUEST_BLIND);
         let mut progress = Progress::default();

@@ -69,6 +69,9 @@ pub(crate) enum Command {
     Release(VmArgs),
     /// Check what this host can and cannot do, and say why.
     Doctor(DoctorArgs),
+    /// Resumes a paused guest when its time is up.
+    #[command(name = "pause-guard", hide = true)]
+    PauseGuard(GuardArgs),
 }
 
 #[derive(Debug, Args)]
@@ -78,6 +81,16 @@ pub(crate) struct TargetArg {
     /// Search memory itself too, for processes and modules that are on no list of the guest's kernel. Takes longer.
     #[arg(long)]
     pub(crate) scan: bool,
+    /// Stop the guest while looking, for so many milliseconds at most (QEMU with a QMP socket only). It runs again whatever
+    /// happens to this program; one that stood before is left so.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) pause: Option<u64>,
+}
+
+/// What the guard of a pause is told. For this program's own use.
+#[derive(Debug, Args)]
+pub(crate) struct GuardArgs {
+    pub(crate) limit_ms: u64,
 }
 
 #[derive(Debug, Args)]

@@ -1,14 +1,18 @@
 //! A target, opened, and looks at it: its memory is opened once and its kernel is found once per boot.
 
+use crate::Outcome;
+use crate::args::{GuardArgs, TargetArg};
 use crate::hints;
 use crate::output::{self, Progress};
 use crate::profiles;
 use anyhow::Context;
-use facts::{Snapshot, Vm};
+use facts::{ConsistencyMode, Snapshot, Vm};
 use guest_profiles::{Store, Stored};
 use hypervisor::{OpenedVm, Target};
 use introspect::{Description, Kernel, Options, Sources, Tables};
 use std::cell::RefCell;
+use std::os::fd::AsFd;
+use std::process::Command;
 use std::time::Duration;
 use vmi_core::Budget;
 
@@ -28,6 +32,7 @@ pub(crate) struct Guest {
     passed_over: RefCell<Vec<String>>,
     told: bool,
     scan: bool,
+    pause: Option<Duration>,
 }
 
 impl Guest {
@@ -42,6 +47,16 @@ impl Guest {
             passed_over: RefCell::default(),
             told: false,
             scan: false,
+            pause: None,
+        })
+    }
+
+    /// The same as a target's arguments say: whether memory itself is searched, and for how long the guest may stand.
+    pub(crate) fn of(args: &TargetArg) -> anyhow::Result<Self> {
+        Ok(Self {
+            scan: args.scan,
+            pause: args.pause.map(Duration::from_millis),
+            ..Self::open(&args.target)?
         })
     }
 
@@ -62,7 +77,10 @@ impl Guest {
 
     /// Looks once, at just what is wanted. The budget is this program's.
     pub(crate) fn ask(&mut self, wanted: Options) -> anyhow::Result<Snapshot> {
-        let snapshot = self.try_look(wanted).with_context(|| format!("Cannot look into {}", self.target))?;
+        let snapshot = match self.pause {
+            None => self.try_look(wanted).with_context(|| format!("Cannot look into {}", self.target))?,
+            Some(limit) => self.look_paused(wanted, limit)?,
+        };
         // Only now, so that an error stays the one line that it should be.
         if !self.told {
             let passed_over = self.passed_over.borrow();
@@ -97,6 +115,36 @@ impl Guest {
             return Ok(vec![format!("it is of another kernel than the one of {name}, {}", kernel.release())]);
         }
         Ok(origin.contradictions.clone())
+    }
+
+    /// Looks while the guest stands. Its kernel is found before, which takes longer.
+    fn look_paused(&mut self, wanted: Options, limit: Duration) -> anyhow::Result<Snapshot> {
+        let target = self.target.clone();
+        let cannot_look = || format!("Cannot look into {target}");
+        self.try_kernel().with_context(cannot_look)?;
+        let program = std::env::current_exe().context("This program does not know its own file")?;
+        let mut guard = Command::new(program);
+        guard.arg("pause-guard").arg(limit.as_millis().to_string());
+        let cannot_pause = || format!("Cannot pause {target}");
+        let pause = self.opened.pause(limit, guard).with_context(cannot_pause)?;
+        let looked = self.try_look(wanted);
+        let Some(pause) = pause else {
+            let mut snapshot = looked.with_context(cannot_look)?;
+            snapshot.consistency.mode = ConsistencyMode::Still;
+            return Ok(snapshot);
+        };
+        let paused = pause.end().with_context(|| format!("Cannot tell whether {target} runs again"))?;
+        let mut snapshot = looked.with_context(cannot_look)?;
+        snapshot.consistency.paused_us = paused.time.and_then(|time| u64::try_from(time.as_micros()).ok());
+        if paused.to_the_end {
+            snapshot.consistency.mode = ConsistencyMode::Paused;
+        } else {
+            output::note(&format!(
+                "{target}: the look took longer than the {} ms of its pause, so the guest ran again before it ended",
+                limit.as_millis()
+            ));
+        }
+        Ok(snapshot)
     }
 
     fn try_look(&mut self, wanted: Options) -> Result<Snapshot, introspect::Error> {
@@ -148,4 +196,14 @@ impl Guest {
         }
         Kernel::resume(memory, hint)
     }
+}
+
+/// What the process does that lets a paused guest go on: the line to whoever paused it is its standard input, the guest's monitor
+/// its standard output.
+pub(crate) fn guard(args: &GuardArgs) -> anyhow::Result<Outcome> {
+    let line = std::io::stdin().as_fd().try_clone_to_owned().context("There is no line to guard")?;
+    let monitor = std::io::stdout().as_fd().try_clone_to_owned().context("There is no monitor to guard")?;
+    hypervisor::kvm::pause::guard(line, monitor, Duration::from_millis(args.limit_ms))
+        .context("The guard of a pause could not do its work")?;
+    Ok(Outcome::Done)
 }

@@ -76,6 +76,7 @@ fn run(command: Command, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Quarantine(args) => commands::daemon::quarantine(&args, out),
         Command::Release(args) => commands::daemon::release(&args, out),
         Command::Doctor(args) => commands::doctor::doctor(&args, out),
+        Command::PauseGuard(args) => guest::guard(&args),
     }
 }
 

@@ -11,6 +11,8 @@ pub enum ConsistencyMode {
     Live,
     /// The guest was stopped, or is a file.
     Still,
+    /// The guest stood from before the look began until after it ended, because it was asked for.
+    Paused,
 }
 
 /// What it took to get a consistent look.
@@ -22,6 +24,10 @@ pub struct Consistency {
     pub retries: u32,
     /// Objects that were dropped because they changed while they were read, after all retries.
     pub torn: u32,
+    /// For how long the guest stood because of the look, in microseconds: also when it ran again before the look ended
+    /// (`live`). `None`: it was not paused, or nobody could tell.
+    #[serde(default)]
+    pub paused_us: Option<u64>,
 }
 
 /// Why something is not known. `kind` is stable; `detail` is for people.

@@ -281,6 +281,26 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// What is looked at cannot be paused by us.
+    #[error(
+        "{name} cannot be paused: only a guest of QEMU with a monitor can, and this is one of {hypervisor} (look without \
+         pausing; a Xen domain can be paused with `xl pause`)"
+    )]
+    CannotPause {
+        /// The VM.
+        name: String,
+        /// What runs it.
+        hypervisor: &'static str,
+    },
+    /// The process that guards a pause could not be started, or does not speak.
+    #[error("The guard of the pause of process {pid} failed")]
+    PauseGuard {
+        /// The process.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The monitor answered something else than asked for.
     #[error("The monitor of process {pid} answered `{answer}`, which is not understood")]
     MonitorAnswer {

@@ -1,9 +1,12 @@
 //! The two doors of the crate: which VMs are there, and the memory of one.
 
+use crate::kvm::pause::Pause;
 use crate::{Error, RawLayout, Target, dump, kvm, xen};
 use facts::{Hypervisor, Nic, Vm, VmState};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 use vmi_core::{GuestMemory, Registers};
 
 /// The VMs of this host.
@@ -89,6 +92,22 @@ impl OpenedVm {
                 kvm::monitor::registers(process.pid(), options)
             }
             Source::Vmm { process, monitor: None } => Err(Error::NoMonitor { pid: process.pid() }),
+        }
+    }
+}
+
+impl OpenedVm {
+    /// Stops the guest for `limit` at most, in the care of `guard`: a program that calls [`crate::kvm::pause::guard`]. `Ok(None)`: it
+    /// stood already (an image always does), and stays so.
+    pub fn pause(&self, limit: Duration, guard: Command) -> Result<Option<Pause>, Error> {
+        let cannot = |hypervisor| Error::CannotPause { name: self.vm.name.clone(), hypervisor };
+        match &self.source {
+            Source::Image { .. } => Ok(None),
+            Source::Xen(_) => Err(cannot("Xen")),
+            Source::Vmm { monitor: None, .. } => Err(cannot("another VMM than QEMU")),
+            Source::Vmm { process, monitor: Some(options) } => {
+                Pause::begin(process.pid(), options, limit, guard)
+            }
         }
     }
 }

@@ -165,8 +165,12 @@ impl<'a> Session<'a> {
                 detail: format!("{} more problems are not listed.", self.suppressed.get()),
             });
         }
-        let consistency =
-            Consistency { mode: ConsistencyMode::Live, retries: self.retries.get(), torn: self.torn.get() };
+        let consistency = Consistency {
+            mode: ConsistencyMode::Live,
+            retries: self.retries.get(),
+            torn: self.torn.get(),
+            paused_us: None,
+        };
         (problems, consistency)
     }
 }

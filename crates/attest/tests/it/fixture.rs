@@ -190,7 +190,7 @@ pub fn web() -> Snapshot {
         },
         taken_at: "2026-11-20T10:00:00Z".to_owned(),
         elapsed_us: 900,
-        consistency: Consistency { mode: ConsistencyMode::Live, retries: 0, torn: 0 },
+        consistency: Consistency { mode: ConsistencyMode::Live, retries: 0, torn: 0, paused_us: None },
         kernel: Kernel {
             release: "6.1.0-18-cloud-amd64".to_owned(),
             version: None,

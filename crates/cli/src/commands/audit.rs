@@ -40,7 +40,7 @@ pub(crate) fn audit(args: &AuditArgs, out: &mut Output) -> anyhow::Result<Outcom
     let trust = Trust::load(&args.trust)?;
     // Before the guest is opened: a certificate that is refused needs no guest to be refused.
     let named = args.certificate.as_ref().map(|path| trust.verify(path)).transpose()?;
-    let mut guest = Guest::open(&args.target.target)?.searching(args.target.scan);
+    let mut guest = Guest::of(&args.target)?;
     let trusted = match named {
         Some(trusted) => Some(trusted),
         None => trust.find(&args.trust, guest.vm())?,

@@ -32,7 +32,7 @@ pub(crate) fn ps(args: &PsArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     };
     let tables = tables::PROCESSES;
     let wanted = Options { tables, threads: args.threads, environment, ..Options::default() };
-    let snapshot = Guest::open(&args.target.target)?.searching(args.target.scan).ask(wanted)?;
+    let snapshot = Guest::of(&args.target)?.ask(wanted)?;
     let mut processes: Vec<&Process> =
         snapshot.processes.iter().filter(|process| is_selected(args, process)).collect();
     if let Some(SortArg { column, descending }) = args.sort {

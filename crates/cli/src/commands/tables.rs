@@ -87,7 +87,7 @@ pub(crate) fn snapshot(args: &TargetArg, out: &mut Output) -> anyhow::Result<Out
 }
 
 pub(super) fn look(args: &TargetArg, tables: Tables) -> anyhow::Result<Snapshot> {
-    Guest::open(&args.target)?.searching(args.scan).look(tables)
+    Guest::of(args)?.look(tables)
 }
 
 /// Says on standard error what makes a table of `size` rows unknown; an error when nothing at all was read.

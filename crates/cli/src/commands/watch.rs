@@ -75,7 +75,7 @@ enum Event<'s> {
 
 pub(crate) fn watch(args: &WatchArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     let interval = args.interval.length(Timestamp::now())?;
-    let mut guest = Guest::open(&args.target.target)?.searching(args.target.scan);
+    let mut guest = Guest::of(&args.target)?;
     let mut before = guest.look(Tables::ALL)?;
     // From here on an interrupt ends the loop between two lines.
     let stop = Interrupt::catch()?;

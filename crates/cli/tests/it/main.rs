@@ -11,6 +11,7 @@ mod errors;
 mod guest;
 mod help;
 mod lab_host;
+mod pause;
 mod processes;
 mod profile;
 mod provision;

@@ -79,7 +79,7 @@ pub fn snapshot() -> Snapshot {
         },
         taken_at: "2026-11-01T00:00:00Z".to_owned(),
         elapsed_us: 1,
-        consistency: Consistency { mode: ConsistencyMode::Live, retries: 0, torn: 0 },
+        consistency: Consistency { mode: ConsistencyMode::Live, retries: 0, torn: 0, paused_us: None },
         kernel: Kernel {
             release: "6.1.0-1-amd64".to_owned(),
             version: None,

@@ -62,7 +62,7 @@ pub fn snapshot(vm: &Vm) -> Snapshot {
         vm: vm.clone(),
         taken_at: Timestamp::now().to_string(),
         elapsed_us: 42,
-        consistency: Consistency { mode: ConsistencyMode::Live, retries: 0, torn: 0 },
+        consistency: Consistency { mode: ConsistencyMode::Live, retries: 0, torn: 0, paused_us: None },
         kernel: Kernel {
             release: "6.1.0-test".into(),
             version: None,

@@ -11,6 +11,7 @@ pub mod monitor;
 mod nics;
 mod open;
 mod pagemap;
+pub mod pause;
 pub mod plugged;
 mod presence;
 mod process;

@@ -2,7 +2,8 @@
 //! (`info registers -a`), through QMP.
 //!
 //! Never the default. A QMP socket serves one client; where another holds it (libvirt does), ours waits in the socket's
-//! queue unanswered, so every step has a deadline of 100 ms. Nothing but these two is ever asked; the second interrupts
+//! queue unanswered, so every step has a deadline of 100 ms. Nothing but these two is asked here (`pause` does more, on request); the
+//! second interrupts
 //! each vCPU for a moment (cpu_synchronize_state), as reading a register from outside must.
 
 use super::cmdline::{Keys, Options};
@@ -13,7 +14,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use serde_json::{Value, json};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -80,7 +81,7 @@ pub fn parse_registers(text: &str) -> Vec<Registers> {
 }
 
 /// The first QMP unix socket of the command line, as a path that is right in our mount namespace.
-fn socket_path(pid: u32, options: &Options) -> Option<PathBuf> {
+pub(super) fn socket_path(pid: u32, options: &Options) -> Option<PathBuf> {
     let direct = options
         .values(&["qmp", "qmp-pretty"])
         .filter_map(|value| value.strip_prefix("unix:"))
@@ -106,46 +107,72 @@ fn socket_path(pid: u32, options: &Options) -> Option<PathBuf> {
 }
 
 fn ask(path: &Path, what: &str) -> io::Result<String> {
-    let address = UnixAddr::new(path)?;
-    // Not blocking: a full queue is an error at once and not a wait for ever.
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let descriptor = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    connect(descriptor.as_raw_fd(), &address)?;
-    let mut stream = UnixStream::from(descriptor);
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(DEADLINE))?;
-    stream.set_write_timeout(Some(DEADLINE))?;
-    let mut lines = BufReader::new(stream.try_clone()?.take(MAX_ANSWER));
-    let mut greeting = String::new();
-    lines.read_line(&mut greeting)?;
-    for command in [
-        json!({"execute": "qmp_capabilities"}),
-        json!({"execute": "human-monitor-command", "arguments": {"command-line": what}}),
-    ] {
-        stream.write_all(format!("{command}\n").as_bytes())?;
-        if let Value::String(text) = answer(&mut lines)? {
-            return Ok(text);
-        }
+    let mut monitor = Monitor::connect(path)?;
+    monitor.greet()?;
+    let command = json!({"execute": "human-monitor-command", "arguments": {"command-line": what}});
+    match monitor.execute(&command)? {
+        Value::String(text) => Ok(text),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
-    Err(io::ErrorKind::InvalidData.into())
 }
 
-/// The next answer, events left out.
-fn answer(lines: &mut impl BufRead) -> io::Result<Value> {
-    for _ in 0..MAX_LINES {
-        let mut line = String::new();
-        if lines.read_line(&mut line)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let mut value: Value = serde_json::from_str(&line)?;
-        if let Some(error) = value.get("error") {
-            return Err(io::Error::other(error.to_string()));
-        }
-        if let Some(answer) = value.get_mut("return") {
-            return Ok(answer.take());
-        }
+/// A connection to a QMP socket.
+#[derive(Debug)]
+pub(super) struct Monitor {
+    stream: UnixStream,
+    lines: BufReader<io::Take<UnixStream>>,
+}
+
+impl Monitor {
+    pub(super) fn connect(path: &Path) -> io::Result<Self> {
+        let address = UnixAddr::new(path)?;
+        // Not blocking: a full queue is an error at once and not a wait for ever.
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let descriptor = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        connect(descriptor.as_raw_fd(), &address)?;
+        let stream = UnixStream::from(descriptor);
+        stream.set_nonblocking(false)?;
+        Self::of(stream)
     }
-    Err(io::ErrorKind::InvalidData.into())
+
+    /// A connection of which nothing was read yet.
+    pub(super) fn of(stream: UnixStream) -> io::Result<Self> {
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_write_timeout(Some(DEADLINE))?;
+        let lines = BufReader::new(stream.try_clone()?.take(MAX_ANSWER));
+        Ok(Self { stream, lines })
+    }
+
+    /// The connection, for another process.
+    pub(super) fn into_descriptor(self) -> OwnedFd {
+        self.stream.into()
+    }
+
+    /// Reads the greeting and leaves the mode that only this can be done in.
+    pub(super) fn greet(&mut self) -> io::Result<()> {
+        let mut greeting = String::new();
+        self.lines.read_line(&mut greeting)?;
+        self.execute(&json!({"execute": "qmp_capabilities"})).map(drop)
+    }
+
+    /// Runs a command and gives its answer, events left out.
+    pub(super) fn execute(&mut self, command: &Value) -> io::Result<Value> {
+        self.stream.write_all(format!("{command}\n").as_bytes())?;
+        for _ in 0..MAX_LINES {
+            let mut line = String::new();
+            if self.lines.read_line(&mut line)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let mut value: Value = serde_json::from_str(&line)?;
+            if let Some(error) = value.get("error") {
+                return Err(io::Error::other(error.to_string()));
+            }
+            if let Some(answer) = value.get_mut("return") {
+                return Ok(answer.take());
+            }
+        }
+        Err(io::ErrorKind::InvalidData.into())
+    }
 }
 
 /// RAM and ROM of the flat view that the address space `memory` uses.
