@@ -103,7 +103,8 @@ impl Cell {
         // With every vCPU in user mode and page tables isolated, the registers show no kernel. One spins already.
         let spin = Spawn { activity: Activity::Spin, exe: "/usr/bin/spin".into(), ..Spawn::default() };
         opened.guest.spawn_many(self.vcpus - 1, spin)?;
-        let least = if self.mib > 96 { 60 } else { 40 };
+        // With so little memory the kernel ends some, most of all those with many sockets.
+        let least = if self.mib > 96 { 60 } else { 20 };
         let compared = settled(&opened, least, |snapshot| {
             // With so little memory some are ended by the kernel.
             if self.mib > 96 {
