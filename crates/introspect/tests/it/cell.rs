@@ -104,7 +104,7 @@ impl Cell {
         let spin = Spawn { activity: Activity::Spin, exe: "/usr/bin/spin".into(), ..Spawn::default() };
         opened.guest.spawn_many(self.vcpus - 1, spin)?;
         // With so little memory the kernel ends some, most of all those with many sockets.
-        let least = if self.mib > 96 { 60 } else { 20 };
+        let least = if self.mib > 96 { 60 } else { 10 };
         let compared = settled(&opened, least, |snapshot| {
             // With so little memory some are ended by the kernel.
             if self.mib > 96 {
