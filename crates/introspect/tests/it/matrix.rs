@@ -84,13 +84,14 @@ fn go_together(pair: Pair) -> bool {
         values[dimension] = value;
     }
     let cell = cell(&values);
-    // The machine has neither ACPI here nor PCI.
-    let microvm = cell.machine != Machine::Microvm || cell.blocks == Blocks::One;
+    // The machine has neither PCI nor ACPI here, and so tells of no second CPU.
+    let microvm = cell.machine != Machine::Microvm || (cell.blocks == Blocks::One && cell.vcpus == 1);
     // The host would have to set all of it aside.
     let huge = cell.memory != Memory::HugePages || cell.mib <= 512;
-    // Of those for real machines, and of Linux 7, too little is left to boot.
+    // Of those for real machines, and of Linux 6.12 and 7, too little is left to unpack what the lab boots from.
     let kernel = cell.kernel.name;
-    let small = cell.mib != 96 || kernel.ends_with("-cloud") && !kernel.starts_with("7-");
+    let newer = ["6.12-", "7-"].iter().any(|version| kernel.starts_with(version));
+    let small = cell.mib != 96 || kernel.ends_with("-cloud") && !newer;
     // A device of 32 GiB finds no place in the address space of the emulated CPU.
     let device = cell.blocks != Blocks::Device || cell.mib <= 4096;
     // Debian 11 built its kernels without it.
