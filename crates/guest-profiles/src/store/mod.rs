@@ -104,8 +104,7 @@ impl Store {
     pub fn has_release(&self, release: &str) -> bool {
         let Some(wanted) = file::release_part(release) else { return false };
         let is_one = |path: &PathBuf| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            name.and_then(file::parts).is_some_and(|(release, _)| release == wanted)
+            name_of(path).and_then(file::parts).is_some_and(|(release, _)| release == wanted)
         };
         self.directories.iter().any(|directory| files(directory).is_ok_and(|all| all.iter().any(is_one)))
     }
@@ -113,10 +112,8 @@ impl Store {
     /// Every profile that can be used, each read when it is its turn.
     pub fn each(&self) -> impl Iterator<Item = Stored> + '_ {
         let paths = self.directories.iter().filter_map(|directory| files(directory).ok()).flatten();
-        let ours = |path: &PathBuf| {
-            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(file::ENDING))
-        };
-        paths.filter(ours).filter_map(|path| Some(Stored { profile: self.load(&path).ok()?, path }))
+        let is_profile = |path: &PathBuf| name_of(path).is_some_and(|name| name.ends_with(file::ENDING));
+        paths.filter(is_profile).filter_map(|path| Some(Stored { profile: self.load(&path).ok()?, path }))
     }
 
     /// Every profile.
@@ -136,7 +133,7 @@ impl Store {
                 }
             };
             for path in paths {
-                if !path.file_name().and_then(|name| name.to_str()).is_some_and(&wanted) {
+                if !name_of(&path).is_some_and(&wanted) {
                     continue;
                 }
                 match self.load(&path) {
@@ -195,6 +192,10 @@ fn same_build(one: &Profile, other: &Profile) -> bool {
         && one.build_id == other.build_id
         && one.btf_digest == other.btf_digest
         && one.banner == other.banner
+}
+
+fn name_of(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()
 }
 
 /// Files of a directory by name. One that does not exist has none; one that others can write in is an error.

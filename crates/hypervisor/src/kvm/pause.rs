@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 
 /// How long a guard may take beyond its limit: for QEMU to answer, on a busy host.
 const SLACK: Duration = Duration::from_secs(5);
-/// What the guard says.
+/// What the guard says. Before [`STOPPING`] it has touched nothing.
 const STOOD: &str = "stood";
+const STOPPING: &str = "stopping";
 const STOPPED: &str = "stopped";
 const ASKED: &str = "asked";
 const DEADLINE: &str = "deadline";
@@ -72,17 +73,27 @@ impl Pause {
         drop(guard);
         let guard = started.map_err(failed)?;
         let mut pause = Self { pid, path, guard, line: BufReader::new(ours) };
+        let silent = |path| Error::MonitorSilent { pid, path, source: io::ErrorKind::UnexpectedEof.into() };
         match pause.word().map_err(failed)?.as_deref() {
-            Some(STOPPED) => Ok(Some(pause)),
+            Some(STOPPING) => {}
             Some(STOOD) => {
                 let _ = pause.guard.wait();
-                Ok(None)
+                return Ok(None);
             }
+            // It ended and has touched nothing: the guest may stand because somebody else wants it to.
+            Some(_) | None => {
+                let _ = pause.guard.kill();
+                let _ = pause.guard.wait();
+                return Err(silent(pause.path));
+            }
+        }
+        match pause.word().map_err(failed)?.as_deref() {
+            Some(STOPPED) => Ok(Some(pause)),
             // It ended before, or after, it stopped the guest.
             Some(_) | None => {
                 let path = pause.path.clone();
                 pause.resume_ourselves()?;
-                Err(Error::MonitorSilent { pid, path, source: io::ErrorKind::UnexpectedEof.into() })
+                Err(silent(path))
             }
         }
     }
@@ -143,6 +154,7 @@ pub fn guard(line: OwnedFd, monitor: OwnedFd, limit: Duration) -> io::Result<()>
     if status.get("running").and_then(serde_json::Value::as_bool) != Some(true) {
         return writeln!(line, "{STOOD}");
     }
+    writeln!(line, "{STOPPING}")?;
     let began = Instant::now();
     let stopped = monitor.execute(&json!({"execute": "stop"})).map(drop);
     let told = stopped.and_then(|()| writeln!(line, "{STOPPED}"));

@@ -94,11 +94,18 @@ impl Qemu {
             }
         };
         let mut qemu = Self { child, folder, qmp: None };
+        qemu.take_monitor();
+        Some(qemu)
+    }
+
+    /// Takes the monitor, again if it was let go of.
+    pub fn take_monitor(&mut self) {
+        let socket = self.folder.path().join("qmp");
         let deadline = Instant::now() + Duration::from_secs(20);
         let stream = loop {
             match UnixStream::connect(&socket) {
                 Ok(stream) => break stream,
-                Err(_) if Instant::now() < deadline && qemu.child.try_wait().unwrap().is_none() => {
+                Err(_) if Instant::now() < deadline && self.child.try_wait().unwrap().is_none() => {
                     std::thread::yield_now()
                 }
                 Err(error) => panic!("QEMU did not come up: {error}"),
@@ -108,9 +115,8 @@ impl Qemu {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         // The greeting comes when the machine is complete.
         reader.read_line(&mut String::new()).unwrap();
-        qemu.qmp = Some((reader, stream));
-        qemu.command("qmp_capabilities", json!({}));
-        Some(qemu)
+        self.qmp = Some((reader, stream));
+        self.command("qmp_capabilities", json!({}));
     }
 
     pub fn pid(&self) -> u32 {

@@ -311,6 +311,17 @@ fn without_permission_the_error_says_so_and_names_no_other_reason() {
 }
 
 #[test]
+fn a_guest_that_stands_is_left_so_when_the_guard_of_a_pause_fails() {
+    let Some(mut qemu) = start("-M q35 -m 256") else { return };
+    let opened = open_pid(&qemu);
+    qemu.release_monitor();
+    let failed = opened.pause(Duration::from_millis(50), Command::new("false")).unwrap_err();
+    assert!(matches!(failed, Error::MonitorSilent { .. }), "{failed:?}");
+    qemu.take_monitor();
+    assert_eq!(qemu.command("query-status", json!({}))["running"], false);
+}
+
+#[test]
 fn the_monitor_gives_the_same_layout_when_asked_for() {
     let Some(mut qemu) = start("-M q35 -m 4G") else { return };
     qemu.release_monitor();

@@ -99,15 +99,14 @@ impl Cell {
         let opened = Opened::open(guest).context("The guest runs and cannot be looked into")?;
         self.is_what_it_says(&opened)?;
         the_kernels_file_gives_the_same_profile(&opened)?;
-        let overlays = menagerie(&opened)?;
+        let small = self.mib <= 96;
+        let overlays = menagerie(&opened, small)?;
         // With every vCPU in user mode and page tables isolated, the registers show no kernel. One spins already.
         let spin = Spawn { activity: Activity::Spin, exe: "/usr/bin/spin".into(), ..Spawn::default() };
         opened.guest.spawn_many(self.vcpus - 1, spin)?;
-        // With so little memory the kernel ends some, most of all those with many sockets.
-        let least = if self.mib > 96 { 60 } else { 10 };
+        let least = if small { 40 } else { 60 };
         let compared = settled(&opened, least, |snapshot| {
-            // With so little memory some are ended by the kernel.
-            if self.mib > 96 {
+            if !small {
                 one_of_everything(snapshot, overlays);
             }
         })?;
