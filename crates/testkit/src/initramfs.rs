@@ -5,7 +5,7 @@
 
 use crate::cpio::Archive;
 use crate::kernels::KernelFiles;
-use crate::{agent, lab};
+use crate::{agent, kernels, lab};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fs;
@@ -53,7 +53,15 @@ pub(crate) fn build(kernel: &KernelFiles) -> Result<PathBuf> {
     let agent = read(&agent::build()?)?;
     let busybox = read(&busybox()?)?;
     let modules = MODULES.join(" ");
-    let name = lab::digest([LAYOUT, &agent, &busybox, modules.as_bytes(), kernel.package.as_bytes()]);
+    let unpacked = kernels::contents();
+    let name = lab::digest([
+        LAYOUT,
+        &agent,
+        &busybox,
+        modules.as_bytes(),
+        kernel.package.as_bytes(),
+        unpacked.as_bytes(),
+    ]);
     let home = lab::subdirectory("initramfs")?;
     let path = home.join(name).with_extension("cpio");
     if path.is_file() {

@@ -9,6 +9,7 @@ use crate::archive::{Archive, Package};
 use crate::lab;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -120,12 +121,50 @@ pub struct KernelFiles {
     pub package: String,
 }
 
+/// The kernel itself and its modules: what is unpacked of a package.
+const WANTED: [&str; 2] = ["./boot/vmlinuz-*", "*/lib/modules/*"];
+/// Drivers of devices that no guest has, most of the 400 MB: what is not.
+const UNWANTED: [&str; 12] = [
+    "sound/*",
+    "net/mac80211/*",
+    "drivers/net/*/*",
+    "drivers/gpu/*",
+    "drivers/media/*",
+    "drivers/infiniband/*",
+    "drivers/scsi/*",
+    "drivers/usb/*",
+    "drivers/staging/*",
+    "drivers/iio/*",
+    "drivers/input/*",
+    "drivers/hwmon/*",
+];
+
+/// File that names the package that is used, and what was wanted when it was unpacked.
+const CURRENT: &str = "current";
+
+/// Stands for the files that are wanted: a package that was unpacked when they were others must not be used.
+pub(crate) fn contents() -> String {
+    let words = WANTED.iter().chain(&UNWANTED).map(|pattern| pattern.as_bytes());
+    lab::digest(words).chars().take(16).collect()
+}
+
+/// Directory in the cache of all packages of this kernel.
+fn home(kernel: Kernel) -> PathBuf {
+    lab::directory().join("kernels").join(kernel.name)
+}
+
 /// What the cache has for this kernel; asks nobody. `None`: nothing yet.
 #[must_use]
 pub fn cached(kernel: Kernel) -> Option<KernelFiles> {
-    let home = lab::directory().join("kernels").join(kernel.name);
-    let package = fs::read_to_string(home.join("current")).ok()?;
-    files(&home.join(package.trim())).ok()
+    let home = home(kernel);
+    files(&home.join(current(&home)?)).ok()
+}
+
+/// The package that is used, if it has what is wanted today.
+fn current(home: &Path) -> Option<String> {
+    let pointer = fs::read_to_string(home.join(CURRENT)).ok()?;
+    let (package, unpacked) = pointer.trim().split_once(' ')?;
+    (unpacked == contents()).then(|| package.to_owned())
 }
 
 /// The newest its release has, downloaded if it is not in the cache yet; without a network, what the cache has. `Err` only if there is none at all.
@@ -143,7 +182,7 @@ pub fn cached_or_fetch(kernel: Kernel) -> Result<KernelFiles> {
 }
 
 fn fetch_newest(kernel: Kernel) -> Result<KernelFiles> {
-    let home = lab::directory().join("kernels").join(kernel.name);
+    let home = home(kernel);
     let archive = Archive::open(kernel.release)?;
     match resolve_and_unpack(kernel, &archive, &home) {
         Ok(files) => Ok(files),
@@ -162,7 +201,7 @@ fn resolve_and_unpack(kernel: Kernel, archive: &Archive, home: &Path) -> Result<
     let image = archive.newest(image)?;
     let package = format!("{}_{}", image.name, image.version);
     let place = home.join(&package);
-    if !place.is_dir() {
+    if current(home).as_ref() != Some(&package) {
         // Since 7.2 image and modules are packages of their own, which the package of the image depends on.
         let parts = image
             .depends
@@ -188,33 +227,23 @@ fn resolve_and_unpack(kernel: Kernel, archive: &Archive, home: &Path) -> Result<
             kernel.release,
             kernel.series
         );
+        // What is there may be of another time.
+        match fs::remove_dir_all(&place) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("Cannot remove {}", place.display()));
+            }
+            _ => {}
+        }
         fs::rename(&root, &place).with_context(|| format!("Cannot put {} in place", place.display()))?;
     }
     let pointer = tempfile::NamedTempFile::new_in(home)?;
-    fs::write(pointer.path(), &package)?;
-    pointer.persist(home.join("current"))?;
+    fs::write(pointer.path(), format!("{package} {}", contents()))?;
+    pointer.persist(home.join(CURRENT))?;
     files(&place)
 }
 
 /// Downloads a package and unpacks what is wanted of it, without keeping the rest or the package.
 fn unpack(archive: &Archive, package: &Package, work: &Path, root: &Path) -> Result<()> {
-    /// The kernel itself and its modules.
-    const WANTED: [&str; 2] = ["./boot/vmlinuz-*", "*/lib/modules/*"];
-    /// Drivers of devices that no guest has: most of the 400 MB.
-    const UNWANTED: [&str; 12] = [
-        "sound/*",
-        "net/mac80211/*",
-        "drivers/net/*/*",
-        "drivers/gpu/*",
-        "drivers/media/*",
-        "drivers/infiniband/*",
-        "drivers/scsi/*",
-        "drivers/usb/*",
-        "drivers/staging/*",
-        "drivers/iio/*",
-        "drivers/input/*",
-        "drivers/hwmon/*",
-    ];
     let deb = archive.download(package, work)?;
     let tar = work.join("fsys.tar");
     let output = fs::File::create(&tar).with_context(|| format!("Cannot make {}", tar.display()))?;
