@@ -126,6 +126,20 @@ fn the_same_image_gives_the_same_bytes_and_all_that_it_tells_is_in_them() {
     assert!(page.contains("Nothing has booted from it") && page.contains("web=1.0"), "{page}");
 }
 
+/// Runs the shell example for this kernel, and this root if there is one.
+fn provision(signer: &Signer, kernel: &Path, root: Option<&Path>) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/provision-shell/provision.sh");
+    let output = Command::new(script)
+        .args([kernel, &signer.path("key"), &signer.path("out")])
+        .args(root)
+        .env("BIRTHMARK", env!("CARGO_BIN_EXE_birthmark"))
+        .env("BIRTHMARK_PROFILES", "")
+        .env("BIRTHMARK_STATE_DIR", signer.path("state"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
 #[test]
 fn a_vm_of_an_image_conforms_to_the_certificate_that_the_shell_example_made_of_it() {
     let tools = ["mkfs.ext4", "qemu-img", "busybox"].map(Need::Program);
@@ -137,15 +151,7 @@ fn a_vm_of_an_image_conforms_to_the_certificate_that_the_shell_example_made_of_i
     let root = signer.path("root");
     let files = testkit::prepare(Kernel::V6_1).unwrap();
     testkit::unpack_root(&files, &root).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/provision-shell/provision.sh");
-    let output = Command::new(script)
-        .args([&files.vmlinuz, &signer.path("key"), &signer.path("out"), &root])
-        .env("BIRTHMARK", env!("CARGO_BIN_EXE_birthmark"))
-        .env("BIRTHMARK_PROFILES", "")
-        .env("BIRTHMARK_STATE_DIR", signer.path("state"))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
+    provision(&signer, &files.vmlinuz, Some(&root));
 
     let guest = Guest::boot(GuestSpec::new(Kernel::V6_1).name("web-1")).unwrap();
     let audit = || {
@@ -190,15 +196,7 @@ fn the_shell_example_makes_a_root_of_busybox_when_it_is_given_none() {
     }
     let signer = Signer::new();
     let kernel = testkit::prepare(Kernel::V6_1).unwrap().vmlinuz;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/provision-shell/provision.sh");
-    let output = Command::new(script)
-        .args([&kernel, &signer.path("key"), &signer.path("out")])
-        .env("BIRTHMARK", env!("CARGO_BIN_EXE_birthmark"))
-        .env("BIRTHMARK_PROFILES", "")
-        .env("BIRTHMARK_STATE_DIR", signer.path("state"))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
+    provision(&signer, &kernel, None);
     let shown = run(["show", &text(&signer.path("out/web.json")), "--trusted-key", &signer.public()]);
     assert!(shown.stdout.contains("/bin/busybox"), "{shown:?}");
 }
