@@ -4,13 +4,15 @@ use crate::opened::Opened;
 use attest::{Policy, Tracker};
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use testkit::{Backing, GuestSpec, Kernel, Need, Spawn};
 
-/// At least so many looks, during which the guest started so many processes that live for a moment only.
+/// At least so many looks, during which the guest started so many processes that live for a moment only, and loaded and unloaded
+/// a module so often.
 const LOOKS: u32 = 10_000;
 const STRANGERS: usize = 300;
+const ROUNDS: u32 = 4;
 
 /// Between two looks while something is seen that is not confirmed.
 const BETWEEN: Duration = Duration::from_millis(20);
@@ -25,33 +27,32 @@ fn storm(kernel: Kernel, backing: Backing, looks: u32) {
         opened.guest.spawn_many(20, Spawn { exe: "/usr/bin/steady".into(), ..Spawn::default() }).unwrap();
     let steady: BTreeSet<u32> = steady.iter().map(|process| process.pid).collect();
     opened.guest.fork_storm(4, 600).unwrap();
-    let done = AtomicBool::new(false);
+    let (done, rounds) = (AtomicBool::new(false), AtomicU32::new(0));
     std::thread::scope(|scope| {
         // Modules come and go meanwhile.
         let modules = scope.spawn(|| {
-            let mut rounds = 0;
             while !done.load(Ordering::Relaxed) {
                 opened.guest.load_module("dummy").unwrap();
                 opened.guest.unload_module("dummy").unwrap();
-                rounds += 1;
+                rounds.fetch_add(1, Ordering::Relaxed);
             }
-            rounds
         });
-        let watched = std::panic::catch_unwind(AssertUnwindSafe(|| watch(&opened, &steady, looks)));
+        let watched = std::panic::catch_unwind(AssertUnwindSafe(|| watch(&opened, &steady, looks, &rounds)));
         done.store(true, Ordering::Relaxed);
-        assert!(modules.join().unwrap() > 3, "the guest did not load its module often");
+        modules.join().unwrap();
         watched.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
 }
 
-fn watch(opened: &Opened, steady: &BTreeSet<u32>, looks: u32) {
+fn watch(opened: &Opened, steady: &BTreeSet<u32>, looks: u32, rounds: &AtomicU32) {
     let policy = Policy::default();
     let mut tracker = Tracker::default();
     let mut strangers = BTreeSet::new();
     // Until the guest has demonstrably changed under many looks, however slow its emulation is today.
     let started = Instant::now();
     let mut look = 0;
-    while look < looks || (strangers.len() < STRANGERS && started.elapsed() < Duration::from_secs(40)) {
+    let changed = |strangers: usize| strangers >= STRANGERS && rounds.load(Ordering::Relaxed) >= ROUNDS;
+    while look < looks || (!changed(strangers.len()) && started.elapsed() < Duration::from_secs(40)) {
         look += 1;
         let snapshot = opened.snapshot().unwrap();
         let pids: Vec<u32> = snapshot.processes.iter().map(|process| process.pid).collect();
@@ -73,6 +74,8 @@ fn watch(opened: &Opened, steady: &BTreeSet<u32>, looks: u32) {
             std::thread::sleep(BETWEEN);
         }
     }
+    let loaded = rounds.load(Ordering::Relaxed);
+    assert!(loaded >= ROUNDS, "the guest loaded its module {loaded} times");
     assert!(strangers.len() >= STRANGERS, "the guest did not fork: {} pids in all", strangers.len());
 }
 
