@@ -76,7 +76,7 @@ pub use keys::{PrivateKey, PublicKey};
 pub use learn::{DRAFT_SCHEMA, Draft, LearnOptions, Learner, Note, certify};
 pub use pattern::{PATTERN_LIMIT, Pattern, PatternError};
 pub use policy::{Action, Decision, LEAST_CONFIRMATIONS, Mode, Policy, RulePolicy};
-pub use review::{Warning, review, warnings};
+pub use review::{Warning, review, review_since, warnings};
 pub use tracker::{Progress, Tracker};
 pub use trust::{KeyTrust, Revoked, ServiceTrust, TrustPolicy};
 pub use turnover::Tasks;

@@ -5,6 +5,7 @@
 
 use crate::certificate::Certificate;
 use crate::describe;
+use crate::diff::{ChangeKind, diff};
 use crate::generalise::is_temporary;
 use crate::learn::{Draft, Note};
 use crate::pattern::Pattern;
@@ -141,6 +142,16 @@ impl Warnings {
 /// The page about a draft.
 #[must_use]
 pub fn review(draft: &Draft) -> String {
+    page(draft, None)
+}
+
+/// The page about a draft that would replace a certificate: what is different is told before everything that it allows.
+#[must_use]
+pub fn review_since(draft: &Draft, since: &Certificate) -> String {
+    page(draft, Some(since))
+}
+
+fn page(draft: &Draft, since: Option<&Certificate>) -> String {
     let certificate = &draft.statement.predicate;
     let mut page = Page(String::new());
     page.line(&format!(
@@ -172,6 +183,9 @@ pub fn review(draft: &Draft) -> String {
     }
     for eye in eyes {
         page.line(&format!("  ! {eye}"));
+    }
+    if let Some(since) = since {
+        page.changes(since, certificate);
     }
     let mut section = "";
     for entry in &entries {
@@ -306,6 +320,27 @@ impl Page {
 
     fn title(&mut self, text: &str) {
         self.line(&format!("\n{text}"));
+    }
+
+    fn changes(&mut self, since: &Certificate, now: &Certificate) {
+        let changes = diff(since, now);
+        let service = shown(&since.service);
+        self.title(&format!("Different from serial {} of {service} ({})", since.serial, changes.len()));
+        if changes.is_empty() {
+            self.line("  nothing");
+        }
+        for change in &changes {
+            let mark = match change.change {
+                _ if change.alarm.is_some() => "!",
+                ChangeKind::Added => "+",
+                ChangeKind::Removed => "-",
+                ChangeKind::Changed => "~",
+            };
+            self.line(&format!("  {mark} {}: {}", change.section, change.entry));
+            for detail in change.alarm.iter().chain(&change.details) {
+                self.line(&format!("      {detail}"));
+            }
+        }
     }
 
     fn policy(&mut self, certificate: &Certificate) {

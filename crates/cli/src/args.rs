@@ -499,6 +499,9 @@ pub(crate) struct ReviewArgs {
     /// Draft or certificate.
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
+    /// Certificate or draft that it would replace: what is different comes first.
+    #[arg(long, value_name = "OLD", value_hint = ValueHint::FilePath)]
+    pub(crate) since: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -24,6 +24,7 @@ const REPORT_LIMIT: usize = 256 << 20;
 
 pub(crate) fn review(args: &ReviewArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     let draft = read(&args.file)?;
+    let since = args.since.as_deref().map(read).transpose()?.map(|since| since.statement.predicate);
     if out.json {
         let warnings: Vec<Value> = attest::warnings(&draft.statement.predicate)
             .into_iter()
@@ -34,9 +35,14 @@ pub(crate) fn review(args: &ReviewArgs, out: &mut Output) -> anyhow::Result<Outc
             "about": draft.about,
             "warnings": warnings,
             "notes": draft.notes,
+            "changes": since.map(|since| attest::diff(&since, &draft.statement.predicate)),
         }))?;
     } else {
-        for line in attest::review(&draft).lines() {
+        let page = match &since {
+            Some(since) => attest::review_since(&draft, since),
+            None => attest::review(&draft),
+        };
+        for line in page.lines() {
             out.line(&[Cell::new(line)])?;
         }
     }
@@ -132,11 +138,12 @@ fn print(changes: &[Change], out: &mut Output) -> anyhow::Result<()> {
             ChangeKind::Removed => ("-", Paint::Red),
             ChangeKind::Changed => ("~", Paint::Bold),
         };
+        let (mark, paint) = if change.alarm.is_some() { ("!", Paint::Red) } else { (mark, paint) };
         out.line(&[
             Cell::new(format!("{mark} {}: ", change.section)).paint(paint),
             Cell::new(&change.entry),
         ])?;
-        for detail in &change.details {
+        for detail in change.alarm.iter().chain(&change.details) {
             out.line(&[Cell::new(format!("    {detail}"))])?;
         }
     }

@@ -126,6 +126,43 @@ fn the_same_image_gives_the_same_bytes_and_all_that_it_tells_is_in_them() {
     assert!(page.contains("Nothing has booted from it") && page.contains("web=1.0"), "{page}");
 }
 
+#[test]
+fn an_updated_package_is_one_difference_and_a_file_that_changed_under_its_package_stands_out() {
+    if !require(&[Need::Guest(Kernel::V6_1)]) {
+        return;
+    }
+    let kernel = testkit::prepare(Kernel::V6_1).unwrap().vmlinuz;
+    let dir = tempfile::tempdir().unwrap();
+    let root = root(dir.path());
+    let draft = |name: &str| {
+        let path = dir.path().join(name);
+        let ran = certify(&root, &kernel, &path, &["--not-before", "2026-01-01T00:00:00Z"]);
+        assert_eq!(ran.status, Some(0), "{ran:?}");
+        text(&path)
+    };
+    let born = draft("born");
+    fs::write(root.join("usr/bin/web"), b"\x7fELF and another rest").unwrap();
+    let status = b"Package: web\nStatus: install ok installed\nVersion: 1.0+deb12u1\n";
+    fs::write(root.join("var/lib/dpkg/status"), status).unwrap();
+    let updated = draft("updated");
+    let ran = run(["diff", &born, &updated]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (Some(1), "~ packages: web 1.0 → 1.0+deb12u1: 1 file\n"));
+    let json = run(["diff", "--json", &born, &updated]).json();
+    assert_eq!(json.as_array().unwrap().len(), 1, "{json:#}");
+    assert_eq!(json[0]["covers"], serde_json::json!(["/usr/bin/web"]));
+
+    fs::write(root.join("usr/bin/web"), b"\x7fELF and a third rest").unwrap();
+    let changed = draft("changed");
+    let ran = run(["diff", &updated, &changed]);
+    let first = "! files: /usr/bin/web of web=1.0+deb12u1\n    its contents changed, and its package is web=1.0+deb12u1 before";
+    assert!(ran.stdout.starts_with(first), "{ran:?}");
+    let page = run(["review", &changed, "--since", &born]);
+    assert!(page.stdout.contains("Different from serial 1 of web (1)"), "{page:?}");
+    assert!(page.stdout.contains("~ packages: web 1.0 → 1.0+deb12u1: 1 file"), "{page:?}");
+    let json = run(["review", "--json", &changed, "--since", &updated]).json();
+    assert!(json["changes"][0]["alarm"].is_string(), "{json:#}");
+}
+
 /// Runs the shell example for this kernel, and this root if there is one.
 fn provision(signer: &Signer, kernel: &Path, root: Option<&Path>) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/provision-shell/provision.sh");
