@@ -12,6 +12,7 @@ use crate::pattern::Pattern;
 use crate::policy::{Action, Mode, rule_names};
 use crate::text::{all, safe, shown};
 use facts::ExeState;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Characters that a template must determine at least; with fewer it is told as one for nearly everything.
@@ -248,6 +249,11 @@ fn entries(certificate: &Certificate) -> Vec<Entry> {
         let details = vec![format!("types {}", shown(&kernel.btf_digest))];
         add("Kernels", "/guest/kernels", index, describe::kernel(kernel), details);
     }
+    let packages: BTreeMap<&str, &str> = certificate
+        .files
+        .iter()
+        .filter_map(|file| Some((file.sha256.as_str(), file.package.as_deref()?)))
+        .collect();
     for (index, entry) in certificate.processes.iter().enumerate() {
         let required = match entry.least() {
             0 => "allowed".to_owned(),
@@ -266,7 +272,10 @@ fn entries(certificate: &Certificate) -> Vec<Entry> {
         if let Some(container) = &entry.container {
             details.push(format!("in a container {}", container.as_str()));
         }
-        details.extend(entry.sha256.iter().map(|digest| format!("sha256 {digest}")));
+        details.extend(entry.sha256.iter().map(|digest| match packages.get(digest.as_str()) {
+            Some(package) => format!("sha256 {digest}, of {package}"),
+            None => format!("sha256 {digest}"),
+        }));
         add("Programs", "/processes", index, describe::process(entry), details);
     }
     for (index, entry) in certificate.listeners.iter().enumerate() {

@@ -294,10 +294,15 @@ pub(crate) struct CertifyArgs {
     /// VM name, pid:N, uuid:U, xen:DOMID, or path of a memory image; several for siblings that one certificate is for.
     #[arg(required_unless_present = "image", value_name = "TARGET")]
     pub(crate) targets: Vec<Target>,
-    /// Certify what is in an image (directory, tar archive, raw disk, qcow2) that nothing has booted from.
-    #[arg(long, value_name = "IMAGE", value_hint = ValueHint::AnyPath,
-        conflicts_with_all = ["targets", "scan", "learn", "flows", "accept_unknown", "image_sha256"])]
+    /// Certify what is in an image (directory, tar archive, raw disk, qcow2) that nothing has booted from. With a TARGET: hold
+    /// what is learned from it against the image that it started from; programs get the digests of their files, and those
+    /// that are not in the image need an eye.
+    #[arg(long, value_name = "IMAGE", value_hint = ValueHint::AnyPath, conflicts_with = "image_sha256")]
     pub(crate) image: Option<PathBuf>,
+    /// Hold a draft that was learned before (by birthmarkd, say) against the image, instead of a TARGET.
+    #[arg(long, value_name = "DRAFT", requires = "image", value_hint = ValueHint::FilePath,
+        conflicts_with_all = ["targets", "serial", "selectors", "valid_for", "not_before"])]
+    pub(crate) learned: Option<PathBuf>,
     /// Partition of the image's root file system, where there is more than one.
     #[arg(long, value_name = "N", requires = "image")]
     pub(crate) partition: Option<u32>,
@@ -306,10 +311,10 @@ pub(crate) struct CertifyArgs {
     pub(crate) kernel: Option<PathBuf>,
     /// First instant at which a certificate of an image holds, RFC 3339. Default: SOURCE_DATE_EPOCH, else the time of the
     /// image's newest file.
-    #[arg(long, value_name = "TIME", requires = "image")]
+    #[arg(long, value_name = "TIME", requires = "image", conflicts_with = "targets")]
     pub(crate) not_before: Option<jiff::Timestamp>,
     /// Search memory itself too, for processes and modules that are on no list of the guest's kernel. Takes longer.
-    #[arg(long)]
+    #[arg(long, requires = "targets")]
     pub(crate) scan: bool,
     /// Name of the service that VMs like this one provide.
     #[arg(long, value_name = "NAME")]
@@ -330,10 +335,10 @@ pub(crate) struct CertifyArgs {
     #[arg(long = "selector", value_name = "KEY=TEMPLATE")]
     pub(crate) selectors: Vec<SelectorArg>,
     /// Observe for this long (10m, 1h) and certify what was seen in it.
-    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    #[arg(long, value_name = "DURATION", default_value = "2s", requires = "targets")]
     pub(crate) learn: Duration,
     /// Certify also with whom the VM speaks; without this, flows are not judged.
-    #[arg(long)]
+    #[arg(long, requires = "targets")]
     pub(crate) flows: bool,
     /// What birthmarkd does about drift that shows that something foreign runs.
     #[arg(long, value_enum, default_value_t = ActionArg::Quarantine)]
@@ -342,7 +347,7 @@ pub(crate) struct CertifyArgs {
     #[arg(long, value_name = "HEX", value_parser = sha256)]
     pub(crate) image_sha256: Option<String>,
     /// Certify although something could not be read; what is unknown is left out.
-    #[arg(long)]
+    #[arg(long, requires = "targets")]
     pub(crate) accept_unknown: bool,
     /// Replace the file if it exists.
     #[arg(long)]

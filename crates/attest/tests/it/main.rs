@@ -17,6 +17,7 @@ mod hostile;
 mod interoperation;
 mod keys;
 mod learn;
+mod origin;
 mod parsers;
 mod patch;
 mod pattern;

@@ -3,7 +3,9 @@
 //! With a key it is signed at once. Without one it is a draft with a page for the person who reviews it (`birthmark review`
 //! shows that page again, `birthmark sign` signs).
 //!
-//! Everything that can be wrong without the guest (key, output file, validity) is checked before it is looked at: nobody
+//! An image and a VM together: what is learned from the VM, held against the image that it started from.
+//!
+//! Everything that can be wrong without the guest (key, output file, validity, the image) is checked before it is looked at: nobody
 //! waits ten minutes to read that the key is missing. A look that is not fit to learn from, because the guest changed
 //! meanwhile, is done again.
 
@@ -15,7 +17,8 @@ use crate::guest::Guest;
 use crate::output::{self, Output, Progress};
 use crate::profiles;
 use crate::signing::Signer;
-use anyhow::Context;
+use anyhow::{Context, bail};
+use attest::dsse::ENVELOPE_LIMIT;
 use attest::{Action, Draft, LearnOptions, Learner, Statement, Validity};
 use facts::{ConsistencyMode, ProfileSource};
 use guest_profiles::Profile;
@@ -41,7 +44,12 @@ pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Ou
             files::must_not_exist(&page).context("Cannot write the review page without --force")?;
         }
     }
-    if let Some(image) = &args.image {
+    if let (Some(image), Some(learned)) = (&args.image, &args.learned) {
+        let draft = held_against(args, image, learned)?;
+        let failed = || format!("Cannot certify {}", learned.display());
+        return finish(args, draft, signer.as_ref(), &[], None, failed, out);
+    }
+    if let (Some(image), true) = (&args.image, args.targets.is_empty()) {
         let provisioned = provision::draft(args, image)?;
         let failed = || format!("Cannot certify {}", image.display());
         return finish(args, provisioned.draft, signer.as_ref(), &provisioned.profiles, None, failed, out);
@@ -57,6 +65,7 @@ pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Ou
         accept_unknown: args.accept_unknown,
         flows: args.flows,
     };
+    let origin = args.image.as_deref().map(|image| provision::origin(args, image)).transpose()?;
     let open = |target| Ok(Guest::open(target)?.searching(args.scan));
     let mut guests = args.targets.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
     let mut learner = Learner::new(&options);
@@ -65,7 +74,10 @@ pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Ou
     options.validity = validity(args)?;
     let names: Vec<String> = args.targets.iter().map(ToString::to_string).collect();
     let failed = || format!("Cannot certify {}", names.join(", "));
-    let draft = learner.draft(&options).with_context(failed)?;
+    let mut draft = learner.draft(&options).with_context(failed)?;
+    if let Some(origin) = origin {
+        draft = draft.with_origin(origin);
+    }
     let mut profiles = Vec::new();
     for guest in &mut guests {
         let kernel = guest.kernel()?;
@@ -75,6 +87,17 @@ pub(crate) fn certify(args: &CertifyArgs, out: &mut Output) -> anyhow::Result<Ou
         }
     }
     finish(args, draft, signer.as_ref(), &profiles, Some(learner.looks()), failed, out)
+}
+
+/// What was learned before, with what the image tells.
+fn held_against(args: &CertifyArgs, image: &Path, learned: &Path) -> anyhow::Result<Draft> {
+    let bytes = files::read(learned, "draft", ENVELOPE_LIMIT)?;
+    let draft = Draft::parse(&bytes).with_context(|| format!("{} is of no use", learned.display()))?;
+    let service = &draft.statement.predicate.service;
+    if *service != args.service {
+        bail!("{} is of the service {service:?}, and not of {:?}", learned.display(), args.service);
+    }
+    Ok(draft.with_origin(provision::origin(args, image)?))
 }
 
 /// Signs or leaves a draft, keeps the profiles of the kernels, and tells.
@@ -214,6 +237,7 @@ fn report(
             "raw_sockets": certificate.raw_sockets.len(),
             "modules": certificate.modules.len(),
             "ebpf": certificate.ebpf.as_ref().map(Vec::len),
+            "files": certificate.files.len(),
             "review_page": signer.is_none().then(|| review_page(&args.output).display().to_string()),
             "stored_profile": stored.first().map(|path| path.display().to_string()),
         }));
@@ -242,9 +266,18 @@ fn report(
                 Some(programs) => words::count(programs.len(), "eBPF program"),
                 None => "unknown eBPF programs".to_owned(),
             },
-            looks.map_or_else(|| "the image".to_owned(), |looks| words::count(looks, "look")),
+            match (looks, &args.learned) {
+                (Some(looks), _) => words::count(looks, "look"),
+                (None, Some(learned)) => learned.display().to_string(),
+                (None, None) => "the image".to_owned(),
+            },
         ),
     )?;
+    if !certificate.files.is_empty() {
+        let with_digest = certificate.processes.iter().filter(|entry| !entry.sha256.is_empty()).count();
+        let files = words::count(certificate.files.len(), "file");
+        out.field("Image", format!("{files} that can run; {with_digest} of the programs are such files"))?;
+    }
     for path in stored {
         out.field("Profile", path.display().to_string())?;
     }

@@ -1,4 +1,5 @@
-//! `birthmark certify --image`: a certificate out of an image that nothing has booted from.
+//! `birthmark certify --image`: a certificate out of an image that nothing has booted from, and what an image tells of a VM that
+//! has.
 //!
 //! What an image tells is what could run, not what will: everything is allowed and nothing is required, and the rules for what no image
 //! tells (listeners, identities) only alert. docs/birth-certificate.md says what comes from where. The same image gives the
@@ -8,12 +9,12 @@ use crate::args::CertifyArgs;
 use anyhow::{Context, bail};
 use attest::{
     Action, AddressRule, Capabilities, Certificate, Count, Draft, FileEntry, Identity, KernelIdentity,
-    ListenerEntry, ModuleEntry, Note, Pattern, Policy, PortRule, Presence, ProcessEntry, SchemaVersion,
-    Statement, Subject, Validity,
+    ListenerEntry, ModuleEntry, Note, Origin, Pattern, Policy, PortRule, Presence, ProcessEntry,
+    SchemaVersion, Statement, Subject, Validity,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use disk_image::{Image, Inventory, Listen, Program, ProgramKind, Service, Socket};
+use disk_image::{Image, ImageDigest, Inventory, Listen, Program, ProgramKind, Service, Socket};
 use facts::{ExeState, Family, rule};
 use guest_profiles::kernel_file::{self, KernelFile};
 use guest_profiles::{Profile, linux::WANTED};
@@ -42,7 +43,8 @@ pub(crate) fn draft(args: &CertifyArgs, path: &Path) -> anyhow::Result<Provision
     let validity = validity(args, &inventory).with_context(failed)?;
     let digest = image.digest().with_context(failed)?;
     let mut notes = Notes::default();
-    let kernels = kernels(args, &image, &inventory, &mut notes).with_context(failed)?;
+    let kernels =
+        kernels(args, &image, &inventory, &mut notes).and_then(at_least_one).with_context(failed)?;
     let modules = modules(&kernels, &inventory);
     let kernels = identities_of_kernels(&kernels).with_context(failed)?;
     let processes = processes(&image, &inventory, &mut notes);
@@ -80,11 +82,28 @@ pub(crate) fn draft(args: &CertifyArgs, path: &Path) -> anyhow::Result<Provision
     ];
     about.append(&mut notes.about);
     let mut statement = Statement::new(certificate, None);
-    statement.subject.push(Subject {
-        name: "image".to_owned(),
-        digest: BTreeMap::from([(digest.algorithm.to_owned(), digest.hex)]),
-    });
+    statement.subject.push(subject(digest));
     Ok(Provisioned { draft: Draft::new(statement, about, notes.of_entries), profiles })
+}
+
+/// What an image tells of VMs that are learned from. A kernel need not be in it.
+pub(crate) fn origin(args: &CertifyArgs, path: &Path) -> anyhow::Result<Origin> {
+    let failed = || format!("Cannot hold a VM against {}", path.display());
+    let image = Image::open(path, args.partition).with_context(failed)?;
+    let inventory = disk_image::inventory(&image.tree).with_context(failed)?;
+    let subject = subject(image.digest().with_context(failed)?);
+    let mut notes = Notes::default();
+    let kernels = kernels(args, &image, &inventory, &mut notes).with_context(failed)?;
+    let modules = modules(&kernels, &inventory);
+    let kernels = identities_of_kernels(&kernels).with_context(failed)?;
+    let kernels = kernels.into_iter().map(|(identity, _)| identity).collect();
+    let files = files(&inventory, &mut notes);
+    Ok(Origin { subject, files, kernels, modules, about: notes.about })
+}
+
+fn subject(digest: ImageDigest) -> Subject {
+    let digest = BTreeMap::from([(digest.algorithm.to_owned(), digest.hex)]);
+    Subject { name: "image".to_owned(), digest }
 }
 
 /// What is told to the person who signs.
@@ -146,13 +165,18 @@ fn kernels(
             }
         }
     }
-    match (found.is_empty(), failed) {
-        (false, _) => Ok(found),
-        (true, Some(error)) => Err(error),
-        (true, None) => bail!(
-            "There is no kernel in it, in /boot or /lib/modules: say with --kernel which one its VMs run"
-        ),
+    match failed {
+        Some(error) if found.is_empty() => Err(error),
+        _ => Ok(found),
     }
+}
+
+/// Kernels, which a certificate cannot be without.
+fn at_least_one(kernels: Vec<KernelFile>) -> anyhow::Result<Vec<KernelFile>> {
+    if kernels.is_empty() {
+        bail!("There is no kernel in it, in /boot or /lib/modules: say with --kernel which one its VMs run");
+    }
+    Ok(kernels)
 }
 
 fn identities_of_kernels(kernels: &[KernelFile]) -> anyhow::Result<Vec<(KernelIdentity, Profile)>> {

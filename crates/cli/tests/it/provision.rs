@@ -61,10 +61,13 @@ fn an_image_without_a_kernel_or_of_another_day_is_refused_with_what_to_do() {
     assert!(certify(&["--partition", "1"]).error().contains("no disk"));
     let none = run(["certify", "--image", "/no/such/image", "--service", "web", "-o", &output]);
     assert!(none.error().contains("/no/such/image"));
-    assert_eq!(
-        run(["certify", "--image", &root, "web-1", "--service", "web", "-o", &output]).status,
-        Some(2)
-    );
+    for needs_a_vm in [&["--flows"][..], &["--learn", "1m"], &["--scan"], &["--accept-unknown"]] {
+        let ran = certify(needs_a_vm);
+        assert!(ran.error().contains("TARGET"), "{ran:?}");
+    }
+    // An image that is of no use is told before anybody waits for a VM to be observed.
+    let ran = run(["certify", "--image", "/no/such/image", "no-such-vm", "--service", "web", "-o", &output]);
+    assert!(ran.error().contains("/no/such/image"), "{ran:?}");
     assert!(!Path::new(&output).exists());
 }
 
@@ -223,6 +226,73 @@ fn a_vm_of_an_image_conforms_to_the_certificate_that_the_shell_example_made_of_i
         .filter_map(|finding| finding["rule"].as_str())
         .collect();
     assert!(rules.contains(&"process.unknown") && rules.contains(&"socket.listener.unknown"), "{rules:?}");
+}
+
+#[test]
+fn what_is_learned_of_a_vm_carries_the_digests_of_its_image_and_what_is_not_in_the_image_needs_an_eye() {
+    if !require(&[Need::Guest(Kernel::V6_1), Need::Root]) {
+        return;
+    }
+    let signer = Signer::new();
+    let root = signer.path("root");
+    let files = testkit::prepare(Kernel::V6_1).unwrap();
+    testkit::unpack_root(&files, &root).unwrap();
+    fs::create_dir_all(root.join("var/lib/dpkg/info")).unwrap();
+    let status = "Package: agent\nStatus: install ok installed\nVersion: 1:2.0-4\n";
+    fs::write(root.join("var/lib/dpkg/status"), status).unwrap();
+    fs::write(root.join("var/lib/dpkg/info/agent.list"), "/init\n").unwrap();
+    let guest = Guest::boot(GuestSpec::new(Kernel::V6_1).name("web-1")).unwrap();
+    guest.spawn(Spawn { exe: "/opt/rogue".into(), ..Spawn::default() }).unwrap();
+    let (target, image, kernel) = (format!("pid:{}", guest.pid()), text(&root), text(&files.vmlinuz));
+    let draft = signer.path("draft");
+    let output = text(&draft);
+    let args = ["certify", "--json", &target, "--image", &image, "--kernel", &kernel, "--service", "web"];
+    let ran = run([&args[..], &["-o", &output]].concat());
+    let told = ran.json();
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    let draft: serde_json::Value = serde_json::from_slice(&fs::read(&draft).unwrap()).unwrap();
+    let predicate = &draft["statement"]["predicate"];
+    let sha256sum = Command::new("sha256sum").arg(root.join("init")).output().unwrap();
+    let digest = String::from_utf8(sha256sum.stdout).unwrap()[..64].to_owned();
+    let agent: Vec<_> = predicate["processes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["executable"] == "/init")
+        .collect();
+    assert!(!agent.is_empty(), "{predicate:#}");
+    assert!(agent.iter().all(|entry| entry["sha256"] == serde_json::json!([digest])), "{agent:#?}");
+    assert_eq!(told["files"], predicate["files"].as_array().unwrap().len());
+    assert_eq!(draft["statement"]["subject"].as_array().unwrap().last().unwrap()["name"], "image");
+    let page = run(["review", &output]).stdout;
+    assert!(page.contains("of agent=1:2.0-4"), "{page}");
+    let eyes: Vec<&str> = page.lines().filter(|line| line.contains("NOT in the image")).collect();
+    assert!(eyes.len() == 1 && eyes[0].contains("! /opt/rogue"), "{page}");
+    assert!(!page.contains("no such kernel") && !page.contains("no such module"), "{page}");
+
+    // What was learned before (by the daemon, say) is held against the image in the same way.
+    let (before, again) = (text(&signer.path("before")), text(&signer.path("again")));
+    assert_eq!(run(["certify", &target, "--service", "web", "-o", &before]).status, Some(0));
+    let hold = |service: &str| {
+        let learned = ["certify", "--learned", &before, "--image", &image, "--kernel", &kernel];
+        run([&learned[..], &["--service", service, "-o", &again]].concat())
+    };
+    assert!(hold("mail").error().contains("\"web\""));
+    assert_eq!(hold("web").status, Some(0));
+    let page = run(["review", &again]).stdout;
+    assert!(
+        page.contains("of agent=1:2.0-4") && page.contains("! /opt/rogue as rogue: it is NOT in"),
+        "{page}"
+    );
+
+    // Signed, the VM conforms to it, and it may do nothing that it did not do.
+    let signed = text(&signer.path("signed"));
+    assert_eq!(run(["sign", &output, "--key", &text(&signer.path("key")), "-o", &signed]).status, Some(0));
+    let audit =
+        || run(["audit", "--json", &target, "--certificate", &signed, "--trusted-key", &signer.public()]);
+    assert_eq!(audit().json()["verdict"], "conforms");
+    guest.spawn(Spawn { exe: "/bin/busybox2".into(), ..Spawn::default() }).unwrap();
+    assert_eq!(audit().json()["findings"][0]["rule"], "process.unknown");
 }
 
 #[test]
