@@ -21,6 +21,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mkfs.ext4", "e2fsprogs"),
     ("qemu-img", "qemu-utils"),
     ("zstd", "zstd"),
+    ("rpm", "rpm"),
+    ("rpmbuild", "rpm"),
 ];
 
 /// Files that must be there, and the package that has them.

@@ -7,6 +7,7 @@
 //! - `disk/`: bytes by offset: a file, a partition, a qcow2; partition tables; file systems by their content
 //! - `tree/`: the file tree, and where it is from
 //! - `inventory/`: what of a tree can run
+//! - `rpm/`: RPM's database
 //!
 //! An image is hostile: it may come from anywhere. Every offset is checked, every list is bounded, and a path never leaves the tree:
 //! a symbolic link is followed inside it only. No root is needed, no kernel driver of the host parses anything of an image, and
@@ -16,6 +17,7 @@ mod disk;
 mod error;
 mod inventory;
 mod open;
+pub mod rpm;
 mod tree;
 
 pub use error::Error;

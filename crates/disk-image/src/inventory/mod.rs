@@ -1,7 +1,7 @@
 //! What of a tree can run, and what the tree itself says about it.
 //!
 //! - `programs`: executables and scripts, with their digests
-//! - `packages`: dpkg's database: which package a file is from
+//! - `packages`: the databases of dpkg and RPM: which package a file is from
 //! - `units`: what systemd starts, as whom, and what it listens on
 //! - `accounts`: names of users and groups
 //! - `kernels`: kernel images and modules
@@ -54,14 +54,7 @@ pub fn inventory(tree: &Tree) -> Result<Inventory, Error> {
         notes.push(format!("{} files have names that are not UTF-8 and were left out.", tree.left_out()));
     }
     let accounts = Accounts::read(tree)?;
-    let packages = Packages::read(tree)?;
-    if packages.is_empty()
-        && (tree.get("/var/lib/rpm").is_some() || tree.get("/usr/lib/sysimage/rpm").is_some())
-    {
-        notes.push(
-            "Its packages are RPMs, whose database is not read: no file carries its package.".to_owned(),
-        );
-    }
+    let packages = Packages::read(tree, &mut notes)?;
     let programs = programs::read(tree, &packages)?;
     if programs.is_empty() {
         return Err(Error::NoPrograms);

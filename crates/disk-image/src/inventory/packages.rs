@@ -1,9 +1,9 @@
-//! dpkg's database: which package a file is from (`/var/lib/dpkg/status`, `info/PACKAGE.list`).
+//! Which package a file is from: dpkg's database (`/var/lib/dpkg/status`, `info/PACKAGE.list`) and RPM's.
 //!
 //! It is what the image says of itself; nothing proves it. The digests in a certificate are those of the files.
 
 use super::TEXT_MAX;
-use crate::{Error, Tree};
+use crate::{Error, Tree, rpm};
 use std::collections::HashMap;
 
 /// An installed package.
@@ -24,9 +24,21 @@ pub struct Packages {
 }
 
 const INFO: &str = "/var/lib/dpkg/info";
+/// Where RPM's database is: as Fedora and openSUSE have it, as all others, as an ostree.
+const RPM: [&str; 3] = ["/usr/lib/sysimage/rpm", "/var/lib/rpm", "/usr/share/rpm"];
+/// Most bytes of RPM's database and of its log.
+const RPM_MAX: u64 = 512 << 20;
+/// Longest path, as in Linux (`PATH_MAX`).
+const PATH_MAX: usize = 4096;
 
 impl Packages {
-    pub(super) fn read(tree: &Tree) -> Result<Self, Error> {
+    pub(super) fn read(tree: &Tree, notes: &mut Vec<String>) -> Result<Self, Error> {
+        let mut all = Self::dpkg(tree)?;
+        all.add_rpm(tree, notes)?;
+        Ok(all)
+    }
+
+    fn dpkg(tree: &Tree) -> Result<Self, Error> {
         let mut all = Self::default();
         let status = tree.text("/var/lib/dpkg/status", TEXT_MAX)?.unwrap_or_default();
         for stanza in status.split("\n\n") {
@@ -50,6 +62,61 @@ impl Packages {
             }
         }
         Ok(all)
+    }
+
+    /// Adds what RPM's database says. One that is damaged is as if there were none, and is noted.
+    fn add_rpm(&mut self, tree: &Tree, notes: &mut Vec<String>) -> Result<(), Error> {
+        let found = RPM.iter().find(|place| tree.get(&format!("{place}/rpmdb.sqlite")).is_some());
+        let Some(place) = found else {
+            let older = |name: &str| RPM.iter().any(|place| tree.get(&format!("{place}/{name}")).is_some());
+            if older("Packages") || older("Packages.db") {
+                notes.push(
+                    "Its packages are RPMs, whose database is not the SQLite one of rpm 4.16 and newer and is not read (`rpmdb --rebuilddb` \
+                     with `_db_backend sqlite` makes one): no file carries its package."
+                        .to_owned(),
+                );
+            }
+            return Ok(());
+        };
+        let read = |name: &str| match tree.read(&format!("{place}/{name}"), RPM_MAX) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(Error::NoSuchFile { .. }) => Ok(Some(Vec::new())),
+            Err(Error::FileTooLarge { .. }) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let (Some(database), Some(log)) = (read("rpmdb.sqlite")?, read("rpmdb.sqlite-wal")?) else {
+            notes.push(format!(
+                "Its RPM database below {place} has more than {RPM_MAX} bytes and is not read: no file carries its package."
+            ));
+            return Ok(());
+        };
+        let (packages, mut owners) = (self.packages.len(), HashMap::new());
+        let read = rpm::read(&database, &log, |installed| {
+            let index = self.packages.len();
+            let directories: Vec<Option<&str>> =
+                installed.directories.iter().map(|path| tree.resolve(path)).collect();
+            for (directory, name) in &installed.files {
+                let Some(directory) = directories.get(*directory).copied().flatten() else { continue };
+                if directory.len().saturating_add(name.len()) > PATH_MAX {
+                    continue;
+                }
+                if let Some(path) = tree.file(&format!("{}/{name}", directory.trim_end_matches('/'))) {
+                    owners.entry(path).or_insert(index);
+                }
+            }
+            self.packages.push(Package { name: installed.name, version: installed.version });
+        });
+        if let Err(error) = read {
+            notes.push(format!(
+                "Its RPM database {place}/rpmdb.sqlite is not read ({error}): no file carries its package."
+            ));
+            self.packages.truncate(packages);
+            return Ok(());
+        }
+        for (path, index) in owners {
+            self.owners.entry(path.to_owned()).or_insert(index);
+        }
+        Ok(())
     }
 
     /// How many are installed.

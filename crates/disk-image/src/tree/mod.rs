@@ -106,6 +106,12 @@ impl Tree {
         self.nodes.get(self.resolve(path)?)
     }
 
+    /// The path of a regular file at just this path, no link followed.
+    pub(crate) fn file(&self, path: &str) -> Option<&str> {
+        let (path, node) = self.nodes.get_key_value(path)?;
+        (node.kind == Kind::File).then_some(path.as_str())
+    }
+
     /// The files right in a directory, by name.
     pub fn list(&self, directory: &str) -> impl Iterator<Item = (&str, &Node)> {
         let prefix = self.resolve(directory).map(|path| format!("{}/", path.trim_end_matches('/')));

@@ -11,4 +11,5 @@
 mod hostile;
 mod make;
 mod refused;
+mod rpm;
 mod same;

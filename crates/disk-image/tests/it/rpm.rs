@@ -1,0 +1,368 @@
+//! RPM's database, as rpm itself and SQLite write it.
+
+use crate::make::{Lab, run};
+use disk_image::rpm::{Installed, RpmError, read};
+use disk_image::{Image, Inventory, inventory};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+use testkit::{Need, require};
+
+const RPM: [Need; 2] = [Need::Program("rpm"), Need::Program("rpmbuild")];
+
+/// A database that rpm made, in `db` of a directory.
+struct Made(TempDir);
+
+impl Made {
+    /// Installs, updates and removes packages: `web` with a program, and many with many files, so that the table takes pages of all
+    /// kinds.
+    fn new(packages: usize, files: usize) -> Self {
+        let made = Self(tempfile::tempdir().unwrap());
+        for release in [1, 2] {
+            made.build(release, packages, files);
+        }
+        made.rpm(&["--initdb"]);
+        let of = |release: u32| {
+            let all = fs::read_dir(made.path("out/noarch")).unwrap().map(|entry| entry.unwrap().path());
+            let mut all: Vec<_> =
+                all.filter(|path| path.to_str().unwrap().contains(&format!("-{release}.noarch"))).collect();
+            all.sort();
+            all.into_iter().map(|path| path.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let install = ["-U", "--justdb", "--nodeps", "--noscripts"];
+        let (old, new) = (of(1), of(2));
+        let arguments = |packages: &[String]| {
+            install
+                .iter()
+                .map(|&option| option.to_owned())
+                .chain(packages.iter().cloned())
+                .collect::<Vec<_>>()
+        };
+        made.rpm(&arguments(&old));
+        made.rpm(&arguments(&new[..new.len() / 2]));
+        made.rpm(&["-e", "--justdb", "--nodeps", "many-0"]);
+        made
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn build(&self, release: u32, packages: usize, files: usize) {
+        let mut spec = format!(
+            "Name: web\nVersion: 1.2\nRelease: {release}\nEpoch: 3\nSummary: x\nLicense: MIT\nBuildArch: noarch\n%description\nx\n"
+        );
+        let mut install = String::from(
+            "mkdir -p %{buildroot}/usr/bin %{buildroot}/bin\ntouch %{buildroot}/usr/bin/web %{buildroot}/bin/script\n",
+        );
+        let mut lists = String::from("%files\n/usr/bin/web\n/bin/script\n%ghost /usr/bin/ghost\n");
+        install.push_str("touch %{buildroot}/usr/bin/ghost\n");
+        for number in 0..packages {
+            spec.push_str(&format!(
+                "%package -n many-{number}\nSummary: x\n%description -n many-{number}\nx\n"
+            ));
+            lists.push_str(&format!("%files -n many-{number}\n/opt/many/{number}\n"));
+            install.push_str(&format!(
+                "for d in a b c; do mkdir -p %{{buildroot}}/opt/many/{number}/$d; (cd %{{buildroot}}/opt/many/{number}/$d; touch $(seq {files})); done\n"
+            ));
+        }
+        let text = format!("{spec}%install\n{install}{lists}");
+        fs::write(self.path("web.spec"), text).unwrap();
+        run(Command::new("rpmbuild")
+            .args(["-bb", "--quiet", "--nodeps", "--define"])
+            .arg(format!("_topdir {}", self.path("top").display()))
+            .arg("--define")
+            .arg(format!("_rpmdir {}", self.path("out").display()))
+            .args(["--define", "_binary_payload w0.gzdio"])
+            .arg(self.path("web.spec")));
+    }
+
+    fn rpm<S: AsRef<std::ffi::OsStr>>(&self, arguments: &[S]) -> String {
+        let output = Command::new("rpm")
+            .arg("--dbpath")
+            .arg(self.path("db"))
+            // Debian's rpm warns that it is the wrong tool otherwise, and keeps its log unless it is asked to.
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn bytes(&self) -> (Vec<u8>, Vec<u8>) {
+        let log = fs::read(self.path("db/rpmdb.sqlite-wal")).unwrap_or_default();
+        (fs::read(self.path("db/rpmdb.sqlite")).unwrap(), log)
+    }
+}
+
+fn all(database: &[u8], log: &[u8]) -> Result<Vec<Installed>, RpmError> {
+    let mut all = Vec::new();
+    read(database, log, |package| all.push(package))?;
+    Ok(all)
+}
+
+/// As `rpm -q` would say it.
+fn said(packages: &[Installed]) -> BTreeSet<String> {
+    let one = |package: &Installed| {
+        let paths = package
+            .files
+            .iter()
+            .map(|(directory, name)| format!("{}{name}", package.directories[*directory]));
+        let (name, version) = (&package.name, &package.version);
+        paths.map(move |path| format!("{name} {version} {path}")).collect::<Vec<_>>()
+    };
+    packages.iter().flat_map(one).collect()
+}
+
+#[test]
+fn what_rpm_says_of_its_packages_is_what_is_read() {
+    if !require(&RPM) {
+        return;
+    }
+    let made = Made::new(12, 80);
+    let (database, log) = made.bytes();
+    let packages = all(&database, &log).unwrap();
+    let names: BTreeSet<_> = packages.iter().map(|package| package.name.as_str()).collect();
+    assert_eq!(packages.len(), 12, "{names:?}");
+    assert!(!names.contains("many-0") && names.contains("web"));
+    let rpm = made.rpm(&["-qa", "--qf", "[%{=NAME} %{=EVR} %{FILENAMES}\n]"]);
+    let expected: BTreeSet<_> = rpm.lines().map(str::to_owned).collect();
+    assert!(expected.len() > 240 * 11, "{}", expected.len());
+    assert_eq!(said(&packages), expected);
+    assert!(expected.iter().any(|line| line.starts_with("many-1 3:1.2-2 ")), "the update is there");
+    assert!(
+        expected.iter().any(|line| line.starts_with("many-9 3:1.2-1 ")),
+        "what was not updated is as it was"
+    );
+}
+
+/// Runs a program of Python in a directory.
+fn python(directory: &Path, program: &str) {
+    run(Command::new("python3").arg("-c").arg(program).current_dir(directory));
+}
+
+/// A header with a name, a version, and so many bytes of something else.
+fn header(name: &str, padding: usize) -> Vec<u8> {
+    let mut data = Vec::new();
+    let mut index = Vec::new();
+    let mut tag = |tag: u32, kind: u32, count: u32, value: &[u8]| {
+        for word in [tag, kind, data.len() as u32, count] {
+            index.extend_from_slice(&word.to_be_bytes());
+        }
+        data.extend_from_slice(value);
+    };
+    tag(1000, 6, 1, format!("{name}\0").as_bytes());
+    tag(1001, 6, 1, b"1\0");
+    tag(1002, 6, 1, b"2\0");
+    tag(5000, 7, padding as u32, &vec![0x55; padding]);
+    let mut header = Vec::new();
+    for word in [(index.len() / 16) as u32, data.len() as u32] {
+        header.extend_from_slice(&word.to_be_bytes());
+    }
+    [header, index, data].concat()
+}
+
+#[test]
+fn rows_of_every_size_are_read_whatever_the_size_of_the_pages() {
+    if !require(&[Need::Program("python3")]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let near = |size: usize| (size.saturating_sub(40)..size + 3).collect::<Vec<_>>();
+    let paddings: Vec<usize> = [near(512), near(4096), near(8192), near(65536), vec![0, 1, 300_000]].concat();
+    let mut hex = String::new();
+    for (index, padding) in paddings.iter().enumerate() {
+        let bytes = header(&format!("p{index}"), padding.saturating_sub(100));
+        bytes.iter().for_each(|byte| hex.push_str(&format!("{byte:02x}")));
+        hex.push('\n');
+    }
+    fs::write(dir.path().join("rows"), hex).unwrap();
+    for size in [512, 1024, 4096, 65536] {
+        python(
+            dir.path(),
+            &format!(
+                "import sqlite3
+c = sqlite3.connect('{size}.db')
+c.execute('pragma page_size={size}')
+c.execute('create table other (a, b, c)')
+c.execute('create table \\'Packages\\' (hnum integer primary key autoincrement, blob blob not null)')
+for line in open('rows'):
+    c.execute('insert into Packages (blob) values (?)', (bytes.fromhex(line.strip()),))
+    c.execute('insert into other values (1.5, null, -70000)')
+c.commit()"
+            ),
+        );
+        let database = fs::read(dir.path().join(format!("{size}.db"))).unwrap();
+        let packages = all(&database, &[]).unwrap_or_else(|error| panic!("pages of {size}: {error}"));
+        let names: Vec<_> = packages.iter().map(|package| package.name.clone()).collect();
+        let expected: Vec<_> = (0..paddings.len()).map(|index| format!("p{index}")).collect();
+        assert_eq!(names, expected, "pages of {size}");
+    }
+}
+
+#[test]
+fn what_a_program_that_was_stopped_has_left_in_the_log_counts_up_to_its_last_commit() {
+    if !require(&[Need::Program("python3")]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let row = |name: &str| header(name, 9000).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    python(
+        dir.path(),
+        &format!(
+            "import sqlite3, shutil
+c = sqlite3.connect('db', isolation_level=None)
+c.execute('pragma journal_mode=wal')
+c.execute('pragma wal_autocheckpoint=0')
+def put(hex): c.execute('insert into Packages (blob) values (?)', (bytes.fromhex(hex),))
+c.execute('create table Packages (hnum integer primary key autoincrement, blob blob not null)')
+put('{}')
+c.execute('pragma wal_checkpoint(truncate)')
+put('{}')
+shutil.copy('db-wal', 'second')
+put('{}')
+shutil.copy('db-wal', 'third')
+shutil.copy('db', 'file')",
+            row("one"),
+            row("two"),
+            row("three")
+        ),
+    );
+    let bytes = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    let (file, second, third) = (bytes("file"), bytes("second"), bytes("third"));
+    let names = |log: &[u8]| -> Vec<String> {
+        all(&file, log).unwrap().into_iter().map(|package| package.name).collect()
+    };
+    assert_eq!(names(&[]), ["one"]);
+    assert_eq!(names(&second), ["one", "two"]);
+    assert_eq!(names(&third), ["one", "two", "three"]);
+    // A transaction that was not written to its end never was.
+    assert_eq!(names(&third[..third.len() - 1]), ["one", "two"]);
+    let mut altered = third.clone();
+    altered[second.len() + 30] ^= 1;
+    assert_eq!(names(&altered), ["one", "two"]);
+    altered[9] ^= 1;
+    assert_eq!(names(&altered), ["one"], "a log that is none counts for nothing");
+}
+
+/// What is in an image with this database.
+fn look(lab: &Lab, change: impl FnOnce(&Lab)) -> Inventory {
+    change(lab);
+    inventory(&Image::open(&lab.path("root"), None).unwrap().tree).unwrap()
+}
+
+#[test]
+fn a_program_of_an_image_carries_its_rpm_and_a_database_that_is_not_read_is_told() {
+    if !require(&RPM) {
+        return;
+    }
+    let made = Made::new(2, 3);
+    let (database, log) = made.bytes();
+    let lab = Lab::new();
+    fs::remove_dir_all(lab.path("root/var/lib/dpkg")).unwrap();
+    let facts = look(&lab, |lab| {
+        lab.file("usr/lib/sysimage/rpm/rpmdb.sqlite", 0o644, &database);
+        lab.file("usr/lib/sysimage/rpm/rpmdb.sqlite-wal", 0o644, &log);
+        lab.link("var/lib/rpm", "../../usr/lib/sysimage/rpm");
+    });
+    let package = |path: &str| {
+        let program = facts.programs.iter().find(|program| program.path == path).unwrap();
+        program.package.as_ref().map(|package| format!("{}={}", package.name, package.version))
+    };
+    assert_eq!(package("/usr/bin/web").as_deref(), Some("web=3:1.2-1"));
+    // rpm says /bin/script, and /bin is a link.
+    assert_eq!(package("/usr/bin/script").as_deref(), Some("web=3:1.2-1"));
+    assert_eq!(package("/usr/sbin/admin"), None);
+    assert_eq!((facts.packages, facts.notes.len()), (2, 0), "{:?}", facts.notes);
+
+    let damaged = look(&lab, |lab| {
+        let mut bytes = database.clone();
+        bytes[4096..8192].fill(0xff);
+        lab.file("usr/lib/sysimage/rpm/rpmdb.sqlite", 0o644, &bytes);
+        lab.file("usr/lib/sysimage/rpm/rpmdb.sqlite-wal", 0o644, &[]);
+    });
+    assert_eq!(damaged.packages, 0);
+    assert!(damaged.notes[0].contains("rpmdb.sqlite is not read"), "{:?}", damaged.notes);
+    let older = look(&lab, |lab| {
+        fs::remove_file(lab.path("root/usr/lib/sysimage/rpm/rpmdb.sqlite")).unwrap();
+        lab.file("usr/lib/sysimage/rpm/Packages.db", 0o644, b"RpmP");
+    });
+    assert!(older.notes[0].contains("rebuilddb"), "{:?}", older.notes);
+}
+
+#[test]
+fn a_database_with_any_bytes_does_no_harm() {
+    if !require(&RPM) {
+        return;
+    }
+    let (database, _) = Made::new(2, 40).bytes();
+    let change = (0..database.len(), prop_oneof![any::<u8>(), Just(0), Just(0xff), Just(0x7f)]);
+    let cases = proptest::collection::vec(change, 1..8);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 400,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let started = std::time::Instant::now();
+    runner
+        .run(&cases, |changes| {
+            let mut bytes = database.clone();
+            changes.iter().for_each(|(at, value)| bytes[*at] = *value);
+            let _ = all(&bytes, &[]);
+            // The first pages hold what says where everything is.
+            changes.iter().for_each(|(at, value)| bytes[at % 8192] = *value);
+            let _ = all(&bytes, &bytes);
+            Ok(())
+        })
+        .unwrap();
+    for end in (0..8192).step_by(61) {
+        assert!(all(&database[..end], &[]).is_err(), "{end}");
+    }
+    assert!(started.elapsed().as_secs() < 120);
+    assert_eq!(all(b"SQLite format 4", &[]), Err(RpmError::NoDatabase));
+}
+
+fn number(bytes: &[u8]) -> usize {
+    bytes.iter().fold(0, |value, byte| (value << 8) | usize::from(*byte))
+}
+
+#[test]
+fn a_page_that_leads_to_itself_or_to_another_table_is_refused() {
+    if !require(&[Need::Program("python3")]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(
+        dir.path().join("row"),
+        header("p", 700).iter().map(|b| format!("{b:02x}")).collect::<String>(),
+    )
+    .unwrap();
+    python(
+        dir.path(),
+        "import sqlite3
+c = sqlite3.connect('db')
+c.execute('pragma page_size=512')
+c.execute('create table Packages (hnum integer primary key autoincrement, blob blob not null)')
+for n in range(60): c.execute('insert into Packages (blob) values (?)', (bytes.fromhex(open('row').read()),))
+c.commit()",
+    );
+    let database = fs::read(dir.path().join("db")).unwrap();
+    let kind = |page: usize| database[(page - 1) * 512];
+    let pages = database.len() / 512;
+    let inner = (2..=pages).find(|page| kind(*page) == 5).unwrap();
+    // The left child of its first cell.
+    let cell = (inner - 1) * 512 + number(&database[(inner - 1) * 512 + 12..][..2]);
+    let leaf = number(&database[cell..cell + 4]);
+    for (what, at, value) in [
+        ("its right-most child is itself", (inner - 1) * 512 + 8, inner),
+        ("its right-most child is one of the others", (inner - 1) * 512 + 8, leaf),
+        ("its right-most child is beyond the end", (inner - 1) * 512 + 8, 1_000_000),
+    ] {
+        let mut bytes = database.clone();
+        bytes[at..at + 4].copy_from_slice(&(value as u32).to_be_bytes());
+        assert!(matches!(all(&bytes, &[]), Err(RpmError::Page { .. })), "{what}");
+    }
+}
