@@ -87,6 +87,9 @@ impl<'d> Sqlite<'d> {
         let mut seen = Seen(vec![0; usize::try_from(self.last / 8).unwrap_or(0).saturating_add(1)]);
         let mut open = vec![root];
         let mut row = Vec::new();
+        // Cells may lie over each other, so that a small file could give rows without end.
+        let all = self.log.len().saturating_mul(self.page_size).saturating_add(self.file.len());
+        let mut read = 0_usize;
         while let Some(page) = open.pop() {
             let wrong = |what| RpmError::Page { page, what };
             let bytes = self.page(page, &mut seen)?;
@@ -108,6 +111,10 @@ impl<'d> Sqlite<'d> {
                 0x0d => {
                     for cell in cells_of(bytes, at.saturating_add(8), cells).ok_or_else(cut)? {
                         let id = self.row(page, bytes, cell, &mut seen, &mut row)?;
+                        read = read.saturating_add(row.len());
+                        if read > all {
+                            return Err(wrong("has rows that lie over each other"));
+                        }
                         take(id, &values(&row).ok_or_else(|| wrong("has a row that contradicts itself"))?)?;
                     }
                 }

@@ -1,11 +1,16 @@
-//! Images with wrong bytes in the places that matter end in an error or in a tree, never in a crash and never in much time.
+//! Images with wrong bytes in the places that matter end in an error or in a tree, never in a crash and never in much time. Also the
+//! stable twin of `fuzz/`: what its targets of images do runs here over their corpus and over altered copies of it.
 
 use crate::make::{Lab, TOOLS};
 use disk_image::{Image, inventory};
 use proptest::prelude::*;
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 use testkit::require;
+
+#[path = "../../../../fuzz/src/image.rs"]
+mod exercise;
 
 /// Opens and reads all that can be read.
 fn look(path: &Path) {
@@ -88,4 +93,42 @@ fn an_archive_and_a_file_system_with_any_bytes_do_no_harm() {
     with_changes(&archive, &lab.path("changed"), archive.len(), 60);
     let ext4 = fs::read(lab.ext4()).unwrap();
     with_changes(&ext4, &lab.path("changed"), 16 << 10, 60);
+}
+
+#[test]
+fn what_the_fuzzer_starts_from_and_what_it_found_does_no_harm() {
+    type Run = fn(&[u8]);
+    let targets: [(&str, Run); 5] = [
+        ("ext4", exercise::image),
+        ("qcow2", exercise::image),
+        ("tar", exercise::image),
+        ("texts", exercise::texts),
+        ("rpm", exercise::rpm),
+    ];
+    for (name, exercise) in targets {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
+        for entry in fs::read_dir(&corpus).unwrap() {
+            let path = entry.unwrap().path();
+            let original = fs::read(&path).unwrap();
+            let started = Instant::now();
+            exercise(&original);
+            let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+                cases: 200,
+                failure_persistence: None,
+                ..ProptestConfig::default()
+            });
+            // Half of the changes are where the headers are.
+            let place = prop_oneof![0..original.len(), 0..original.len().min(2048)];
+            let changes = proptest::collection::vec((place, any::<u8>()), 1..8);
+            runner
+                .run(&changes, |changes| {
+                    let mut bytes = original.clone();
+                    changes.iter().for_each(|(at, value)| bytes[*at] = *value);
+                    exercise(&bytes);
+                    Ok(())
+                })
+                .unwrap();
+            assert!(started.elapsed().as_secs() < 60, "{}: {:?}", path.display(), started.elapsed());
+        }
+    }
 }

@@ -366,3 +366,33 @@ c.commit()",
         assert!(matches!(all(&bytes, &[]), Err(RpmError::Page { .. })), "{what}");
     }
 }
+
+#[test]
+fn rows_that_lie_over_each_other_are_refused() {
+    if !require(&[Need::Program("python3")]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(
+        dir.path().join("row"),
+        header("p", 3000).iter().map(|b| format!("{b:02x}")).collect::<String>(),
+    )
+    .unwrap();
+    python(
+        dir.path(),
+        "import sqlite3
+c = sqlite3.connect('db')
+c.execute('pragma page_size=4096')
+c.execute('create table Packages (hnum integer primary key, blob blob not null)')
+c.execute('insert into Packages (blob) values (?)', (bytes.fromhex(open('row').read()),))
+c.commit()",
+    );
+    let mut database = fs::read(dir.path().join("db")).unwrap();
+    assert_eq!(all(&database, &[]).unwrap().len(), 1);
+    // The second page is the only leaf: 400 cells that are all the same one.
+    let cell: [u8; 2] = database[4096 + 8..4096 + 10].try_into().unwrap();
+    database[4096 + 3..4096 + 5].copy_from_slice(&400_u16.to_be_bytes());
+    (0..400).for_each(|index| database[4096 + 8 + 2 * index..][..2].copy_from_slice(&cell));
+    let said = all(&database, &[]).unwrap_err().to_string();
+    assert!(said.contains("lie over each other"), "{said}");
+}
