@@ -23,6 +23,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("zstd", "zstd"),
     ("rpm", "rpm"),
     ("rpmbuild", "rpm"),
+    ("mmdebstrap", "mmdebstrap"),
 ];
 
 /// Files that must be there, and the package that has them.
@@ -45,7 +46,12 @@ pub(crate) fn with_kernels(kernels: &[Kernel]) -> Result<()> {
         testkit::prepare(kernel)
             .with_context(|| format!("Kernel {} could not be made ready", kernel.name))?;
     }
-    testkit::prepare_hosts().context("The hosts of the lab could not be made ready")
+    testkit::prepare_hosts().context("The hosts of the lab could not be made ready")?;
+    // Files of many owners, which only root can make; its test says so itself where it cannot be made.
+    if nix::unistd::geteuid().is_root() {
+        testkit::prepare_debian().context("The disk of a Debian guest could not be made ready")?;
+    }
+    Ok(())
 }
 
 fn packages() -> Result<()> {

@@ -1,6 +1,6 @@
 //! Boots one guest and talks to its workload: `cargo run -p testkit --example guest -- --kernel 6.1 --memory 512`.
 //!
-//! Prints QEMU's pid and its sockets, then sends each line of stdin (a command in JSON, such as `{"command":"truth"}`) and
+//! With `--debian` it is a full Debian. Prints QEMU's pid and its sockets, then sends each line of stdin (a command in JSON, such as `{"command":"truth"}`) and
 //! prints the reply, until the end of stdin. The guest ends with it.
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
 
@@ -9,10 +9,14 @@ use std::io::BufRead;
 use testkit::{Backing, Command, Guest, GuestSpec, Kernel, Machine, PagingLevels};
 
 const USAGE: &str = "guest [--kernel 6.1|6.12] [--memory MIB] [--machine q35|pc|microvm] [--backing memfd|anonymous|PATH] \
-                     [--levels 4|5] [--vcpus N] [--name NAME]";
+                     [--levels 4|5] [--vcpus N] [--name NAME] | guest --debian";
 
 fn main() -> Result<()> {
-    let guest = Guest::boot(spec()?)?;
+    let guest = if std::env::args().any(|argument| argument == "--debian") {
+        testkit::debian::boot()?
+    } else {
+        Guest::boot(spec()?)?
+    };
     println!("pid {}", guest.pid());
     println!("name {}", guest.name());
     println!("qmp {}", guest.qmp_socket().display());

@@ -72,10 +72,9 @@ impl Archive {
             let path = self.home.join(directory);
             fs::create_dir_all(&path).with_context(|| format!("Cannot make {}", path.display()))?;
         }
-        ensure!(Path::new(KEYRING).is_file(), "There is no {KEYRING} (Debian: debian-archive-keyring)");
         fs::write(self.home.join("status"), "")?;
         fs::write(self.home.join("apt.conf"), self.settings())?;
-        fs::write(self.home.join("sources.list"), sources(self.release, &host_sources()?)?)?;
+        fs::write(self.home.join("sources.list"), sources_of(self.release)?)?;
         lab::run(self.apt("apt-get").arg("update")).with_context(|| {
             format!(
                 "The archive that this host's apt uses gives no lists of {}, which its kernel comes from; if the release \
@@ -150,6 +149,12 @@ Acquire::https::Timeout "20";
 "#
         )
     }
+}
+
+/// The `sources.list` of a release, from the archive that this host's own apt uses.
+pub(crate) fn sources_of(release: &str) -> Result<String> {
+    ensure!(Path::new(KEYRING).is_file(), "There is no {KEYRING} (Debian: debian-archive-keyring)");
+    sources(release, &host_sources()?)
 }
 
 /// Lines `BASE|SUITE|COMPONENT` of the host's own sources.

@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Modules a guest can load, where its kernel has them as modules (6.12 has `virtio_pci` built in).
-const MODULES: [&str; 22] = [
+const MODULES: [&str; 24] = [
     "virtio_pci",
+    "virtio_blk",
+    "ext4",
     "virtio_net",
     "virtio_console",
     "xen_netfront",

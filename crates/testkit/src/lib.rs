@@ -27,6 +27,7 @@ mod agent;
 mod archive;
 pub mod command;
 mod cpio;
+pub mod debian;
 mod guest;
 pub mod host;
 mod hugepages;
@@ -51,6 +52,11 @@ pub use hugepages::HugePages;
 pub use kernels::{Kernel, KernelFiles};
 pub use needs::{Need, require, skipped};
 pub use truth::Truth;
+
+/// Makes the disk of a full Debian, as [`prepare`] does for other guests. Only root can.
+pub fn prepare_debian() -> anyhow::Result<()> {
+    debian::prepare()
+}
 
 /// Fetches and builds what hosts of the lab run, as [`prepare`] does for guests.
 pub fn prepare_hosts() -> anyhow::Result<()> {

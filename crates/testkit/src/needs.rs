@@ -3,7 +3,7 @@
 //! On a laptop a test that lacks something says so on stderr and passes at once. With `BIRTHMARK_TESTS=all`, as
 //! `cargo xtask test` and CI set it, nothing is skipped: what is missing is a failure.
 
-use crate::{Kernel, host, kernels, lab, python};
+use crate::{Kernel, debian, host, kernels, lab, python};
 use std::path::Path;
 
 /// Something a test cannot do without.
@@ -15,6 +15,8 @@ pub enum Need {
     Program(&'static str),
     /// All it takes to boot a guest of this kernel.
     Guest(Kernel),
+    /// All it takes to boot a full Debian ([`crate::debian`]).
+    Debian,
     /// All it takes to make network namespaces and taps.
     Network,
     /// All it takes to boot a host with a real KVM, emulated.
@@ -80,6 +82,7 @@ impl Need {
                     "there is no Python environment in the lab (`cargo xtask test` makes it)".to_owned()
                 })
             }),
+            Self::Debian => debian_missing(may_download),
             Self::KvmHost => host_missing("KVM", host::kvm_is_cached, may_download),
             Self::XenHost => host_missing("Xen", host::xen_is_cached, may_download),
             Self::Network => Self::Root
@@ -90,6 +93,26 @@ impl Need {
                 }),
         }
     }
+}
+
+fn debian_missing(may_download: bool) -> Option<String> {
+    let missing = Need::Program("qemu-system-x86_64")
+        .missing(may_download)
+        .or_else(|| Need::Program("busybox").missing(may_download));
+    if missing.is_some() || debian::is_cached() {
+        return missing;
+    }
+    if !may_download {
+        let cache = lab::directory();
+        return Some(format!(
+            "the disk of a Debian guest is not in {} (`cargo xtask test` makes it)",
+            cache.display()
+        ));
+    }
+    Need::Root
+        .missing(may_download)
+        .or_else(|| Need::Program("mmdebstrap").missing(may_download))
+        .or_else(|| Need::Program("mke2fs").missing(may_download))
 }
 
 fn host_missing(of: &str, is_cached: fn() -> bool, may_download: bool) -> Option<String> {

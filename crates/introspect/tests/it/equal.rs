@@ -162,9 +162,14 @@ fn terminal(guest: &truth::Process, seen: &facts::Process, found: &mut Vec<Strin
     differ(found, &what, name.as_deref(), seen.terminal.as_ref().map(|terminal| terminal.name.as_str()));
 }
 
+/// Whether it is who took the truth: the first process, or a service of a full system.
+fn is_agent(guest: &truth::Process) -> bool {
+    matches!(guest.exe.as_deref(), Some("/init" | "/usr/local/sbin/birthmark-guest-agent"))
+}
+
 /// CPU time and memory go on changing in what runs: the agent, which takes the truth, what spins, and the kernel's threads.
 fn used(guest: &truth::Process, seen: &facts::Process, found: &mut Vec<String>) {
-    let runs = guest.pid == 1 || guest.kernel_thread || guest.state == 'R';
+    let runs = is_agent(guest) || guest.kernel_thread || guest.state == 'R';
     // User and system time are each rounded down to 10 ms.
     let ticks = seen.cpu_time_ns.map(|ns| ns / 10_000_000);
     let right =
@@ -175,7 +180,7 @@ fn used(guest: &truth::Process, seen: &facts::Process, found: &mut Vec<String>) 
     }
     // The kernel prints the shared part of the counter, or (since 6.16) its sum: up to 32 pages for each of two CPUs more in
     // each of three counters.
-    let slack = if guest.pid == 1 { 1024 } else { 3 * 2 * 32 };
+    let slack = if is_agent(guest) { 1024 } else { 3 * 2 * 32 };
     let pages = seen.resident_bytes.map(|bytes| bytes / 4096);
     if pages.is_none_or(|seen| seen.abs_diff(guest.resident_pages) > slack) {
         found.push(format!(

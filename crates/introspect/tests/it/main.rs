@@ -9,9 +9,11 @@ mod booting; // a guest from power-on until user space
 mod cell; // one kind of guest, booted and compared
 mod churn; // a guest that changes while it is looked at
 mod cross_views; // several views of processes and modules
+mod debian; // a full Debian with all its services
 mod equal; // compares a snapshot with the guest's /proc, entry by entry
 mod equal_ebpf;
 mod equal_sockets; // the same of sockets, line by line
+mod equal_ss; // the same as `ss` prints them
 mod hostile; // a guest that lies
 mod images; // memory images
 mod locate; // every way to the kernel

@@ -1,8 +1,8 @@
-//! Pid 1: sets the guest up, then serves the command port and reaps whoever ends, for ever.
+//! Sets the guest up (as pid 1), then serves the command port and reaps whoever ends, for ever.
 //!
 //! It has one thread (it forks) and no sockets of its own, so that it is the least possible noise in its own tables.
 
-use crate::{launch, port, survey, system};
+use crate::{disk, launch, port, survey, system};
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -31,9 +31,25 @@ pub(crate) fn context<T, E: std::fmt::Display>(result: std::result::Result<T, E>
 /// Where traffic processes leave their counts.
 pub(crate) const TRAFFIC: &str = "/run/traffic";
 
+/// Argument with which a system on a disk starts this program.
+pub(crate) const SERVICE: &str = "service";
+
 /// Never returns while the guest runs; if it does, the kernel panics and the console says why.
 pub(crate) fn run() -> ExitCode {
-    if let Err(error) = set_up().and_then(serve) {
+    failed(match std::env::var(disk::VARIABLE) {
+        Ok(disk) => disk::hand_over(&disk).map(|never| match never {}),
+        Err(_) => set_up().and_then(serve),
+    })
+}
+
+/// The same where another program is pid 1 and has set everything up.
+pub(crate) fn run_as_service() -> ExitCode {
+    let set_up = context(fs::create_dir_all(TRAFFIC), TRAFFIC).and_then(|()| port::open_own());
+    failed(set_up.and_then(serve))
+}
+
+fn failed(result: Result<()>) -> ExitCode {
+    if let Err(error) = result {
         #[expect(clippy::print_stderr, reason = "the console is the only place left to say it")]
         {
             eprintln!("birthmark-guest-agent: {error}");

@@ -1,5 +1,6 @@
-//! The guest's workload. As pid 1 it sets the guest up and serves the command port; every process it starts is (mostly) a
-//! copy of this program too, which holds the sockets and does the odd things it was told to.
+//! The guest's workload. As pid 1 it sets the guest up and serves the command port, or hands over to the system on a disk, which
+//! starts it as a service; every process it starts is (mostly) a copy of this program too, which holds the sockets and does
+//! the odd things it was told to.
 //!
 //! It is static and needs nothing of the guest but a kernel. It runs nowhere else: started on a host, it refuses.
 //! `unsafe` is for system calls that have no safe wrapper; each block says why it is sound.
@@ -8,6 +9,7 @@
 mod bpf;
 mod confine;
 mod diag;
+mod disk;
 mod hidden_holds;
 mod init;
 mod io_worker;
@@ -30,6 +32,9 @@ fn main() -> ExitCode {
     }
     if std::process::id() == 1 {
         return init::run();
+    }
+    if std::env::args().nth(1).as_deref() == Some(init::SERVICE) {
+        return init::run_as_service();
     }
     #[expect(clippy::print_stderr, reason = "it is a program, and this its only word to a person")]
     {

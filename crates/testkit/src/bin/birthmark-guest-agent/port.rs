@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use testkit::command::{Command, Reply, Request};
@@ -44,7 +44,9 @@ pub(crate) fn open_own() -> Result<File> {
 }
 
 fn open_terminal(path: &str) -> Result<File> {
-    let port = OpenOptions::new().read(true).write(true).open(path);
+    let mut options = OpenOptions::new();
+    // It is to be nobody's controlling terminal.
+    let port = options.read(true).write(true).custom_flags(nix::libc::O_NOCTTY).open(path);
     let port = context(port, &format!("Cannot open the command port {path}"))?;
     let mut settings = context(termios::tcgetattr(&port), "Cannot read the settings of the command port")?;
     termios::cfmakeraw(&mut settings);

@@ -1,0 +1,169 @@
+//! Compares the sockets of a snapshot with what `ss -tuxanpe` prints in the guest, in each of its network namespaces, line by
+//! line and column by column.
+//!
+//! Not compared is what a snapshot does not have: numbers of descriptors, the cookie (`sk:`), the control group of the
+//! process that made a socket, and which directions of a connection were shut down (the arrow).
+
+use crate::equal::differ;
+use facts::{Family, Snapshot, Socket, SocketState};
+use std::collections::{BTreeMap, BTreeSet};
+use testkit::{Guest, debian};
+
+/// One line of `ss`, in its own words, for both sides.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Line {
+    net_namespace: u32,
+    netid: String,
+    state: String,
+    queues: (String, String),
+    local: String,
+    peer: String,
+    /// Names and pids.
+    users: BTreeSet<(String, u32)>,
+    /// `ss` leaves root out, and does not say it of unix sockets.
+    uid: u32,
+    inode: u64,
+}
+
+/// What `ss` prints in each network namespace of the snapshot.
+pub fn lines(guest: &Guest, snapshot: &Snapshot) -> Vec<Line> {
+    let mut namespaces = BTreeMap::new();
+    for process in &snapshot.processes {
+        if let Some(namespace) = process.namespaces.net {
+            namespaces.entry(namespace).or_insert(process.pid);
+        }
+    }
+    let mut lines = Vec::new();
+    for (namespace, pid) in namespaces {
+        let script = format!("nsenter --net=/proc/{pid}/ns/net ss -HOtuxanpe");
+        for line in debian::succeed(guest, &script).unwrap().lines() {
+            lines.push(parse(namespace, line).unwrap_or_else(|| panic!("not a line of ss: {line}")));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+fn parse(net_namespace: u32, line: &str) -> Option<Line> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let unix = words.first()?.starts_with("u_");
+    // Unix sockets have path and inode number, others an address.
+    let (local, peer, rest) = match unix {
+        true => (words.get(4)?, words.get(7)?, words.get(8..)?),
+        false => (words.get(4)?, words.get(5)?, words.get(6..)?),
+    };
+    let field = |name: &str| rest.iter().find_map(|word| word.strip_prefix(name));
+    let number = |name: &str| field(name).map_or(Some(0), |word| word.parse().ok());
+    let users = line.split_once("users:((").map_or("", |(_, users)| users);
+    let users = users.split_once("))").map_or("", |(users, _)| users);
+    let user = |user: &str| {
+        let (name, rest) = user.trim_start_matches('"').split_once("\",pid=")?;
+        Some((name.to_owned(), rest.split(',').next()?.parse().ok()?))
+    };
+    Some(Line {
+        net_namespace,
+        netid: words[0].to_owned(),
+        state: words.get(1)?.to_lowercase(),
+        queues: (words.get(2)?.to_string(), words.get(3)?.to_string()),
+        local: address(local),
+        peer: address(peer),
+        users: users.split("),(").filter(|text| !text.is_empty()).map(user).collect::<Option<_>>()?,
+        uid: if unix { 0 } else { number("uid:")? },
+        inode: if unix { words.get(5)?.parse().ok()? } else { number("ino:")?.into() },
+    })
+}
+
+/// `ss` prints `*` for "any" of both versions of IP, `[::]` where it is of the sixth only; a snapshot does not tell them apart.
+fn address(printed: &str) -> String {
+    match printed.strip_prefix("*:") {
+        Some(port) => format!("[::]:{port}"),
+        None => printed.to_owned(),
+    }
+}
+
+/// Every difference, as a line.
+pub fn differences(guest: &[Line], snapshot: &Snapshot) -> Vec<String> {
+    let names: BTreeMap<u32, &str> =
+        snapshot.processes.iter().map(|process| (process.pid, process.name.as_str())).collect();
+    let mut seen: Vec<Line> = snapshot.sockets.iter().filter_map(|socket| rendered(socket, &names)).collect();
+    seen.sort();
+    let mut found = Vec::new();
+    for line in guest.iter().filter(|line| !seen.contains(line)) {
+        found.push(format!("ss prints what was not seen so: {line:?}"));
+    }
+    for line in seen.iter().filter(|line| !guest.contains(line)) {
+        found.push(format!("ss does not print so: {line:?}"));
+    }
+    differ(&mut found, "number of lines of ss", guest.len(), seen.len());
+    found
+}
+
+/// As `ss` prints it. `None`: not with these options.
+fn rendered(socket: &Socket, names: &BTreeMap<u32, &str>) -> Option<Line> {
+    let netid = match (socket.family, socket.kind.as_deref(), socket.protocol.as_deref()) {
+        (Family::Unix, Some("stream"), _) => "u_str",
+        (Family::Unix, Some("dgram"), _) => "u_dgr",
+        (Family::Unix, Some("seqpacket"), _) => "u_seq",
+        (Family::Inet | Family::Inet6, Some("raw"), _) => return None,
+        (Family::Inet | Family::Inet6, _, Some("tcp")) => "tcp",
+        (Family::Inet | Family::Inet6, _, Some("udp")) => "udp",
+        _ => return None,
+    };
+    // A TCP socket that is neither bound nor connected is in no table that `ss` is told of.
+    if netid != "tcp" || socket.views.iter().any(|view| view == "hash_table") {
+        let queue = |queue: Option<u64>| queue.map_or_else(|| "0".to_owned(), |queue| queue.to_string());
+        let (local, peer) = match socket.family {
+            Family::Unix => (
+                socket.path.clone().unwrap_or_else(|| "*".to_owned()),
+                socket.peer.as_ref().and_then(|peer| peer.inode).unwrap_or(0).to_string(),
+            ),
+            _ => ends(socket)?,
+        };
+        let users = socket.processes.iter().map(|pid| (names.get(pid).unwrap_or(&"?").to_string(), *pid));
+        return Some(Line {
+            net_namespace: socket.net_namespace?,
+            netid: netid.to_owned(),
+            state: state(socket)?.to_owned(),
+            queues: (queue(socket.receive_queue), queue(socket.send_queue)),
+            local,
+            peer,
+            users: users.collect(),
+            uid: if socket.family == Family::Unix || socket.inode.is_none() { 0 } else { socket.uid? },
+            inode: socket.inode.unwrap_or(0),
+        });
+    }
+    None
+}
+
+fn state(socket: &Socket) -> Option<&'static str> {
+    Some(match socket.state? {
+        SocketState::Established => "estab",
+        SocketState::SynSent => "syn-sent",
+        SocketState::SynRecv => "syn-recv",
+        SocketState::FinWait1 => "fin-wait-1",
+        SocketState::FinWait2 => "fin-wait-2",
+        SocketState::TimeWait => "time-wait",
+        SocketState::CloseWait => "close-wait",
+        SocketState::LastAck => "last-ack",
+        SocketState::Listen => "listen",
+        SocketState::Closing => "closing",
+        SocketState::Close | SocketState::Unconnected => "unconn",
+    })
+}
+
+fn ends(socket: &Socket) -> Option<(String, String)> {
+    let v6 = socket.family == Family::Inet6;
+    let interface = socket.interface.as_ref().and_then(|interface| interface.name.as_deref());
+    let interface = interface.map(|name| format!("%{name}")).unwrap_or_default();
+    let printed = |address: std::net::IpAddr, interface: &str, port: String| match v6 {
+        true => format!("[{address}]{interface}:{port}"),
+        false => format!("{address}{interface}:{port}"),
+    };
+    let local = printed(socket.local_address?, &interface, socket.local_port?.to_string());
+    let peer = match (socket.remote_address, socket.remote_port) {
+        (Some(address), Some(port)) => printed(address, "", port.to_string()),
+        _ if v6 => "[::]:*".to_owned(),
+        _ => "0.0.0.0:*".to_owned(),
+    };
+    Some((local, peer))
+}
