@@ -6,7 +6,7 @@ use crate::opened::Opened;
 use crate::{equal, equal_ss};
 use anyhow::Result;
 use facts::{ContainerRuntime, Snapshot};
-use testkit::{Need, debian};
+use testkit::{Need, SocketSpec, Spawn, UnixType, debian};
 
 #[test]
 fn a_full_debian_equals_its_own_proc_and_what_ss_prints() {
@@ -16,8 +16,35 @@ fn a_full_debian_equals_its_own_proc_and_what_ss_prints() {
     let opened = Opened::open(debian::boot().unwrap()).unwrap();
     // What `ss` asks answers to the truth too: the kernel loads it when it is first asked.
     debian::succeed(&opened.guest, "ss -a >/dev/null").unwrap();
+    connections(&opened).unwrap();
     equals_proc(&opened).unwrap();
     equals_ss(&opened);
+}
+
+/// An idle server has listeners only.
+fn connections(opened: &Opened) -> Result<()> {
+    let mut sockets = vec![
+        SocketSpec::UnixQueued { unix_type: UnixType::Dgram },
+        SocketSpec::UnixPair { unix_type: UnixType::Seqpacket },
+        SocketSpec::UdpConnect { address: "[::1]:5353".parse()? },
+    ];
+    for ip in ["127.0.0.1".parse()?, "::1".parse()?] {
+        sockets.extend([
+            SocketSpec::TcpPair { ip },
+            SocketSpec::TcpQueued { ip },
+            SocketSpec::TcpHalfClosed { ip },
+            SocketSpec::TcpSynReceived { ip },
+            SocketSpec::TcpTimeWait { ip },
+            SocketSpec::UdpQueued { ip },
+        ]);
+    }
+    opened.guest.spawn(Spawn {
+        exe: "/usr/local/bin/client".into(),
+        uid: Some(1000),
+        sockets,
+        ..Spawn::default()
+    })?;
+    Ok(())
 }
 
 /// Compares until truth and look agree: they are two moments of a machine that is not idle.

@@ -77,6 +77,7 @@ fn expected(place: &Place) -> Told {
     let ways = [
         (0, "cgroup_inet_ingress"),
         (1, "cgroup_inet_egress"),
+        (6, "cgroup_device"),
         (17, "flow_dissector"),
         (36, "sk_lookup"),
         (46, "tcx_ingress"),
@@ -94,6 +95,7 @@ fn kind(number: u32) -> &'static str {
             (3, "sched_cls"),
             (6, "xdp"),
             (8, "cgroup_skb"),
+            (15, "cgroup_device"),
             (17, "raw_tracepoint"),
             (22, "flow_dissector"),
             (30, "sk_lookup"),

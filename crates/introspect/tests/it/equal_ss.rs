@@ -109,30 +109,30 @@ fn rendered(socket: &Socket, names: &BTreeMap<u32, &str>) -> Option<Line> {
         (Family::Inet | Family::Inet6, _, Some("udp")) => "udp",
         _ => return None,
     };
-    // A TCP socket that is neither bound nor connected is in no table that `ss` is told of.
-    if netid != "tcp" || socket.views.iter().any(|view| view == "hash_table") {
-        let queue = |queue: Option<u64>| queue.map_or_else(|| "0".to_owned(), |queue| queue.to_string());
-        let (local, peer) = match socket.family {
-            Family::Unix => (
-                socket.path.clone().unwrap_or_else(|| "*".to_owned()),
-                socket.peer.as_ref().and_then(|peer| peer.inode).unwrap_or(0).to_string(),
-            ),
-            _ => ends(socket)?,
-        };
-        let users = socket.processes.iter().map(|pid| (names.get(pid).unwrap_or(&"?").to_string(), *pid));
-        return Some(Line {
-            net_namespace: socket.net_namespace?,
-            netid: netid.to_owned(),
-            state: state(socket)?.to_owned(),
-            queues: (queue(socket.receive_queue), queue(socket.send_queue)),
-            local,
-            peer,
-            users: users.collect(),
-            uid: if socket.family == Family::Unix || socket.inode.is_none() { 0 } else { socket.uid? },
-            inode: socket.inode.unwrap_or(0),
-        });
+    // What is neither bound nor connected is in no table that `ss` is told of.
+    if socket.family != Family::Unix && !socket.views.iter().any(|view| view == "hash_table") {
+        return None;
     }
-    None
+    let queue = |queue: Option<u64>| queue.map_or_else(|| "0".to_owned(), |queue| queue.to_string());
+    let (local, peer) = match socket.family {
+        Family::Unix => (
+            socket.path.clone().unwrap_or_else(|| "*".to_owned()),
+            socket.peer.as_ref().and_then(|peer| peer.inode).unwrap_or(0).to_string(),
+        ),
+        _ => ends(socket)?,
+    };
+    let users = socket.processes.iter().map(|pid| (names.get(pid).unwrap_or(&"?").to_string(), *pid));
+    Some(Line {
+        net_namespace: socket.net_namespace?,
+        netid: netid.to_owned(),
+        state: state(socket)?.to_owned(),
+        queues: (queue(socket.receive_queue), queue(socket.send_queue)),
+        local,
+        peer,
+        users: users.collect(),
+        uid: if socket.family == Family::Unix || socket.inode.is_none() { 0 } else { socket.uid? },
+        inode: socket.inode.unwrap_or(0),
+    })
 }
 
 fn state(socket: &Socket) -> Option<&'static str> {

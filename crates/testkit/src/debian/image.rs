@@ -127,9 +127,17 @@ fn place() -> PathBuf {
 fn install(root: &Path, sources: &Path) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "Only root can make the disk of a Debian guest");
     fs::write(sources, archive::sources_of(RELEASE)?)?;
+    let settings = lab::run(Command::new("apt-config").arg("dump"))?.stdout;
     let mut command = Command::new("mmdebstrap");
     command.args(["--quiet", "--variant=minbase", "--mode=root"]);
     command.args(["--aptopt=APT::Sandbox::User \"root\"", "--aptopt=Acquire::Languages \"none\""]);
+    // How this host reaches the archive; the image does not keep it (`set-up.sh`).
+    let reaches = ["Acquire::http::", "Acquire::https::", "Acquire::Check-"];
+    for line in String::from_utf8_lossy(&settings).lines() {
+        if reaches.iter().any(|prefix| line.starts_with(prefix)) {
+            command.arg(format!("--aptopt={line}"));
+        }
+    }
     command.args(NEVER.map(|path| format!("--dpkgopt=path-exclude={path}")));
     command.arg(format!("--include={}", PACKAGES.join(","))).arg(RELEASE).arg(root).arg(sources);
     lab::run(&mut command).context("Cannot install Debian into a directory")?;
@@ -151,7 +159,6 @@ fn set_up(root: &Path) -> Result<()> {
         let name = Path::new(unit).file_name().unwrap_or_default();
         symlink(unit, units.join(wanted_by).join(name)).with_context(|| format!("Cannot enable {unit}"))?;
     }
-    // Bookworm's chroot needs nothing of the host for this.
     lab::run(Command::new("chroot").arg(root).args(["/bin/sh", "/srv/set-up"]))
         .context("Cannot set the image up")?;
     Ok(())

@@ -80,10 +80,10 @@ pub(crate) fn start(spawn: &Spawn) -> Result<Spawned> {
 
 /// Makes sure there is a program to run. Returns a memory file if it is to run from one.
 fn place_program(spawn: &Spawn, host_exe: &Path) -> Result<Option<OwnedFd>> {
-    const AGENT: &str = "/init";
+    let agent = own_program()?;
     if let Some(name) = &spawn.memfd {
         let memory = context(memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC), "memfd_create")?;
-        let mut agent = context(File::open(AGENT), AGENT)?;
+        let mut agent = context(File::open(&agent), "The own program")?;
         let mut file = File::from(memory);
         context(std::io::copy(&mut agent, &mut file), "Cannot fill the memory file")?;
         return Ok(Some(file.into()));
@@ -101,12 +101,17 @@ fn place_program(spawn: &Spawn, host_exe: &Path) -> Result<Option<OwnedFd>> {
         }
         // A copy each would fill a small guest's memory. One that is to be deleted must be a file of its own, or there would
         // still be a link to it; and there are no links to other file systems.
-        if spawn.unlink_exe || fs::hard_link(AGENT, host_exe).is_err() {
-            context(fs::copy(AGENT, host_exe), &name)?;
+        if spawn.unlink_exe || fs::hard_link(&agent, host_exe).is_err() {
+            context(fs::copy(&agent, host_exe), &name)?;
             context(fs::set_permissions(host_exe, fs::Permissions::from_mode(0o755)), &name)?;
         }
     }
     Ok(None)
+}
+
+/// `/init`, or where a system on a disk has it.
+fn own_program() -> Result<PathBuf> {
+    context(std::env::current_exe(), "The own program is not known")
 }
 
 /// Puts the program where it is not run from, and mounts that so that it is reached as `host_exe`.
@@ -122,7 +127,7 @@ fn mount_program(kind: MountSpec, host_exe: &Path) -> Result<()> {
     };
     let lower = layer("lower")?;
     context(fs::create_dir_all(place), "Cannot make the directory to mount on")?;
-    context(fs::copy("/init", Path::new(&lower).join(name)), "Cannot copy the program")?;
+    context(fs::copy(own_program()?, Path::new(&lower).join(name)), "Cannot copy the program")?;
     let made = match kind {
         MountSpec::Bind => mount(Some(lower.as_str()), place, None::<&str>, MsFlags::MS_BIND, None::<&str>),
         MountSpec::Overlay => {
