@@ -142,7 +142,7 @@ impl<'a> Kallsyms<'a> {
     /// them.
     pub fn resolve(&self, wanted: &[&str]) -> Result<BTreeMap<String, u64>, Error> {
         let mut hits = Hits::new(wanted);
-        let filter = EndFilter::new(wanted);
+        let filter = EndFilter::new(wanted, &self.tokens);
         let mut buffer = Vec::with_capacity(MAX_NAME);
         for name in Names::new(self.tables.names, self.tables.num_syms, &self.tokens) {
             let name = name?;
@@ -207,31 +207,38 @@ impl Tables<'_> {
     }
 }
 
-/// Says cheaply that a name is not wanted, by its length and last byte: few names need to be expanded.
+/// Says cheaply that a name is not wanted, by its length and its last token: few names need to be expanded.
 struct EndFilter {
-    /// For each length, type character included, a bit for each last byte.
-    ends: Vec<[u64; 4]>,
+    /// For each token the lengths, type character included, of the wanted names that can end with it: a bit for each.
+    ends: Vec<[u64; LENGTH_WORDS]>,
 }
 
+/// Words with a bit for each length of a name.
+const LENGTH_WORDS: usize = MAX_NAME / 64 + 1;
+
 impl EndFilter {
-    fn new(wanted: &[&str]) -> Self {
-        let mut ends = vec![[0; 4]; MAX_NAME + 1];
-        for name in wanted {
-            if let (Some(bits), Some(last)) = (ends.get_mut(name.len() + 1), name.bytes().last())
-                && let Some(word) = bits.get_mut(usize::from(last >> 6))
-            {
-                *word |= 1 << (last & 63);
+    fn new(wanted: &[&str], tokens: &[&[u8]]) -> Self {
+        let lengths = |token: &&[u8]| {
+            let mut lengths = [0; LENGTH_WORDS];
+            for name in wanted {
+                // An empty token leaves the last byte to an earlier one. One may be all of a name, type character included.
+                let text = name.as_bytes();
+                let whole = token.len() > text.len() && token.get(1..) == Some(text);
+                if let Some(word) = lengths.get_mut((text.len() + 1) / 64)
+                    && (whole || text.ends_with(token))
+                {
+                    *word |= 1 << ((text.len() + 1) % 64);
+                }
             }
-        }
-        Self { ends }
+            lengths
+        };
+        Self { ends: tokens.iter().map(lengths).collect() }
     }
 
     fn may_match(&self, name: &Name<'_, '_>) -> bool {
-        let last_token = name.codes.last().and_then(|&code| name.tokens.get(usize::from(code)));
-        // An empty last token leaves the last byte to an earlier one: such a name must be expanded.
-        let Some(&last) = last_token.and_then(|token| token.last()) else { return true };
-        let word = self.ends.get(name.len).and_then(|bits| bits.get(usize::from(last >> 6)));
-        word.is_some_and(|word| word >> (last & 63) & 1 == 1)
+        let lengths = name.codes.last().and_then(|&code| self.ends.get(usize::from(code)));
+        let word = lengths.and_then(|lengths| lengths.get(name.len / 64));
+        word.is_some_and(|word| word >> (name.len % 64) & 1 == 1)
     }
 }
 

@@ -384,8 +384,29 @@ pub fn btf_digest(btf: &[u8]) -> String {
     sha256(btf)
 }
 
+/// The same of BTF that comes in pieces, so that nobody has to hold all of it.
+#[derive(Debug, Default)]
+pub struct BtfDigest(Sha256);
+
+impl BtfDigest {
+    /// The next piece.
+    pub fn add(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// What [`btf_digest`] says of all pieces together.
+    #[must_use]
+    pub fn finish(self) -> String {
+        named(&self.0.finalize())
+    }
+}
+
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |mut text, byte| {
+    named(&Sha256::digest(bytes))
+}
+
+fn named(digest: &[u8]) -> String {
+    digest.iter().fold("sha256:".to_owned(), |mut text, byte| {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
         text

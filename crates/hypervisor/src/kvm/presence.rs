@@ -1,7 +1,9 @@
-//! Remembers, for one look, which pages of a block exist, in chunks of 256 KiB filled on first use.
+//! Remembers, for one look, which pages of a block exist, in chunks of 128 KiB filled on first use.
 //!
-//! One bit per page and one generation number per chunk. Starting a look is one increment: every chunk is then unknown.
-//! Lock-free, because many readers share a guest; two that fill one chunk at once store the same kind of answer twice.
+//! A chunk is one word: a bit for each of its pages, and the number of the look in which it was filled. Starting a look is one
+//! increment: every chunk is then unknown. Lock-free, because many readers share a guest; two that fill one chunk at once
+//! store the same kind of answer twice. Chunks are small because a look touches few pages here and there, and each page that
+//! is asked about costs.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -11,36 +13,31 @@ use vmi_core::PAGE_SIZE;
 pub(crate) const PAGE: usize = 4096;
 const _: () = assert!(PAGE as u64 == PAGE_SIZE);
 /// Pages of a chunk.
-pub(crate) const CHUNK_PAGES: usize = 64;
+pub(crate) const CHUNK_PAGES: usize = 32;
 /// Bytes of a chunk.
 pub(crate) const CHUNK_BYTES: u64 = CHUNK_PAGES as u64 * PAGE_SIZE;
-const WORDS: usize = CHUNK_PAGES / 64;
 
-/// Existence of the pages of one chunk, one bit each, the first page in bit 0 of word 0.
-pub(crate) type ChunkBits = [u64; WORDS];
+/// Existence of the pages of one chunk, one bit each, the first page in bit 0.
+pub(crate) type ChunkBits = u32;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Presence {
     generation: AtomicU32,
-    known: Box<[AtomicU32]>,
-    bits: Box<[AtomicU64]>,
+    /// The generation in the upper half, [`ChunkBits`] in the lower.
+    chunks: Box<[AtomicU64]>,
 }
 
 impl Presence {
     /// For a block of `bytes` bytes.
     pub(crate) fn new(bytes: u64) -> io::Result<Self> {
-        let chunks = usize::try_from(bytes.div_ceil(CHUNK_BYTES)).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let words = chunks.checked_mul(WORDS).ok_or(io::ErrorKind::OutOfMemory)?;
-        // Zeroed allocations of this size are not touched until used, so a large guest costs what is looked at.
-        let known = Box::<[AtomicU32]>::new_zeroed_slice(chunks);
-        let bits = Box::<[AtomicU64]>::new_zeroed_slice(words);
+        let count = usize::try_from(bytes.div_ceil(CHUNK_BYTES)).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        // A zeroed allocation of this size is not touched until used, so a large guest costs what is looked at.
+        let chunks = Box::<[AtomicU64]>::new_zeroed_slice(count);
         Ok(Self {
             generation: AtomicU32::new(1),
-            // SAFETY: all-zero bytes are a valid AtomicU32 (same representation as u32).
-            known: unsafe { known.assume_init() },
             // SAFETY: all-zero bytes are a valid AtomicU64 (same representation as u64).
-            bits: unsafe { bits.assume_init() },
+            chunks: unsafe { chunks.assume_init() },
         })
     }
 
@@ -60,26 +57,20 @@ impl Presence {
         fill: impl FnOnce(usize) -> io::Result<ChunkBits>,
     ) -> io::Result<bool> {
         let chunk = page / CHUNK_PAGES;
-        let word = page / 64;
-        let (Some(known), Some(bits)) = (self.known.get(chunk), self.bits.get(word)) else {
-            return Ok(false);
-        };
-        let generation = self.generation.load(Ordering::Relaxed);
-        if known.load(Ordering::Acquire) != generation {
-            let filled = fill(chunk)?;
-            let first = chunk.saturating_mul(WORDS);
-            for (slot, value) in self.bits.iter().skip(first).zip(filled) {
-                slot.store(value, Ordering::Relaxed);
-            }
-            known.store(generation, Ordering::Release);
+        let Some(slot) = self.chunks.get(chunk) else { return Ok(false) };
+        let generation = u64::from(self.generation.load(Ordering::Relaxed)) << 32;
+        let mut known = slot.load(Ordering::Relaxed);
+        if known & !u64::from(ChunkBits::MAX) != generation {
+            known = generation | u64::from(fill(chunk)?);
+            slot.store(known, Ordering::Relaxed);
         }
-        Ok(bits.load(Ordering::Relaxed) >> (page % 64) & 1 == 1)
+        Ok(known >> (page % CHUNK_PAGES) & 1 == 1)
     }
 }
 
 /// Sets the bit of page `index` of a chunk.
 pub(crate) fn set(bits: &mut ChunkBits, index: usize) {
-    if let Some(word) = bits.get_mut(index / 64) {
-        *word |= 1 << (index % 64);
+    if index < CHUNK_PAGES {
+        *bits |= 1 << index;
     }
 }

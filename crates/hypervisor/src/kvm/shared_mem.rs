@@ -1,10 +1,10 @@
 //! Guest memory in a shared file (memfd, a file in tmpfs or hugetlbfs, any file mapped `MAP_SHARED`).
 //!
 //! The file is mapped read-only, and a page is read through the mapping only when it is known to exist; touching one that
-//! does not would allocate it in the guest's name. Every other page is read with `pread`, which on shmem returns zeros for
-//! a hole without filling it, and brings back what was swapped out.
+//! does not would allocate it in the guest's name. Every other page, and what is long, is read with `pread`, which on
+//! shmem returns zeros for a hole without filling it, and brings back what was swapped out.
 //!
-//! What exists is asked of `mincore`, once per 2 MiB and look. `mincore` says "everything" of a file that the caller could
+//! What exists is asked of `mincore`, for some pages at a time, once a look. `mincore` says "everything" of a file that the caller could
 //! not write to (mm/mincore.c, `can_do_mincore`), and of hugetlbfs only what we mapped ourselves; so at opening its word
 //! is held against `SEEK_HOLE`, and where it lies, or cannot be checked, the VMM's page map is asked instead: what the VMM
 //! has in its page table exists.
@@ -30,6 +30,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use vmi_core::PAGE_SIZE;
+
+/// Bytes from which on one `pread` costs less than mapping the pages, and asking whether they exist.
+const LONG: usize = 4 * PAGE;
 
 /// Who is asked whether a page exists.
 #[derive(Debug)]
@@ -187,6 +190,9 @@ impl SharedMem {
         if start.checked_add(out.len()).is_none_or(|end| end as u64 > self.len) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        if out.len() >= LONG {
+            return self.file.read_exact_at(out, self.offset.saturating_add(offset));
+        }
         // Nearly every read lies in one page.
         if start % PAGE + out.len() <= PAGE && self.exists(start / PAGE)? && self.mapped.copy(start, out) {
             return Ok(());
@@ -210,7 +216,7 @@ impl SharedMem {
         Ok(())
     }
 
-    /// The parts of the block inside `within` that may hold anything but zeros, as offsets. Each may end with up to 256 KiB
+    /// The parts of the block inside `within` that may hold anything but zeros, as offsets. Each may end with some
     /// of a hole.
     pub fn populated(&self, within: Range<u64>) -> io::Result<Vec<Range<u64>>> {
         let shift = |at: u64| at.saturating_add(self.offset);
@@ -258,6 +264,6 @@ impl SharedMem {
         let page = page.map_err(|_| io::ErrorKind::InvalidInput)?;
         // A "yes" is a lie, or the guest filled the hole just now. Taking it for a lie is the safe mistake.
         let bits = self.mapped.mincore(page, 1)?;
-        Ok(bits.first().is_some_and(|word| word & 1 == 0))
+        Ok(bits & 1 == 0)
     }
 }

@@ -4,7 +4,7 @@
 
 use super::image::{KernelImage, START_KERNEL_MAP};
 use super::kernel::Kernel;
-use super::symbols;
+use super::type_information::TypeInformation;
 use crate::Error;
 use guest_profiles::Kallsyms;
 use std::collections::BTreeMap;
@@ -37,8 +37,9 @@ impl Kernel {
             missing: vec![what.to_owned()],
         };
         let at = |name: &str| self.symbol(name).map(|at| at.0);
-        let btf = symbols::type_information(&space, &at, self.release())?
-            .ok_or_else(|| lacks("type information (CONFIG_DEBUG_INFO_BTF)"))?;
+        let btf = TypeInformation::of(&space, &at, self.release())
+            .ok_or_else(|| lacks("type information (CONFIG_DEBUG_INFO_BTF)"))?
+            .into_bytes()?;
         let banner_at = self.symbol("linux_banner").ok_or_else(|| lacks("symbol linux_banner"))?;
         let mut banner = space.c_string(banner_at, BANNER_MAX).map_err(read("banner"))?;
         banner.push(0);

@@ -52,6 +52,7 @@ pub(crate) mod task;
 pub(crate) mod tcp;
 pub(crate) mod thread;
 pub(crate) mod timekeeping;
+mod type_information;
 pub(crate) mod udp;
 pub(crate) mod unix;
 pub(crate) mod vmcoreinfo;

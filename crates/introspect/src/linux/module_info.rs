@@ -7,7 +7,7 @@
 use super::kernel::Kernel;
 use super::layout::Resolver;
 use super::list;
-use super::symbols::type_information;
+use super::type_information::TypeInformation;
 use crate::Error;
 use crate::session::{Session, member};
 use guest_profiles::{Btf, Profile, ProfileIdentity, Wanted, btf_digest};
@@ -150,10 +150,12 @@ impl Kernel {
             let look = Look::begin(memory, budget)?;
             let session = Session::new(&look, self);
             let at = |symbol: &str| self.symbol(symbol).map(|at| at.0);
-            type_information(&session.space, &at, self.release())?.ok_or_else(|| Error::Unsupported {
-                release: release(),
-                missing: vec!["type information (CONFIG_DEBUG_INFO_BTF)".to_owned()],
-            })?
+            TypeInformation::of(&session.space, &at, self.release())
+                .ok_or_else(|| Error::Unsupported {
+                    release: release(),
+                    missing: vec!["type information (CONFIG_DEBUG_INFO_BTF)".to_owned()],
+                })?
+                .into_bytes()?
         };
         if self.boot.btf_digest.as_ref().is_some_and(|digest| *digest != btf_digest(&base)) {
             return Err(Error::TypesChanged { release: release() });

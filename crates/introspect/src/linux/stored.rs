@@ -15,20 +15,26 @@ use std::cell::OnceCell;
 /// Most disagreements that are told of one guest.
 const TOLD_MAX: usize = 16;
 
-/// The stored profile of this very build, and where the guest's memory disagrees with it. `None`: there is none. `own` reads
+/// The stored profiles of this very build.
+pub(super) fn of_build(sources: &Sources<'_>, boot: &Boot) -> Vec<Stored> {
+    let mut stored = (sources.profiles)(&boot.release);
+    stored.retain(|stored| is_of_build(&stored.profile, boot));
+    stored
+}
+
+/// Of stored profiles of this build the one that agrees best with the guest's memory, and where it does not. `own` reads
 /// the profile that the guest's memory has; it is asked at most once, and only when a stored profile has no BTF digest.
 /// `partial`: the guest's symbol table never had all symbols, so a missing one says nothing.
 pub(super) fn best(
-    sources: &Sources<'_>,
+    stored: Vec<Stored>,
     boot: &Boot,
     linked: &Symbols,
     partial: bool,
     own: &dyn Fn() -> Result<Profile, Error>,
 ) -> Option<Held> {
     let of_guest = OnceCell::new();
-    (sources.profiles)(&boot.release)
+    stored
         .into_iter()
-        .filter(|stored| is_of_build(&stored.profile, boot))
         .map(|stored| {
             let contradictions = contradictions(&stored, boot, linked, partial, || of_guest.get_or_init(own));
             Held { stored, contradictions }

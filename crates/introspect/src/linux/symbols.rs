@@ -9,21 +9,20 @@ use super::anchor;
 use super::image::{KernelImage, LINKED_AT, START_KERNEL_MAP};
 use super::kernel::{Boot, Kernel, KernelProfile};
 use super::stored;
+use super::type_information::TypeInformation;
 use super::vmcoreinfo::Claim;
 use crate::{Error, Sources};
 use guest_profiles::linux::WANTED;
 use guest_profiles::{
-    Btf, Kallsyms, KallsymsTables, KallsymsValues, Profile, ProfileIdentity, VmcoreInfo, btf_digest, build_id,
+    Btf, Kallsyms, KallsymsTables, KallsymsValues, Profile, ProfileIdentity, VmcoreInfo, build_id,
 };
 use std::collections::BTreeMap;
-use vmi_core::{AddressSpace, Gpa, Gva, ReadError};
+use vmi_core::{AddressSpace, Gpa, Gva};
 
 /// Most symbols a kernel may claim. Debian 6.12 has about 220,000.
 const SYMBOLS_MAX: u32 = 4 << 20;
 /// Most bytes of compressed names; Debian 6.12 has about 3 MiB.
 const NAMES_MAX: u64 = 64 << 20;
-/// Most bytes of type information; Debian 6.12 has about 6 MiB.
-const BTF_MAX: u64 = 64 << 20;
 /// Most bytes of ELF notes; a kernel has a few hundred.
 const NOTES_MAX: u64 = 64 << 10;
 /// Most bytes of the token table: 256 tokens; a kernel has about 1 KiB.
@@ -76,16 +75,18 @@ pub(super) fn kernel(
     let profile_error = |what, source| Error::Profile { what, release: release.clone(), source };
 
     let at = |name: &str| symbols.get(name).copied();
-    let btf_bytes = type_information(space, &at, &release)?;
-    let notes = section(space, &at, "__start_notes", "__stop_notes", NOTES_MAX);
-    let notes = match notes {
-        Some(notes) => Some(notes.map_err(|error| read("ELF notes", error))?),
+    let notes = match span(&at, "__start_notes", "__stop_notes", NOTES_MAX) {
+        Some((start, len)) => {
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            Some(space.bytes(start, len).map_err(|error| read("ELF notes", error))?)
+        }
         None => None,
     };
     // The note is what the linker wrote. Some stable kernels have garbage in VMCOREINFO's BUILD-ID (facts/vmi.md 4.2).
     let build_id = notes.as_deref().and_then(|notes| build_id(notes).ok());
 
-    let boot = Boot {
+    let types = TypeInformation::of(space, &at, &release);
+    let mut boot = Boot {
         root,
         levels: space.levels(),
         slide,
@@ -93,13 +94,21 @@ pub(super) fn kernel(
         release: release.clone(),
         banner: symbol_text(space, &symbols, "linux_banner", BANNER_MAX),
         build_id: build_id.clone(),
-        btf_digest: btf_bytes.as_deref().map(btf_digest),
+        btf_digest: None,
     };
+    let stored = stored::of_build(sources, &boot);
+    if let Some(types) = &types {
+        if stored.is_empty() {
+            types.bytes()?;
+        }
+        boot.btf_digest = Some(types.digest()?);
+    }
     let own = |symbols: &Symbols| {
-        let btf_bytes = btf_bytes.as_deref().ok_or_else(|| Error::Unsupported {
+        let types = types.as_ref().ok_or_else(|| Error::Unsupported {
             release: release.clone(),
             missing: vec!["type information (CONFIG_DEBUG_INFO_BTF) and no stored profile".to_owned()],
         })?;
+        let btf_bytes = types.bytes()?;
         let identity = ProfileIdentity { release: release.clone(), build_id: build_id.clone() };
         Btf::parse(btf_bytes)
             .and_then(|btf| Profile::from_btf(&btf, &WANTED, linked(symbols, slide), identity))
@@ -111,7 +120,7 @@ pub(super) fn kernel(
         symbols.extend(found);
     }
     let own = || own(&symbols);
-    let mut held = stored::best(sources, &boot, &linked(&symbols, slide), partial.is_some(), &own);
+    let mut held = stored::best(stored, &boot, &linked(&symbols, slide), partial.is_some(), &own);
     if let Some(held) = held.as_ref().filter(|held| stored::is_current(&held.stored.profile))
         && let Ok(kernel) = Kernel::new(boot.clone(), KernelProfile::of_store(held.clone()))
     {
@@ -305,30 +314,16 @@ fn not_booting(space: &AddressSpace<'_, '_>, symbols: &Symbols, kernel: &str) ->
     Ok(())
 }
 
-/// The bytes of the kernel's BTF; `at` tells where a symbol is in the running kernel. `Ok(None)`: the kernel has none.
-pub(super) fn type_information(
-    space: &AddressSpace<'_, '_>,
-    at: &dyn Fn(&str) -> Option<u64>,
-    release: &str,
-) -> Result<Option<Vec<u8>>, Error> {
-    section(space, at, "__start_BTF", "__stop_BTF", BTF_MAX).transpose().map_err(|source| Error::Read {
-        what: "type information",
-        release: release.to_owned(),
-        source,
-    })
-}
-
-/// The bytes between two symbols. `None` when the kernel has no such section.
-fn section(
-    space: &AddressSpace<'_, '_>,
+/// Where the bytes between two symbols are, and how many. `None` when the kernel has no such section, or it claims more than `max`.
+pub(super) fn span(
     at: &dyn Fn(&str) -> Option<u64>,
     start: &str,
     stop: &str,
     max: u64,
-) -> Option<Result<Vec<u8>, ReadError>> {
+) -> Option<(Gva, u64)> {
     let start = at(start)?;
     let len = at(stop)?.checked_sub(start).filter(|len| *len > 0 && *len <= max)?;
-    Some(space.bytes(Gva(start), usize::try_from(len).ok()?))
+    Some((Gva(start), len))
 }
 
 fn symbol_text(space: &AddressSpace<'_, '_>, symbols: &Symbols, name: &str, max: usize) -> Option<String> {
