@@ -55,6 +55,19 @@ impl Progress {
 impl Tracker {
     /// Takes the findings of one look. A look at a guest that stands still (a file, a paused VM) needs no second one.
     pub fn feed(&mut self, findings: Vec<Finding>, policy: &Policy, mode: ConsistencyMode) -> Progress {
+        self.feed_doubting(findings, policy, mode, |_| false, true)
+    }
+
+    /// The same for a look that is not to be believed in everything: a doubted finding is not confirmed however often it was seen,
+    /// and where absence proves nothing, nothing is closed.
+    pub fn feed_doubting(
+        &mut self,
+        findings: Vec<Finding>,
+        policy: &Policy,
+        mode: ConsistencyMode,
+        doubted: impl Fn(&Finding) -> bool,
+        absence_counts: bool,
+    ) -> Progress {
         let needed = |rule: &str| match mode {
             ConsistencyMode::Still => 1,
             ConsistencyMode::Live | ConsistencyMode::Paused => policy.decide(rule).confirmations,
@@ -70,7 +83,7 @@ impl Tracker {
             let known = self.followed.get(&finding.id);
             finding.confirmations = known.map_or(0, |known| known.finding.confirmations).saturating_add(1);
             let was_open = known.is_some_and(|known| known.open);
-            let open = was_open || finding.confirmations >= needed(&finding.rule);
+            let open = was_open || (finding.confirmations >= needed(&finding.rule) && !doubted(&finding));
             let list = match (was_open, open) {
                 (true, _) => &mut progress.still_open,
                 (false, true) => &mut progress.opened,
@@ -84,12 +97,12 @@ impl Tracker {
                 return true;
             }
             followed.unseen = followed.unseen.saturating_add(1);
-            if !blind {
+            // What was not confirmed starts over: the looks have to agree in a row.
+            if !blind && !followed.open {
+                return false;
+            }
+            if !blind && absence_counts {
                 followed.missing = followed.missing.saturating_add(1);
-                // What was not confirmed starts over: the looks have to agree in a row.
-                if !followed.open {
-                    return false;
-                }
                 if followed.missing >= needed(&followed.finding.rule) {
                     progress.closed.push(followed.finding.clone());
                     return false;

@@ -55,6 +55,9 @@ pub struct Config {
     /// Time between a look that found something and the next, which confirms it or not.
     #[serde(default = "five_milliseconds", deserialize_with = "duration")]
     pub confirm_after: Duration,
+    /// How long after a boot that was seen to begin findings wait for their confirmation.
+    #[serde(default = "one_minute", deserialize_with = "duration_or_none")]
+    pub boot_grace: Duration,
     /// Looks in a row that must agree. A certificate can ask for more, not for less.
     #[serde(default = "two", deserialize_with = "confirmations")]
     pub confirmations: u32,
@@ -178,6 +181,10 @@ fn one_second() -> Duration {
     Duration::from_secs(1)
 }
 
+fn one_minute() -> Duration {
+    Duration::from_secs(60)
+}
+
 fn five_milliseconds() -> Duration {
     Duration::from_millis(5)
 }
@@ -208,13 +215,21 @@ fn socket() -> PathBuf {
 
 /// `"50ms"`, `"1s"`, `"1m 30s"`: 1 ms to 1 h.
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
+    between(&String::deserialize(deserializer)?, "1ms", Duration::from_millis(1))
+}
+
+/// The same, or `"0s"`.
+fn duration_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    between(&String::deserialize(deserializer)?, "0s", Duration::ZERO)
+}
+
+fn between<E: de::Error>(text: &str, name_of_least: &str, least: Duration) -> Result<Duration, E> {
     let duration: SignedDuration = text
         .parse()
         .map_err(|_| de::Error::custom(format!("{text:?} is not a time like \"1s\" or \"50ms\"")))?;
     let duration = Duration::try_from(duration).map_err(|_| de::Error::custom("a time is not negative"))?;
-    if !(Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&duration) {
-        return Err(de::Error::custom(format!("{text:?} is not between 1ms and 1h")));
+    if !(least..=Duration::from_secs(3600)).contains(&duration) {
+        return Err(de::Error::custom(format!("{text:?} is not between {name_of_least} and 1h")));
     }
     Ok(duration)
 }

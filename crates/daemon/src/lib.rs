@@ -5,7 +5,8 @@
 //!
 //! - [`Engine`]: the VMs of this host (`live`: the real one). `discovery` lists them, `schedule` says who is due, and a
 //!   few worker threads (`look`) take facts;
-//! - [`Trust`]: which certificate is for which VM; [`Watch`]: findings that open, are confirmed, close;
+//! - [`Trust`]: which certificate is for which VM; [`Watch`]: findings that open, are confirmed, close; [`Boots`]: whether a look may
+//!   be believed at once, since a VM that is reset keeps its memory;
 //! - `memory`: those findings on disk, so that they outlive the daemon and the VM;
 //! - `learning`: what a service does that has no certificate yet, as a draft for a person;
 //! - `keeper`: everything that cuts off or restores, behind one lock, over the `quarantine` crate's journal;
@@ -17,6 +18,7 @@
 //! What it must never do: lift a quarantine because it ends, crashes, or cannot read something; and stop looking at other
 //! VMs because one of them, or a file, is bad.
 
+mod boot;
 mod config;
 mod control;
 mod discovery;
@@ -24,6 +26,7 @@ mod engine;
 mod events;
 mod keeper;
 mod learning;
+
 mod live;
 mod look;
 mod memory;
@@ -34,6 +37,7 @@ mod store;
 mod trust;
 mod watch;
 
+pub use boot::{Belief, Boots};
 pub use config::{Config, ConfigError, Learn, Mode, Names, QuarantineConfig};
 pub use control::{Control, VmStatus};
 pub use engine::{Engine, Guest, Listed, LookError};

@@ -1,5 +1,6 @@
 //! One look at one VM, from opening its memory to cutting it off.
 
+use crate::boot::{Belief, Boots};
 use crate::engine::{Guest, LookError};
 use crate::events::{Event, LookRef, VmRef};
 use crate::learning::Learning;
@@ -19,6 +20,9 @@ use std::time::{Duration, Instant};
 /// A look that fails is made again only after this many times what it took: finding a kernel that is not there (yet)
 /// costs a pass over guest memory.
 const REST_AFTER_FAILURE: u32 = 10;
+
+/// Early looks at a guest in which nothing ran since a finding was first seen.
+const UNTIL_IT_RUNS: u32 = 20;
 
 /// How long a VM that was never looked at may be without a kernel before that is told as what it then is: a VM that cannot be
 /// read. A slow firmware with a network boot takes minutes.
@@ -60,6 +64,7 @@ pub(crate) struct Job {
     gone: Arc<AtomicBool>,
     guest: Option<Box<dyn Guest>>,
     watch: Watch,
+    boots: Boots,
     memory: Memory,
     /// Looks in a row that came early to confirm a finding.
     early: u32,
@@ -87,6 +92,7 @@ impl Job {
             gone,
             guest: None,
             watch,
+            boots: Boots::default(),
             memory,
             early: 0,
             verdict: None,
@@ -122,7 +128,8 @@ impl Job {
         self.fresh = None;
         let ended = Instant::now();
         let least = shared.config.confirmations;
-        let outcome = self.watch.take(&self.vm, &snapshot, &certificate, least, started, ended);
+        let belief = self.boots.take(&snapshot, started, shared.config.boot_grace);
+        let outcome = self.watch.take(&self.vm, &snapshot, &certificate, least, belief, started, ended);
         shared.registry.change(&self.vm, |record| {
             record.certificate =
                 Some(CertificateRef { service: certificate.service.clone(), serial: certificate.serial });
@@ -146,7 +153,7 @@ impl Job {
         if let Some(problem) = self.memory.keep(&self.vm, &self.watch) {
             shared.sink.emit(&problem);
         }
-        Some(self.due_again(shared, &outcome))
+        Some(self.due_again(shared, &outcome, belief))
     }
 
     /// A look at a VM that is not held against anything. Nothing that it shows is acted on.
@@ -158,6 +165,12 @@ impl Job {
         self.told = None;
         self.fresh = None;
         self.early = 0;
+        if self.boots.take(&snapshot, started, shared.config.boot_grace).overwritten {
+            let reason = "Nothing is learned from this look: no process ran since the last one, and yet they are others; \
+                          the machine was reset, and its memory is written over";
+            shared.registry.change(&self.vm, |record| record.problem = Some(reason.to_owned()));
+            return after(shared.config.interval);
+        }
         let lesson = learning.take(&snapshot, shared.trust().next_serial(learning.service()));
         shared.registry.change(&self.vm, |record| {
             record.certificate = None;
@@ -193,8 +206,11 @@ impl Job {
 
     /// Soon, when a finding waits for its confirmation; but a guest that makes up new findings at every look gets no
     /// more than one early run of looks per interval.
-    fn due_again(&mut self, shared: &Shared, outcome: &Outcome) -> Instant {
-        let wait = if !outcome.pending.is_empty() && self.early < outcome.looks_to_confirm {
+    fn due_again(&mut self, shared: &Shared, outcome: &Outcome, belief: Belief) -> Instant {
+        // An idle guest takes a while until something runs in it.
+        let patience = if belief.runs == Some(false) && !belief.booting { UNTIL_IT_RUNS } else { 0 };
+        let most = outcome.looks_to_confirm.saturating_add(patience);
+        let wait = if !outcome.pending.is_empty() && self.early < most {
             self.early = self.early.saturating_add(1);
             shared.config.confirm_after
         } else {
@@ -230,6 +246,9 @@ impl Job {
         // Opened anew next time: what was opened may be what is wrong.
         self.guest = None;
         self.early = 0;
+        if matches!(error, LookError::NotYet(_)) {
+            self.boots.not_yet();
+        }
         let rest = started.elapsed().saturating_mul(REST_AFTER_FAILURE);
         let booting = self.fresh.is_some_and(|since| since.elapsed() < BOOT);
         let reason = match error {

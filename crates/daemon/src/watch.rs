@@ -2,6 +2,7 @@
 //!
 //! It can be written and read again (`memory.rs` does), and goes on where it was: what was told before is not told as new.
 
+use crate::boot::Belief;
 use crate::events::{Event, LookRef, VmRef};
 use attest::{Certificate, Policy, Tasks, Tracker, compare, judge};
 use facts::{Finding, Snapshot, Verdict, Vm};
@@ -18,6 +19,9 @@ pub struct Watch {
     /// What the last look showed of tasks.
     #[serde(skip)]
     tasks: Option<Tasks>,
+    /// Start of the look that first saw each finding that is not confirmed.
+    #[serde(skip)]
+    first_seen: BTreeMap<String, Instant>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,30 +62,41 @@ pub struct Outcome {
 
 impl Watch {
     /// Takes a look that began at `started`. `confirmations` is the least number of looks that must agree.
+    #[expect(clippy::too_many_arguments, reason = "each is another thing that a look brings")]
     pub fn take(
         &mut self,
         vm: &Vm,
         snapshot: &Snapshot,
         certificate: &Certificate,
         confirmations: u32,
+        belief: Belief,
         started: Instant,
         ended: Instant,
     ) -> Outcome {
         let policy = at_least(&certificate.policy, confirmations);
         let findings = compare(certificate, snapshot);
-        let progress = self.tracker.feed(findings, &policy, snapshot.consistency.mode);
+        for finding in &findings {
+            self.first_seen.entry(finding.id.clone()).or_insert(started);
+        }
+        let first_seen = |finding: &Finding| self.first_seen.get(&finding.id).copied().unwrap_or(started);
+        let progress = self.tracker.feed_doubting(
+            findings,
+            &policy,
+            snapshot.consistency.mode,
+            |finding| belief.doubts(finding, first_seen(finding), started),
+            !belief.is_vague(),
+        );
         let turnover = self.tasks.replace(Tasks::of(snapshot)).and_then(|tasks| tasks.turnover(snapshot));
         let look = LookRef { taken_at: snapshot.taken_at.clone(), elapsed_us: snapshot.elapsed_us, turnover };
         let vm = VmRef::from(vm);
         let mut events = Vec::new();
 
-        for finding in progress.pending.iter().chain(&progress.opened) {
+        let told_at_once = progress.pending.iter().filter(|_| !belief.is_vague());
+        for finding in told_at_once.chain(&progress.opened) {
             if !self.told.contains_key(&finding.id) {
                 let (rule, since) = (finding.rule.clone(), snapshot.taken_at.clone());
-                self.told.insert(
-                    finding.id.clone(),
-                    Told { rule, since, first_seen: Some(started), of_earlier_run: false },
-                );
+                let first_seen = self.first_seen.get(&finding.id).copied().or(Some(started));
+                self.told.insert(finding.id.clone(), Told { rule, since, first_seen, of_earlier_run: false });
                 let (vm, finding, look) = (vm.clone(), finding.clone(), look.clone());
                 events.push(Event::FindingOpened { vm, finding, look });
             }
@@ -105,6 +120,8 @@ impl Watch {
             self.told.remove(id);
             events.push(Event::FindingClosed { vm: vm.clone(), id: id.clone(), rule: rule.clone() });
         }
+        let pending: BTreeSet<&String> = progress.pending.iter().map(|finding| &finding.id).collect();
+        self.first_seen.retain(|id, _| pending.contains(id));
         let confirmed = progress.confirmed();
         let alive: BTreeSet<&str> =
             progress.pending.iter().chain(&confirmed).map(|finding| finding.id.as_str()).collect();

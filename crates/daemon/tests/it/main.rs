@@ -9,6 +9,7 @@
     unreachable_pub
 )]
 
+mod boot;
 mod client;
 mod config;
 mod control;

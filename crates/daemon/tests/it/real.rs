@@ -194,3 +194,76 @@ fn a_real_guest_is_learned_conforms_to_what_was_learned_and_drifts_from_it() {
     wait_until("drift", || told("vm.verdict").iter().any(|event| event["verdict"] == "drifted"));
     assert!(told("finding.confirmed").iter().any(|event| event["finding"]["rule"] == "process.unknown"));
 }
+
+#[test]
+fn a_finding_keeps_its_id_over_real_reboots_with_the_daemon_running_and_without() {
+    if !testkit::require(&[Need::Guest(Kernel::V6_1)]) {
+        return;
+    }
+    let uuid = "4b0d4d0f-9d0e-4d9f-9b1a-7c110b5f3f2c";
+    let mut guest = Guest::boot(GuestSpec::new(Kernel::V6_1).name("reboots").uuid(uuid)).unwrap();
+    let site = Site::new();
+    let opened = hypervisor::open(&Target::Pid(guest.pid())).unwrap();
+    let kernel = introspect::locate(&*opened.memory, Budget::default()).unwrap();
+    let options = introspect::Options::default();
+    let good = introspect::snapshot(&*opened.memory, &kernel, &opened.vm, &options).unwrap();
+    site.certify("reboots", 1, &good, "reboots.json");
+    drop(opened);
+    let config =
+        site.config_text("only = [\"reboots\"]\n").replace("boot_grace = \"0s\"", "boot_grace = \"4s\"");
+    let start = || start_with(&site, &config);
+    let told = |kind| events(&site.path("findings.jsonl"), kind);
+    let of = |events: Vec<Value>, rule: &str| -> Vec<Value> {
+        let about = |event: &Value| event["finding"]["rule"] == rule || event["rule"] == rule;
+        events.into_iter().filter(about).collect()
+    };
+    let unknown = |kind| of(told(kind), "process.unknown");
+    let rogue = |guest: &Guest| {
+        guest.listen("/tmp/rogue", Transport::Tcp, "0.0.0.0:4444".parse().unwrap()).unwrap();
+    };
+    let mut daemon = start();
+    wait_until("a verdict", || told("vm.verdict").iter().any(|event| event["verdict"] == "conforms"));
+    rogue(&guest);
+    let listening = || of(told("finding.confirmed"), "socket.listener.unknown");
+    wait_until("the findings", || unknown("finding.confirmed").len() == 1 && listening().len() == 1);
+    let first = unknown("finding.confirmed")[0].clone();
+
+    // The daemon watches the reboot: what ran is gone and its finding closed, and the next boot's is the same one again.
+    guest.reset().unwrap();
+    wait_until("its end", || unknown("finding.closed").len() == 1);
+    assert_eq!(unknown("finding.closed")[0]["id"], first["finding"]["id"]);
+    rogue(&guest);
+    wait_until("them again", || unknown("finding.confirmed").len() == 2 && listening().len() == 2);
+    let second = unknown("finding.confirmed")[1].clone();
+    assert_eq!(second["finding"]["id"], first["finding"]["id"]);
+    let place = |event: &Value| event["finding"]["evidence"]["tasks"].clone();
+    assert_ne!(place(&second), place(&first), "it is another process, at another place");
+    let ids: std::collections::BTreeSet<_> =
+        listening().iter().map(|event| event["finding"]["id"].to_string()).collect();
+    assert_eq!(ids.len(), 1, "{:#?}", listening());
+
+    // It reboots while no daemon runs: to the next one the finding never went away, and it is not told as new.
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.exit_code(), Some(0));
+    guest.reset().unwrap();
+    rogue(&guest);
+    let daemon = start();
+    wait_until("what is still open", || unknown("finding.still_open").len() == 1);
+    let still = unknown("finding.still_open")[0].clone();
+    assert_eq!(still["finding"]["id"], first["finding"]["id"]);
+    assert_eq!(still["since"], unknown("finding.opened")[1]["look"]["taken_at"]);
+    assert_ne!(place(&still), place(&second));
+    assert_eq!((unknown("finding.opened").len(), unknown("finding.confirmed").len()), (2, 2));
+    assert_eq!(unknown("finding.closed").len(), 1);
+    // Its end is told by the same id.
+    drop(daemon);
+    guest.reset().unwrap();
+    let _daemon = start();
+    wait_until("its end", || unknown("finding.closed").len() == 2);
+    assert_eq!(unknown("finding.closed")[1]["id"], first["finding"]["id"]);
+    wait_until("it to conform", || told("vm.verdict").last().unwrap()["verdict"] == "conforms");
+    // A reboot by itself is no drift: no rule but those about the rogue was confirmed.
+    let rules: std::collections::BTreeSet<_> =
+        told("finding.confirmed").iter().map(|event| event["finding"]["rule"].to_string()).collect();
+    assert_eq!(rules.len(), 2, "{rules:?}");
+}

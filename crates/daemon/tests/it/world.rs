@@ -308,7 +308,7 @@ impl Site {
     pub fn config_text(&self, quarantine: &str) -> String {
         let dir = self.dir.path().display();
         format!(
-            "interval = \"20ms\"\nconfirm_after = \"1ms\"\nstate_dir = \"{dir}/state\"\n\
+            "interval = \"20ms\"\nconfirm_after = \"1ms\"\nboot_grace = \"0s\"\nstate_dir = \"{dir}/state\"\n\
              findings = \"{dir}/findings.jsonl\"\nsocket = \"{dir}/run/d.sock\"\n\
              certificates = \"{dir}/certificates\"\ntrusted_keys = [\"{dir}/trusted.pub\"]\n\
              profiles = [\"{dir}/profiles\"]\n{quarantine}"

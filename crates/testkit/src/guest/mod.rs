@@ -18,7 +18,7 @@ use crate::{initramfs, lab};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use port::LinePort;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -269,6 +269,23 @@ impl Guest {
     /// Runs a program of the guest to its end.
     pub fn run(&self, args: &[&str]) -> Result<Output> {
         self.typed(&Command::Run { args: args.iter().map(|&arg| arg.to_owned()).collect() })
+    }
+
+    /// Resets the machine, as its button would, and waits until the workload of the new boot answers. Everything that ran is gone;
+    /// QEMU, its memory and its files stay.
+    pub fn reset(&mut self) -> Result<()> {
+        // With `-no-reboot` a reset would end QEMU.
+        self.qmp(&json!({"execute": "set-action", "arguments": {"reboot": "reset"}}))?;
+        let port =
+            self.port.get_mut().map_err(|_| anyhow!("A thread panicked while it used the command port"))?;
+        // What the last boot still had to say is no greeting of the next.
+        while port.lines.receive(Duration::ZERO)?.is_some() {}
+        qmp::execute(&self.vm.directory.path().join("qmp.sock"), &json!({"execute": "system_reset"}))?;
+        self.vm.wait_for_workload(&mut port.lines).with_context(|| self.vm.last_words())?;
+        for module in self.spec.device_modules() {
+            self.load_module(module)?;
+        }
+        Ok(())
     }
 
     /// Powers the guest off and waits until QEMU has ended.
