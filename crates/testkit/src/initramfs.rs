@@ -82,6 +82,25 @@ pub(crate) fn build(kernel: &KernelFiles) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The same archive compressed, for a machine to which every byte costs more than its decompression.
+pub(crate) fn build_compressed(kernel: &KernelFiles) -> Result<PathBuf> {
+    let plain = build(kernel)?;
+    let path = plain.with_extension("cpio.xz");
+    if path.is_file() {
+        return Ok(path);
+    }
+    let _lock = lab::lock("initramfs")?;
+    if path.is_file() {
+        return Ok(path);
+    }
+    // The kernel knows this checksum and no other.
+    let compressed = lab::run(Command::new("xz").args(["--check=crc32", "-c"]).arg(&plain))?;
+    let work = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    fs::write(work.path(), compressed.stdout)?;
+    work.persist(&path)?;
+    Ok(path)
+}
+
 /// Unpacks what guests of this kernel boot from into a directory, which is made. Only root can: it has devices.
 pub(crate) fn unpack(kernel: &KernelFiles, directory: &Path) -> Result<()> {
     let archive = build(kernel)?;
