@@ -1,13 +1,14 @@
 //! What must be green before a change lands, one line per job.
 
 use crate::run::{cargo, command, installed, step};
-use crate::{test, tidy};
+use crate::{adapter, test, tidy};
 use anyhow::Result;
 
 pub(crate) fn run() -> Result<()> {
     step(cargo().args(["fmt", "--all", "--check"]))?;
     tidy::run()?;
     step(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    adapter::lint()?;
     deny()?;
     step(cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     test::run(&[])

@@ -4,6 +4,7 @@
 //! its own set-up. It is a build tool, so it prints, and it stops at the first thing that fails.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for a terminal")]
 
+mod adapter;
 mod bench;
 mod ci;
 mod demo;

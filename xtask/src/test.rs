@@ -1,13 +1,14 @@
 //! Every test, with nothing skipped. The last line printed is the test runner's own summary.
 
 use crate::run::{cargo, command, step};
-use crate::setup;
+use crate::{adapter, setup};
 use anyhow::Result;
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     setup::lab()?;
     // Tests and demo use the programs as users do: as built binaries.
     step(cargo().args(["build", "--workspace", "--bins"]))?;
+    adapter::build()?;
     if nextest()? {
         let mut nextest = cargo();
         nextest.args(["nextest", "run", "--workspace", "--profile", "all"]).args(arguments);

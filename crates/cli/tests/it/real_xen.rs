@@ -62,7 +62,10 @@ fn a_domain_with_an_emulated_pc_is_found_and_read() {
     // Its device model is a QEMU that has no guest: the guest is Xen's.
     let listed: Vec<Vm> = host.json("birthmark list --json").unwrap();
     let [vm] = listed.as_slice() else { panic!("{listed:?}") };
-    assert_eq!((vm.name.as_str(), &vm.id, vm.hypervisor), ("hvm", &format!("uuid:{}", uuid(0)), Hypervisor::Xen));
+    assert_eq!(
+        (vm.name.as_str(), &vm.id, vm.hypervisor),
+        ("hvm", &format!("uuid:{}", uuid(0)), Hypervisor::Xen)
+    );
     assert_eq!((vm.domid, vm.pid, vm.vcpus), (Some(host.domid(&guest).unwrap()), None, Some(1)));
     snapshot_equals_truth(&host, &guest, "hvm");
 }
