@@ -129,7 +129,7 @@ impl Job {
         let ended = Instant::now();
         let least = shared.config.confirmations;
         let belief = self.boots.take(&snapshot, started, shared.config.boot_grace);
-        let outcome = self.watch.take(&self.vm, &snapshot, &certificate, least, belief, started, ended);
+        let outcome = self.watch.take(&self.vm, &snapshot, &certificate, least, &belief, started, ended);
         shared.registry.change(&self.vm, |record| {
             record.certificate =
                 Some(CertificateRef { service: certificate.service.clone(), serial: certificate.serial });
@@ -153,7 +153,7 @@ impl Job {
         if let Some(problem) = self.memory.keep(&self.vm, &self.watch) {
             shared.sink.emit(&problem);
         }
-        Some(self.due_again(shared, &outcome, belief))
+        Some(self.due_again(shared, &outcome, &belief))
     }
 
     /// A look at a VM that is not held against anything. Nothing that it shows is acted on.
@@ -206,7 +206,7 @@ impl Job {
 
     /// Soon, when a finding waits for its confirmation; but a guest that makes up new findings at every look gets no
     /// more than one early run of looks per interval.
-    fn due_again(&mut self, shared: &Shared, outcome: &Outcome, belief: Belief) -> Instant {
+    fn due_again(&mut self, shared: &Shared, outcome: &Outcome, belief: &Belief) -> Instant {
         // An idle guest takes a while until something runs in it.
         let patience = if belief.runs == Some(false) && !belief.booting { UNTIL_IT_RUNS } else { 0 };
         let most = outcome.looks_to_confirm.saturating_add(patience);

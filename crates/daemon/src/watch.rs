@@ -69,7 +69,7 @@ impl Watch {
         snapshot: &Snapshot,
         certificate: &Certificate,
         confirmations: u32,
-        belief: Belief,
+        belief: &Belief,
         started: Instant,
         ended: Instant,
     ) -> Outcome {

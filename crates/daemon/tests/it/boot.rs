@@ -46,7 +46,7 @@ impl Watched {
         }
         change(&mut seen);
         let belief = self.boots.take(&seen, self.now, GRACE);
-        self.watch.take(&vm, &seen, &self.certificate, 2, belief, self.now, self.now)
+        self.watch.take(&vm, &seen, &self.certificate, 2, &belief, self.now, self.now)
     }
 }
 
@@ -79,6 +79,30 @@ fn in_a_guest_in_which_something_runs_two_looks_are_enough() {
     assert_eq!((first.confirmed.len(), first.pending.len(), first.events.len()), (0, 1, 1));
     web.cpu += 1;
     assert_eq!(rules(&web.look(evil)), ["process.unknown"]);
+}
+
+#[test]
+fn a_process_that_was_seen_to_be_born_has_run() {
+    let mut web = Watched::new();
+    let born = |seen: &mut Snapshot| {
+        evil(seen);
+        seen.processes.last_mut().unwrap().start_time_ns = Some(1000);
+    };
+    web.look(born);
+    let outcome = web.look(born);
+    assert_eq!(rules(&outcome), ["process.unknown"], "though the guest is idle again");
+    // One among them that was not makes all of them doubtful.
+    let mut web = Watched::new();
+    let both = |seen: &mut Snapshot| {
+        born(seen);
+        seen.processes.push(Process {
+            cpu_time_ns: Some(1),
+            start_time_ns: Some(u64::MAX),
+            ..process(667, "/tmp/evil")
+        });
+    };
+    web.look(both);
+    assert!(web.look(both).confirmed.is_empty());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! An ext2, ext3 or ext4 file system as a tree, read by the crate `ext4-view` out of whatever it is stored in.
 //!
-//! A journal that was not replayed is replayed in memory by that crate; nothing is written. A directory that is its own parent is bounded
+//! What that crate would believe at any size (blocks, block groups, the length of a link) is checked before it sees it. A journal that was not replayed is replayed in memory by that crate; nothing is written. A directory that is its own parent is bounded
 //! by the limits of [`Nodes`].
 
 use super::{Contents, Kind, Node, Nodes, Tree};
@@ -9,6 +9,15 @@ use crate::disk::Blocks;
 use ext4_view::{Ext4, Ext4Read};
 use std::io::Read;
 use std::rc::Rc;
+
+/// Largest block, as in Linux: 64 KiB.
+const LOG_BLOCK_MAX: u32 = 6;
+/// Most block groups: 128 TiB in blocks of 4 KiB.
+const GROUPS_MAX: u64 = 1 << 20;
+/// Longest link, as in Linux (`PATH_MAX`).
+const LINK_MAX: u64 = 4096;
+/// Where the superblock is, and how much of it.
+const SUPERBLOCK: (u64, usize) = (1024, 1024);
 
 /// An ext file system.
 pub(crate) struct Ext(Ext4);
@@ -27,6 +36,7 @@ impl Ext4Read for Reader {
 
 impl Ext {
     pub(crate) fn load(blocks: Rc<dyn Blocks>) -> Result<Self, Error> {
+        plausible(blocks.as_ref())?;
         Ext4::load(Box::new(Reader(blocks))).map(Self).map_err(|error| failed("/", &error))
     }
 
@@ -52,9 +62,15 @@ impl Ext {
                     continue;
                 }
                 let path = format!("{directory}/{name}");
+                if nodes.get(&path).is_some() {
+                    let detail = "the directory has this name twice".to_owned();
+                    return Err(Error::Ext { path, detail });
+                }
                 let found = entry.metadata().map_err(|error| failed(&path, &error))?;
                 let kind = if found.is_dir() {
                     Kind::Directory
+                } else if found.is_symlink() && found.len() > LINK_MAX {
+                    Kind::Other
                 } else if found.is_symlink() {
                     let target = self.0.read_link(&path).map_err(|error| failed(&path, &error))?;
                     target.to_str().map_or(Kind::Other, |target| Kind::Link(target.to_owned()))
@@ -91,4 +107,30 @@ impl Contents for Ext {
 
 fn failed(path: &str, error: &ext4_view::Ext4Error) -> Error {
     Error::Ext { path: path.to_owned(), detail: error.to_string() }
+}
+
+/// `Err` for a superblock whose numbers would take memory without end. Whether they are right is for the crate to say.
+fn plausible(blocks: &dyn Blocks) -> Result<(), Error> {
+    let mut superblock = vec![0; SUPERBLOCK.1];
+    blocks.read_at(SUPERBLOCK.0, &mut superblock)?;
+    let word = |at: usize| {
+        let bytes = superblock.get(at..).and_then(|rest| rest.first_chunk::<4>());
+        bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
+    };
+    let refused = |what: String| Err(Error::Ext { path: "/".to_owned(), detail: what });
+    let log = word(24);
+    if log > LOG_BLOCK_MAX {
+        return refused(format!(
+            "its blocks have 2^{} bytes, and at most 2^16 makes sense",
+            log.saturating_add(10)
+        ));
+    }
+    // The upper half counts where block numbers have 64 bits.
+    let high = if word(96) & 0x80 != 0 { word(336) } else { 0 };
+    let count = u64::from(high) << 32 | u64::from(word(4));
+    let groups = count.saturating_sub(word(20).into()).div_ceil(u64::from(word(32)).max(1));
+    if groups > GROUPS_MAX {
+        return refused(format!("it has {groups} block groups, and at most {GROUPS_MAX} make sense"));
+    }
+    Ok(())
 }

@@ -1,11 +1,13 @@
 //! Images with wrong bytes in the places that matter end in an error or in a tree, never in a crash and never in much time. Also the
 //! stable twin of `fuzz/`: what its targets of images do runs here over their corpus and over altered copies of it.
 
-use crate::make::{Lab, TOOLS};
-use disk_image::{Image, inventory};
+use crate::make::{Lab, TOOLS, run};
+use disk_image::{Image, Kind, inventory};
 use proptest::prelude::*;
+use std::error::Error as _;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 use testkit::require;
 
@@ -93,6 +95,40 @@ fn an_archive_and_a_file_system_with_any_bytes_do_no_harm() {
     with_changes(&archive, &lab.path("changed"), archive.len(), 60);
     let ext4 = fs::read(lab.ext4()).unwrap();
     with_changes(&ext4, &lab.path("changed"), 16 << 10, 60);
+}
+
+#[test]
+fn a_file_system_whose_numbers_would_take_memory_without_end_is_refused() {
+    if !require(&TOOLS) {
+        return;
+    }
+    let lab = Lab::new();
+    lab.link("etc/long", &"x/".repeat(100));
+    let image = lab.ext4();
+    let original = fs::read(&image).unwrap();
+    let said = |at: usize, value: u32| {
+        let mut bytes = original.clone();
+        bytes[1024 + at..1024 + at + 4].copy_from_slice(&value.to_le_bytes());
+        fs::write(lab.path("changed"), bytes).unwrap();
+        Image::open(&lab.path("changed"), None).unwrap_err().source().unwrap().to_string()
+    };
+    assert!(said(24, 20).contains("blocks have 2^30 bytes"), "{}", said(24, 20));
+    assert!(said(4, u32::MAX).contains("at /: "), "more blocks than there are");
+    let many = {
+        let mut bytes = original.clone();
+        bytes[1024 + 4..1024 + 8].fill(0xff);
+        bytes[1024 + 32..1024 + 36].copy_from_slice(&8_u32.to_le_bytes());
+        fs::write(lab.path("changed"), bytes).unwrap();
+        Image::open(&lab.path("changed"), None).unwrap_err().source().unwrap().to_string()
+    };
+    assert!(many.contains("536870912 block groups"), "{many}");
+    // A link of a tebibyte is none, and the rest of the tree is there.
+    run(Command::new("debugfs")
+        .args(["-w", "-R", "set_inode_field /etc/long size 1099511627776"])
+        .arg(&image));
+    let tree = Image::open(&image, None).unwrap().tree;
+    let kind = |wanted: &str| tree.iter().find(|(path, _)| *path == wanted).unwrap().1.kind.clone();
+    assert_eq!((kind("/etc/long"), kind("/etc/passwd")), (Kind::Other, Kind::File));
 }
 
 #[test]
