@@ -23,6 +23,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("zstd", "zstd"),
     ("rpm", "rpm"),
     ("rpmbuild", "rpm"),
+    ("packer", "packer"),
     ("mmdebstrap", "mmdebstrap"),
 ];
 

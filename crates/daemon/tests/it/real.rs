@@ -3,7 +3,7 @@
 
 use crate::client::Client;
 use crate::program::{Guarded, start_with};
-use crate::world::{Site, events, wait_until};
+use crate::world::{Site, events, wait_until, wait_up_to};
 use hypervisor::Target;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -222,18 +222,21 @@ fn a_finding_keeps_its_id_over_real_reboots_with_the_daemon_running_and_without(
         guest.listen("/tmp/rogue", Transport::Tcp, "0.0.0.0:4444".parse().unwrap()).unwrap();
     };
     let mut daemon = start();
-    wait_until("a verdict", || told("vm.verdict").iter().any(|event| event["verdict"] == "conforms"));
+    // A look that searches all memory for a kernel that is not there yet is followed by ten times as long a rest.
+    let wait_until =
+        |what: &str, condition: &dyn Fn() -> bool| wait_up_to(Duration::from_secs(90), what, condition);
+    wait_until("a verdict", &|| told("vm.verdict").iter().any(|event| event["verdict"] == "conforms"));
     rogue(&guest);
     let listening = || of(told("finding.confirmed"), "socket.listener.unknown");
-    wait_until("the findings", || unknown("finding.confirmed").len() == 1 && listening().len() == 1);
+    wait_until("the findings", &|| unknown("finding.confirmed").len() == 1 && listening().len() == 1);
     let first = unknown("finding.confirmed")[0].clone();
 
     // The daemon watches the reboot: what ran is gone and its finding closed, and the next boot's is the same one again.
     guest.reset().unwrap();
-    wait_until("its end", || unknown("finding.closed").len() == 1);
+    wait_until("its end", &|| unknown("finding.closed").len() == 1);
     assert_eq!(unknown("finding.closed")[0]["id"], first["finding"]["id"]);
     rogue(&guest);
-    wait_until("them again", || unknown("finding.confirmed").len() == 2 && listening().len() == 2);
+    wait_until("them again", &|| unknown("finding.confirmed").len() == 2 && listening().len() == 2);
     let second = unknown("finding.confirmed")[1].clone();
     assert_eq!(second["finding"]["id"], first["finding"]["id"]);
     let place = |event: &Value| event["finding"]["evidence"]["tasks"].clone();
@@ -248,7 +251,7 @@ fn a_finding_keeps_its_id_over_real_reboots_with_the_daemon_running_and_without(
     guest.reset().unwrap();
     rogue(&guest);
     let daemon = start();
-    wait_until("what is still open", || unknown("finding.still_open").len() == 1);
+    wait_until("what is still open", &|| unknown("finding.still_open").len() == 1);
     let still = unknown("finding.still_open")[0].clone();
     assert_eq!(still["finding"]["id"], first["finding"]["id"]);
     assert_eq!(still["since"], unknown("finding.opened")[1]["look"]["taken_at"]);
@@ -259,9 +262,9 @@ fn a_finding_keeps_its_id_over_real_reboots_with_the_daemon_running_and_without(
     drop(daemon);
     guest.reset().unwrap();
     let _daemon = start();
-    wait_until("its end", || unknown("finding.closed").len() == 2);
+    wait_until("its end", &|| unknown("finding.closed").len() == 2);
     assert_eq!(unknown("finding.closed")[1]["id"], first["finding"]["id"]);
-    wait_until("it to conform", || told("vm.verdict").last().unwrap()["verdict"] == "conforms");
+    wait_until("it to conform", &|| told("vm.verdict").last().unwrap()["verdict"] == "conforms");
     // A reboot by itself is no drift: no rule but those about the rogue was confirmed.
     let rules: std::collections::BTreeSet<_> =
         told("finding.confirmed").iter().map(|event| event["finding"]["rule"].to_string()).collect();

@@ -413,10 +413,14 @@ pub fn events(path: &Path, kind: &str) -> Vec<Value> {
 }
 
 /// Waits for a condition, at most ten seconds.
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    wait_up_to(Duration::from_secs(10), what, condition);
+}
+
+pub fn wait_up_to(longest: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(10), "waited in vain for {what}");
+        assert!(start.elapsed() < longest, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(3));
     }
 }
