@@ -7,7 +7,7 @@ use crate::output::{self, Progress};
 use crate::profiles;
 use anyhow::Context;
 use facts::{ConsistencyMode, Snapshot, Vm};
-use guest_profiles::{Store, Stored};
+use guest_profiles::{Outline, Store, Stored};
 use hypervisor::{OpenedVm, Target};
 use introspect::{Description, Kernel, Options, Sources, Tables};
 use std::cell::RefCell;
@@ -170,7 +170,7 @@ impl Guest {
     fn locate(&self, profiles: &dyn Fn(&str) -> Vec<Stored>) -> Result<Kernel, introspect::Error> {
         let registers = || self.opened.registers().unwrap_or_default();
         // What cannot be used is told when it is of the guest's release.
-        let known = || -> Box<dyn Iterator<Item = Stored>> { Box::new(self.store.each()) };
+        let known = || -> Box<dyn Iterator<Item = Outline>> { Box::new(self.store.outlines()) };
         let sources = Sources { registers: &registers, profiles, known: &known };
         introspect::locate_with(self.opened.memory.as_ref(), &sources, LOCATE)
     }

@@ -100,7 +100,10 @@ impl<'a> Kallsyms<'a> {
         let tokens = tokens(tables.token_table, tables.token_index)?;
         let index = Names::new(tables.names, tables.num_syms, &tokens)
             .find_map(|name| match name {
-                Ok(name) => (name.is(STEXT)).then_some(Ok(name.index)),
+                Ok(name) => match name.is(STEXT) {
+                    Ok(is) => is.then_some(Ok(name.index)),
+                    Err(error) => Some(Err(error)),
+                },
                 Err(error) => Some(Err(error)),
             })
             .transpose()?
@@ -146,10 +149,10 @@ impl<'a> Kallsyms<'a> {
         let mut buffer = Vec::with_capacity(MAX_NAME);
         for name in Names::new(self.tables.names, self.tables.num_syms, &self.tokens) {
             let name = name?;
-            if !filter.may_match(&name) {
+            if !filter.may_match(&name)? {
                 continue;
             }
-            name.expand(&mut buffer);
+            name.expand(&mut buffer)?;
             let Some((&kind, text)) = buffer.split_first() else { continue };
             if hits.has(text) {
                 hits.add(text, kind.is_ascii_uppercase(), self.address(name.index)?);
@@ -163,7 +166,7 @@ impl<'a> Kallsyms<'a> {
         let mut buffer = Vec::with_capacity(MAX_NAME);
         Names::new(self.tables.names, self.tables.num_syms, &self.tokens).map(move |name| {
             let name = name?;
-            name.expand(&mut buffer);
+            name.expand(&mut buffer)?;
             let (&kind, text) = buffer.split_first().unwrap_or((&b'?', &[]));
             Ok(Symbol {
                 address: self.address(name.index)?,
@@ -209,8 +212,9 @@ impl Tables<'_> {
 
 /// Says cheaply that a name is not wanted, by its length and its last token: few names need to be expanded.
 struct EndFilter {
-    /// For each token the lengths, type character included, of the wanted names that can end with it: a bit for each.
-    ends: Vec<[u64; LENGTH_WORDS]>,
+    /// For each token the lengths, type character included, of the wanted names that can end with it: a bit for each. `None`:
+    /// there are no such names.
+    ends: Vec<Option<[u64; LENGTH_WORDS]>>,
 }
 
 /// Words with a bit for each length of a name.
@@ -230,15 +234,20 @@ impl EndFilter {
                     *word |= 1 << ((text.len() + 1) % 64);
                 }
             }
-            lengths
+            (lengths != [0; LENGTH_WORDS]).then_some(lengths)
         };
         Self { ends: tokens.iter().map(lengths).collect() }
     }
 
-    fn may_match(&self, name: &Name<'_, '_>) -> bool {
-        let lengths = name.codes.last().and_then(|&code| self.ends.get(usize::from(code)));
-        let word = lengths.and_then(|lengths| lengths.get(name.len / 64));
-        word.is_some_and(|word| word >> (name.len % 64) & 1 == 1)
+    /// `Err` when the name is as long as no name is; names whose end already says that they are not wanted are not measured.
+    fn may_match(&self, name: &Name<'_, '_>) -> Result<bool, Error> {
+        let ends = match name.codes.last().and_then(|&code| self.ends.get(usize::from(code))) {
+            Some(None) => return Ok(false),
+            Some(Some(lengths)) => lengths,
+            None => return name.len().map(|_| false),
+        };
+        let len = name.len()?;
+        Ok(ends.get(len / 64).is_some_and(|word| word >> (len % 64) & 1 == 1))
     }
 }
 
@@ -329,7 +338,6 @@ struct Names<'a, 't> {
     index: u32,
     count: u32,
     tokens: &'t [&'a [u8]],
-    token_lengths: [u16; TOKENS],
 }
 
 /// One name, still compressed.
@@ -337,17 +345,11 @@ struct Name<'a, 't> {
     index: u32,
     codes: &'a [u8],
     tokens: &'t [&'a [u8]],
-    /// Bytes when expanded, type character included: 2 to [`MAX_NAME`].
-    len: usize,
 }
 
 impl<'a, 't> Names<'a, 't> {
     fn new(names: &'a [u8], count: u32, tokens: &'t [&'a [u8]]) -> Self {
-        let mut token_lengths = [0; TOKENS];
-        for (length, token) in token_lengths.iter_mut().zip(tokens) {
-            *length = u16::try_from(token.len()).unwrap_or(u16::MAX);
-        }
-        Self { names, at: 0, index: 0, count, tokens, token_lengths }
+        Self { names, at: 0, index: 0, count, tokens }
     }
 
     /// The length is an unsigned LEB128 of at most two bytes since 6.1 (73bbb94466fd). Before, it was one byte, but a
@@ -384,33 +386,39 @@ impl<'a, 't> Iterator for Names<'a, 't> {
             }));
         };
         self.index += 1;
-        // At most 2^15 tokens of at most 512 bytes.
-        let len = codes
-            .iter()
-            .map(|&code| self.token_lengths.get(usize::from(code)).map_or(0, |&len| usize::from(len)))
-            .sum();
-        if !(2..=MAX_NAME).contains(&len) {
-            self.count = 0;
-            return Some(Err(Error::KallsymsName { symbol: index, len, limit: MAX_NAME }));
-        }
-        Some(Ok(Name { index, codes, tokens: self.tokens, len }))
+        Some(Ok(Name { index, codes, tokens: self.tokens }))
     }
 }
 
 impl Name<'_, '_> {
-    fn expand(&self, buffer: &mut Vec<u8>) {
-        buffer.clear();
-        for &code in self.codes {
-            buffer.extend_from_slice(self.tokens.get(usize::from(code)).copied().unwrap_or_default());
+    fn token(&self, code: u8) -> &[u8] {
+        self.tokens.get(usize::from(code)).copied().unwrap_or_default()
+    }
+
+    /// Bytes when expanded, type character included: 2 to [`MAX_NAME`].
+    fn len(&self) -> Result<usize, Error> {
+        // At most 2^15 tokens of at most 512 bytes.
+        let len = self.codes.iter().map(|&code| self.token(code).len()).sum();
+        if (2..=MAX_NAME).contains(&len) {
+            Ok(len)
+        } else {
+            Err(Error::KallsymsName { symbol: self.index, len, limit: MAX_NAME })
         }
     }
 
-    fn is(&self, name: &str) -> bool {
-        if self.len != name.len() + 1 {
-            return false;
+    fn expand(&self, buffer: &mut Vec<u8>) -> Result<(), Error> {
+        buffer.clear();
+        buffer.reserve(self.len()?);
+        self.codes.iter().for_each(|&code| buffer.extend_from_slice(self.token(code)));
+        Ok(())
+    }
+
+    fn is(&self, name: &str) -> Result<bool, Error> {
+        if self.len()? != name.len() + 1 {
+            return Ok(false);
         }
-        let mut buffer = Vec::with_capacity(self.len);
-        self.expand(&mut buffer);
-        buffer.get(1..) == Some(name.as_bytes())
+        let mut buffer = Vec::new();
+        self.expand(&mut buffer)?;
+        Ok(buffer.get(1..) == Some(name.as_bytes()))
     }
 }

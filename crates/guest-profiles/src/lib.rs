@@ -38,7 +38,7 @@ pub use kallsyms::{Kallsyms, Tables as KallsymsTables, Values as KallsymsValues}
 pub use kallsyms_search::{Found as FoundKallsyms, search as search_kallsyms};
 pub use kernel_file::{KernelFile, LayoutSource};
 pub use layout::{Bits, Field, FieldKind, Layout};
-pub use profile::{BtfDigest, Profile, ProfileIdentity, Wanted, WantedEnum, WantedType, btf_digest};
+pub use profile::{BtfDigest, Outline, Profile, ProfileIdentity, Wanted, WantedEnum, WantedType, btf_digest};
 pub use store::{Store, Stored};
 pub use system_map::system_map;
 pub use vmcoreinfo::VmcoreInfo;

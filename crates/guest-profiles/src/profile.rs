@@ -379,6 +379,29 @@ fn enum_values(
     Ok(enums)
 }
 
+/// What tells a kernel's image in memory: a part of a [`Profile`] that is read much faster, and proves nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Outline {
+    /// As [`Profile::build_id`].
+    pub build_id: Option<String>,
+    /// As [`Profile::symbols`].
+    #[serde(deserialize_with = "read_addresses")]
+    pub symbols: BTreeMap<String, u64>,
+}
+
+impl Outline {
+    /// Reads it out of what [`Profile::to_json`] wrote.
+    pub(crate) fn from_json(json: &[u8]) -> Result<Self, Error> {
+        serde_json::from_slice(json).map_err(|source| Error::ProfileJson { schema: SCHEMA, source })
+    }
+}
+
+impl From<&Profile> for Outline {
+    fn from(profile: &Profile) -> Self {
+        Self { build_id: profile.build_id.clone(), symbols: profile.symbols.clone() }
+    }
+}
+
 /// `sha256:` and the digest of a kernel's whole BTF, as in [`Profile::btf_digest`].
 pub fn btf_digest(btf: &[u8]) -> String {
     sha256(btf)
@@ -401,7 +424,8 @@ impl BtfDigest {
     }
 }
 
-fn sha256(bytes: &[u8]) -> String {
+/// `sha256:` and the digest in lower-case hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     named(&Sha256::digest(bytes))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! These are questions that are asked only when their answer is needed, and each may be answered with nothing.
 
-use guest_profiles::Stored;
+use guest_profiles::{Outline, Stored};
 use std::{fmt, iter};
 use vmi_core::Registers;
 
@@ -15,9 +15,9 @@ pub struct Sources<'s> {
     /// The host's stored profiles of a release (`uname -r`). One of the same build as the guest's kernel is used in place of
     /// what the guest's memory says of itself, and held against that (invariant 9).
     pub profiles: &'s dyn Fn(&str) -> Vec<Stored>,
-    /// All of the host's stored profiles: their kernels are looked for first, where a kernel can start. Each is asked for only
-    /// when those before it were not found.
-    pub known: &'s dyn Fn() -> Box<dyn Iterator<Item = Stored> + 's>,
+    /// What tells the kernels of all of the host's stored profiles: they are looked for first, where a kernel can start. Each
+    /// is asked for only when those before it were not found.
+    pub known: &'s dyn Fn() -> Box<dyn Iterator<Item = Outline> + 's>,
 }
 
 impl Default for Sources<'_> {

@@ -5,15 +5,16 @@
 //! shows a file as text. Reading never takes more than a few MiB, whatever the file claims.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use lzma_rust2::{XzOptions, XzReader, XzWriter};
 
-use crate::Profile;
 use crate::error::Error;
+use crate::profile::sha256;
+use crate::{Outline, Profile};
 
 /// How the name of a profile ends.
 pub(super) const ENDING: &str = ".json.xz";
@@ -38,9 +39,13 @@ const OTHERS_WRITE: u32 = 0o022;
 
 /// The name of a profile's file.
 pub(super) fn name(profile: &Profile) -> Result<String, Error> {
-    let release = release_part(&profile.release)
-        .ok_or_else(|| Error::StoreRelease { release: profile.release.clone(), limit: RELEASE_MAX })?;
-    Ok(format!("{release}_{}{ENDING}", short(&profile.digest())))
+    name_of(&profile.release, &profile.digest())
+}
+
+fn name_of(release: &str, digest: &str) -> Result<String, Error> {
+    let part = release_part(release)
+        .ok_or_else(|| Error::StoreRelease { release: release.to_owned(), limit: RELEASE_MAX })?;
+    Ok(format!("{part}_{}{ENDING}", short(digest)))
 }
 
 /// A release as it stands in names: everything but letters, digits, `+`, `-`, `~` and dots after the first byte as `%XX`. `None`: it is no release.
@@ -86,6 +91,10 @@ pub fn pack(profile: &Profile) -> Result<Vec<u8>, Error> {
 
 /// Reads what [`pack`] wrote.
 pub fn unpack(bytes: &[u8]) -> Result<Profile, Error> {
+    Profile::from_json(&unpack_json(bytes)?)
+}
+
+fn unpack_json(bytes: &[u8]) -> Result<Vec<u8>, Error> {
     let mut json = Vec::new();
     let most = u64::try_from(JSON_MAX).unwrap_or(u64::MAX);
     let mut reader = XzReader::new_mem_limit(bytes, false, UNPACK_KIB_MAX).take(most.saturating_add(1));
@@ -95,7 +104,7 @@ pub fn unpack(bytes: &[u8]) -> Result<Profile, Error> {
     if json.len() > JSON_MAX {
         return Err(Error::ProfileTooLarge { len: json.len(), limit: JSON_MAX });
     }
-    Profile::from_json(&json)
+    Ok(json)
 }
 
 /// The JSON of a file, unpacked if it is compressed by xz, for looking at how it begins.
@@ -108,6 +117,21 @@ pub fn json<'r>(file: impl Read + 'r) -> Box<dyn Read + 'r> {
 
 /// Reads a file of the store and holds its content against its name.
 pub(super) fn read(path: &Path) -> Result<Profile, Error> {
+    let (profile, digest) = of_content(path, |json| Ok((Profile::from_json(json)?, sha256(json))))?;
+    let expected = name_of(&profile.release, &digest)?;
+    if path.file_name().is_none_or(|found| found != expected.as_str()) {
+        return Err(Error::StoreDigest { path: path.to_owned(), release: profile.release, digest });
+    }
+    Ok(profile)
+}
+
+/// Reads what tells a kernel in memory out of a file of the store. Whether the rest is what its name says is not asked.
+pub(super) fn outline(path: &Path) -> Result<Outline, Error> {
+    of_content(path, Outline::from_json)
+}
+
+/// What `read` makes of a file's JSON. Of what [`pack`] wrote, the digest of that is the profile's own.
+fn of_content<T>(path: &Path, read: impl FnOnce(&[u8]) -> Result<T, Error>) -> Result<T, Error> {
     let named = |source| Error::StoreRead { path: path.to_owned(), source };
     // Without O_NONBLOCK the opening of a named pipe would wait for ever.
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
@@ -117,24 +141,14 @@ pub(super) fn read(path: &Path) -> Result<Profile, Error> {
         return Err(Error::StoreNotAFile { path: path.to_owned() });
     }
     trusted(path, &metadata)?;
-    let profile = content(file, path)?;
-    let digest = profile.digest();
-    let expected = name(&profile)?;
-    if path.file_name().is_none_or(|found| found != expected.as_str()) {
-        return Err(Error::StoreDigest { path: path.to_owned(), release: profile.release, digest });
-    }
-    Ok(profile)
-}
-
-fn content(file: File, path: &Path) -> Result<Profile, Error> {
     let mut packed = Vec::new();
-    file.take(PACKED_MAX.saturating_add(1))
-        .read_to_end(&mut packed)
-        .map_err(|source| Error::StoreRead { path: path.to_owned(), source })?;
+    file.take(PACKED_MAX.saturating_add(1)).read_to_end(&mut packed).map_err(named)?;
     if u64::try_from(packed.len()).is_ok_and(|len| len > PACKED_MAX) {
         return Err(Error::StoreTooLarge { path: path.to_owned(), limit: PACKED_MAX });
     }
-    unpack(&packed).map_err(|source| Error::StoreContent { path: path.to_owned(), source: Box::new(source) })
+    unpack_json(&packed)
+        .and_then(|json| read(&json))
+        .map_err(|source| Error::StoreContent { path: path.to_owned(), source: Box::new(source) })
 }
 
 /// Only root and we may be able to change what looks are judged by.

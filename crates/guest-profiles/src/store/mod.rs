@@ -19,8 +19,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::Profile;
 use crate::error::Error;
+use crate::{Outline, Profile};
 
 /// Most files looked at in a directory.
 const FILES_MAX: usize = 10_000;
@@ -109,11 +109,11 @@ impl Store {
         self.directories.iter().any(|directory| files(directory).is_ok_and(|all| all.iter().any(is_one)))
     }
 
-    /// Every profile that can be used, each read when it is its turn.
-    pub fn each(&self) -> impl Iterator<Item = Stored> + '_ {
+    /// What tells the kernels of the store in memory, each read when it is its turn; what cannot be read is left out.
+    pub fn outlines(&self) -> impl Iterator<Item = Outline> + '_ {
         let paths = self.directories.iter().filter_map(|directory| files(directory).ok()).flatten();
         let is_profile = |path: &PathBuf| name_of(path).is_some_and(|name| name.ends_with(file::ENDING));
-        paths.filter(is_profile).filter_map(|path| Some(Stored { profile: self.load(&path).ok()?, path }))
+        paths.filter(is_profile).filter_map(|path| file::outline(&path).ok())
     }
 
     /// Every profile.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use guest_profiles::store::{pack, unpack};
-use guest_profiles::{Btf, Error, Profile, ProfileIdentity, Store, linux};
+use guest_profiles::{Btf, Error, Outline, Profile, ProfileIdentity, Store, linux};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -261,4 +261,18 @@ proptest! {
             prop_assert_eq!(read, profile);
         }
     }
+}
+
+#[test]
+fn what_tells_a_kernel_is_read_without_the_rest_and_what_cannot_be_read_is_left_out() {
+    let (_directory, store) = store();
+    let (one, other) = (profile("6.1.0-9-amd64", "ab", 64), profile("6.1.0-10-amd64", "cd", 64));
+    let path = store.add(&one).unwrap().path;
+    store.add(&other).unwrap();
+    let mut outlines: Vec<Outline> = store.outlines().collect();
+    outlines.sort_by(|a, b| a.build_id.cmp(&b.build_id));
+    assert_eq!(outlines, [Outline::from(&one), Outline::from(&other)]);
+
+    fs::write(&path, b"not a profile").unwrap();
+    assert_eq!(store.outlines().collect::<Vec<_>>(), [Outline::from(&other)]);
 }

@@ -43,7 +43,7 @@ pub(crate) fn open(vmm: &Vmm, source: LayoutSource) -> Result<Opened, Error> {
         }
         LayoutSource::RulesFirst => by_rules_first(pid, machine, options, &mut notes)?,
     };
-    let Found { placements, located, by_file } = found;
+    let Found { placements, located, by_file, .. } = found;
     let memory = KvmMemory::open(Arc::clone(&process), placements, &located, &by_file)?;
     Ok(Opened { process, memory, notes })
 }
@@ -63,7 +63,7 @@ fn by_rules_first(
         }
         Err(error) => return Err(error),
     };
-    if !machine.memory_devices && !plugged::is_suspected(&machine, &by_rules.located, &maps::read(pid)?) {
+    if !machine.memory_devices && !plugged::is_suspected(&machine, &by_rules.located, &by_rules.mappings) {
         return Ok(by_rules);
     }
     match by_monitor(pid, machine, options) {
@@ -100,6 +100,8 @@ struct Found {
     placements: Vec<Placement>,
     located: Vec<Located>,
     by_file: DescriptorsByFile,
+    /// All that the VMM had mapped.
+    mappings: Vec<Mapping>,
 }
 
 /// Finds every block that a placement uses.
@@ -117,7 +119,7 @@ fn find(pid: u32, machine: &Machine, mut placements: Vec<Placement>) -> Result<F
         placement.block = used.partition_point(|&block| block < placement.block);
     }
     let located = used.into_iter().filter_map(|block| all.get(block).cloned().flatten()).collect();
-    Ok(Found { placements, located, by_file })
+    Ok(Found { placements, located, by_file, mappings })
 }
 
 /// The descriptors of files that are mapped for writing. Others, disk images on a network for one, are not even asked

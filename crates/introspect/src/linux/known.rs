@@ -8,7 +8,7 @@
 
 use super::image::{LINKED_AT, STEP};
 use super::kernel::Kernel;
-use guest_profiles::{Profile, build_id};
+use guest_profiles::{Outline, build_id};
 use std::ops::Range;
 use vmi_core::{Access, AddressSpace, Gpa, GuestMemory, Gva, Levels, Look, MemoryError, PAGE_SIZE, Region};
 
@@ -60,10 +60,10 @@ struct Shape<'p> {
 
 impl<'p> Shape<'p> {
     /// `None`: the profile lacks some of it (a kernel without ``CONFIG_KALLSYMS_ALL``, an imported file).
-    fn of(profile: &'p Profile) -> Option<Self> {
-        let distance = |name: &str| profile.optional_symbol(name)?.checked_sub(LINKED_AT);
+    fn of(known: &'p Outline) -> Option<Self> {
+        let distance = |name: &str| known.symbols.get(name)?.checked_sub(LINKED_AT);
         Some(Self {
-            build_id: profile.build_id.as_deref()?,
+            build_id: known.build_id.as_deref()?,
             notes: distance("__start_notes")?..distance("__stop_notes")?,
             root: distance("init_top_pgt")?,
             description: distance("vmcoreinfo_data")?,
@@ -75,10 +75,10 @@ impl<'p> Shape<'p> {
 pub(super) fn descriptions(
     look: &Look<'_>,
     starts: &[Gpa],
-    profile: &Profile,
+    known: &Outline,
 ) -> Result<Vec<Gpa>, MemoryError> {
     let mut found = Vec::new();
-    let Some(shape) = Shape::of(profile) else { return Ok(found) };
+    let Some(shape) = Shape::of(known) else { return Ok(found) };
     let len = shape.notes.end.saturating_sub(shape.notes.start).min(NOTES_MAX);
     let mut notes = vec![0; usize::try_from(len).unwrap_or(0)];
     for start in starts {

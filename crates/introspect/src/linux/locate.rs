@@ -101,14 +101,14 @@ fn worse(before: Option<Error>, now: Error) -> Error {
 
 /// The kernel of one of the host's profiles. `Ok(None)`: there is none that is sure to be the one that runs.
 fn by_profile(look: &Look<'_>, sources: &Sources<'_>) -> Result<Option<Kernel>, Error> {
-    let mut profiles = (sources.known)().peekable();
-    if profiles.peek().is_none() {
+    let mut known = (sources.known)().peekable();
+    if known.peek().is_none() {
         return Ok(None);
     }
     let starts = known::starts(look.memory())?;
-    for stored in profiles {
+    for outline in known {
         let mut found = Kernels::default();
-        for at in known::descriptions(look, &starts, &stored.profile)? {
+        for at in known::descriptions(look, &starts, &outline)? {
             found.add(by_claim(look, sources, at))?;
         }
         if !found.kernels.is_empty() {

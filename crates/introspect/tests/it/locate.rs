@@ -2,7 +2,7 @@
 
 use crate::opened::{Opened, PATIENT};
 use facts::ProfileSource;
-use guest_profiles::{Profile, Stored};
+use guest_profiles::{Outline, Profile, Stored};
 use introspect::{Hint, Kernel, Sources};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -196,10 +196,10 @@ fn the_kernel_of_a_stored_profile_is_found_without_a_search_unless_it_has_handed
         let own = Stored { profile: Arc::new(opened.kernel.profile().clone()), path: "/store/p".into() };
         let mut other = opened.kernel.profile().clone();
         other.build_id = Some("00".repeat(20));
-        let other = Stored { profile: Arc::new(other), path: "/store/other".into() };
         let profiles = |_: &str| vec![own.clone()];
-        let known =
-            || -> Box<dyn Iterator<Item = Stored>> { Box::new([other.clone(), own.clone()].into_iter()) };
+        let known = || -> Box<dyn Iterator<Item = Outline>> {
+            Box::new([&other, &*own.profile].map(Outline::from).into_iter())
+        };
         let memory = Counted { memory: &*opened.vm.memory, reads: AtomicU64::new(0) };
         let search = || {
             let sources = Sources { profiles: &profiles, known: &known, ..Sources::default() };
@@ -322,8 +322,8 @@ fn what_a_previous_kernel_left_in_memory_is_not_taken_for_the_one_that_runs() {
 
     // Both describe themselves and hold together: memory alone cannot tell, and says so. A stored profile of the previous one's
     // build changes nothing: that kernel says that it has handed over.
-    let stored = Stored { profile: Arc::new(previous.kernel.profile().clone()), path: "/store/p".into() };
-    let known = || -> Box<dyn Iterator<Item = Stored>> { Box::new(std::iter::once(stored.clone())) };
+    let stored = Outline::from(previous.kernel.profile());
+    let known = || -> Box<dyn Iterator<Item = Outline>> { Box::new(std::iter::once(stored.clone())) };
     let sources = Sources { known: &known, ..Sources::default() };
     match introspect::locate_with(&*running.vm.memory, &sources, PATIENT).unwrap_err() {
         introspect::Error::Ambiguous { first, second } => {
