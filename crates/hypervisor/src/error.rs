@@ -45,13 +45,56 @@ pub enum Error {
     },
     /// The VMM is none whose memory layout is known.
     #[error(
-        "The VMM of process {pid} is `{exe}`, whose guest memory layout is not known to this version (QEMU is)"
+        "The VMM of process {pid} is `{exe}`, whose guest memory layout is not known to this version (those of QEMU, Firecracker, \
+         Cloud Hypervisor, crosvm and kvmtool are)"
     )]
     UnknownVmm {
         /// The process.
         pid: u32,
         /// Base name of its executable.
         exe: String,
+    },
+    /// No mapping of the VMM begins as its guest's memory must.
+    #[error(
+        "In no mapping of process {pid} (`{exe}`) stands the memory map that this VMM gives its guest, so which of them is RAM cannot \
+         be told"
+    )]
+    NoBootMap {
+        /// The process.
+        pid: u32,
+        /// Base name of its executable.
+        exe: String,
+    },
+    /// The map in the guest's memory, the VMM's rules and its mappings do not agree.
+    #[error("The guest of process {pid} (`{exe}`) has the memory map {map}, which cannot be true: {rules}")]
+    BootMapContradiction {
+        /// The process.
+        pid: u32,
+        /// Base name of its executable.
+        exe: String,
+        /// The RAM of the map.
+        map: String,
+        /// What it contradicts.
+        rules: &'static str,
+    },
+    /// The guest's map tells of less RAM than the VMM has mapped for it.
+    #[error(
+        "Process {pid} has {mapped:#x} bytes where its guest's memory is, and the memory map in there tells of {told:#x}: what the rest is \
+         cannot be told"
+    )]
+    RamLeftOver {
+        /// The process.
+        pid: u32,
+        /// Bytes of the mapping.
+        mapped: u64,
+        /// Bytes that the map accounts for.
+        told: u64,
+    },
+    /// The VMM has nothing that could be asked for registers.
+    #[error("The registers of the vCPUs of process {pid} cannot be had: its VMM is not QEMU")]
+    NoRegisters {
+        /// The process.
+        pid: u32,
     },
     /// There is no `/dev/xen/privcmd`.
     #[error("This system is no Xen host: it has no /dev/xen/privcmd (on one, load the module xen-privcmd)")]

@@ -91,7 +91,7 @@ impl OpenedVm {
             Source::Vmm { process, monitor: Some(options) } => {
                 kvm::monitor::registers(process.pid(), options)
             }
-            Source::Vmm { process, monitor: None } => Err(Error::NoMonitor { pid: process.pid() }),
+            Source::Vmm { process, monitor: None } => Err(Error::NoRegisters { pid: process.pid() }),
         }
     }
 }

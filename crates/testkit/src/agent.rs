@@ -1,4 +1,4 @@
-//! Builds the guest's workload, `birthmark-guest-agent`, as a static program.
+//! Builds the programs of the testkit, the guest's workload `birthmark-guest-agent` first of all, as static ones.
 //!
 //! Cargo builds a test's library dependencies but not their programs, so the testkit asks Cargo itself, once per version of
 //! the sources, with a target directory of its own (the outer Cargo may hold the lock of the usual one).
@@ -12,10 +12,15 @@ use std::process::Command;
 const NAME: &str = "birthmark-guest-agent";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Path of the program, built if it is not in the cache.
+/// Path of the workload, built if it is not in the cache.
 pub(crate) fn build() -> Result<PathBuf> {
+    program(NAME)
+}
+
+/// Path of a program, built if it is not in the cache.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let home = lab::subdirectory("agent")?;
-    let path = home.join(sources_digest()?);
+    let path = home.join(sources_digest(name)?);
     if path.is_file() {
         return Ok(path);
     }
@@ -34,7 +39,7 @@ pub(crate) fn build() -> Result<PathBuf> {
                 "--package",
                 "testkit",
                 "--bin",
-                NAME,
+                name,
                 "--target",
                 TARGET,
             ])
@@ -50,8 +55,8 @@ pub(crate) fn build() -> Result<PathBuf> {
                 "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=static\u{1f}-Cstrip=symbols",
             ),
     )
-    .context("Cannot build the guest's workload")?;
-    let built = target.join(TARGET).join("debug").join(NAME);
+    .with_context(|| format!("Cannot build {name}"))?;
+    let built = target.join(TARGET).join("debug").join(name);
     let copy = tempfile::NamedTempFile::new_in(&home)?;
     fs::copy(&built, copy.path()).with_context(|| format!("Cannot copy {}", built.display()))?;
     copy.persist(&path)?;
@@ -59,15 +64,16 @@ pub(crate) fn build() -> Result<PathBuf> {
 }
 
 /// Digest of all that the program is made of.
-fn sources_digest() -> Result<String> {
+fn sources_digest(name: &str) -> Result<String> {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut paths = vec![
         package.join("Cargo.toml"),
         package.join("src/command.rs"),
         package.join("src/truth.rs"),
+        package.join("src/vmm.rs"),
         lab::workspace().join("Cargo.lock"),
     ];
-    for entry in fs::read_dir(package.join("src/bin").join(NAME))? {
+    for entry in fs::read_dir(package.join("src/bin").join(name))? {
         paths.push(entry?.path());
     }
     paths.sort();

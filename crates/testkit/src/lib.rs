@@ -20,7 +20,7 @@
 //! ```
 //!
 //! It must never depend on the engine (`hypervisor`, `introspect`, …): a truth that is read with the code under test is none.
-//! `unsafe` is used to start processes (here) and by the workload (there); each block says why it is sound.
+//! `unsafe` is used to start processes (here) and by the programs (there); each block says why it is sound.
 #![allow(unsafe_code)]
 
 mod agent;
@@ -41,6 +41,7 @@ mod packages;
 pub mod python;
 pub mod truth;
 mod vmlinux;
+pub mod vmm;
 pub mod volatility;
 
 pub use command::{
@@ -60,6 +61,7 @@ pub fn prepare_debian() -> anyhow::Result<()> {
 
 /// Fetches and builds what hosts of the lab run, as [`prepare`] does for guests.
 pub fn prepare_hosts() -> anyhow::Result<()> {
+    vmm::prepare()?;
     host::prepare()
 }
 

@@ -18,14 +18,40 @@ use vmi_core::{Access, Gpa, GuestMemory, MemoryError, PAGE_SIZE, Region};
 /// Descriptors of the VMM by the file they are of, `(device, inode)`; the lowest number each.
 pub(crate) type DescriptorsByFile = HashMap<((u32, u32), u64), u32>;
 
+/// One block of guest memory, opened.
 #[derive(Debug)]
-enum Block {
+pub(crate) enum Block {
     Shared(SharedMem),
     Process(ProcessMem),
 }
 
 impl Block {
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    /// Opens a block. `mem` is the process's memory, opened when it is first needed.
+    pub(crate) fn open(
+        pid: u32,
+        found: &Located,
+        descriptors: &DescriptorsByFile,
+        mem: &mut Option<Arc<File>>,
+    ) -> Result<Self, Error> {
+        if found.mapping.shared {
+            return Ok(Self::Shared(open_shared(pid, found, descriptors)?));
+        }
+        let mem = match mem {
+            Some(mem) => Arc::clone(mem),
+            None => Arc::clone(mem.insert(open_mem(pid)?)),
+        };
+        let absent = if found.mapping.is_anonymous() {
+            Absent::Zeros
+        } else {
+            let offset = found.mapping.offset;
+            let file = open_file(pid, &found.mapping, descriptors);
+            file.map_or(Absent::Unknown, |file| Absent::File { file, offset })
+        };
+        let memory = ProcessMem::new(pid, mem, found.start, found.size, absent);
+        Ok(Self::Process(memory.map_err(|source| Error::Map { pid, len: found.size, source })?))
+    }
+
+    pub(crate) fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         match self {
             Self::Shared(memory) => memory.read(offset, out),
             Self::Process(memory) => memory.read(offset, out),
@@ -64,23 +90,7 @@ impl KvmMemory {
         let mut mem = None;
         let mut blocks = Vec::with_capacity(located.len());
         for found in located {
-            blocks.push(if found.mapping.shared {
-                Block::Shared(open_shared(pid, found, descriptors)?)
-            } else {
-                let mem = match &mem {
-                    Some(mem) => Arc::clone(mem),
-                    None => Arc::clone(mem.insert(open_mem(pid)?)),
-                };
-                let absent = if found.mapping.is_anonymous() {
-                    Absent::Zeros
-                } else {
-                    let offset = found.mapping.offset;
-                    let file = open_file(pid, &found.mapping, descriptors);
-                    file.map_or(Absent::Unknown, |file| Absent::File { file, offset })
-                };
-                let memory = ProcessMem::new(pid, mem, found.start, found.size, absent);
-                Block::Process(memory.map_err(|source| Error::Map { pid, len: found.size, source })?)
-            });
+            blocks.push(Block::open(pid, found, descriptors, &mut mem)?);
         }
         let regions = joined(placements.iter().map(|placement| placement.guest));
         Ok(Self { process, placements, regions, blocks })

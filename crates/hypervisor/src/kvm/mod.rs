@@ -1,5 +1,7 @@
-//! KVM and QEMU guests: found by their VMM process, read through its memory (DESIGN 3, facts/vmi.md 3).
+//! KVM and QEMU guests: found by their VMM process, read through its memory (DESIGN 3, facts/vmi.md 3). Where QEMU has its guest's
+//! memory is told by its command line (`machine`, `layout`, `locate`), of other VMMs by their rules (`vmm`).
 
+mod boot_map;
 pub mod cmdline;
 mod discover;
 pub mod layout;
@@ -17,6 +19,7 @@ mod presence;
 mod process;
 mod process_mem;
 mod shared_mem;
+pub mod vmm;
 
 pub(crate) use discover::{Found, Vmm, all, inspect};
 pub use memory::KvmMemory;

@@ -6,11 +6,13 @@ use super::layout::{Placement, by_rules};
 use super::locate::{Located, locate};
 use super::machine::{self, Machine};
 use super::maps::{self, Mapping};
-use super::memory::{DescriptorsByFile, KvmMemory};
+use super::memory::{Block, DescriptorsByFile, KvmMemory};
 use super::monitor;
 use super::plugged;
 use super::process::{Process, descriptors, proc_error, proc_path};
+use super::vmm;
 use crate::{Error, LayoutSource};
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -29,7 +31,12 @@ pub(crate) fn open(vmm: &Vmm, source: LayoutSource) -> Result<Opened, Error> {
     let pid = vmm.vm.pid.unwrap_or_default();
     let process = Arc::new(Process::open(pid)?);
     may_be_read(pid)?;
-    let Some(options) = &vmm.qemu else { return Err(Error::UnknownVmm { pid, exe: vmm.exe.clone() }) };
+    is_not_protected(pid)?;
+    let Some(options) = &vmm.qemu else {
+        let Found { placements, located, by_file, .. } = by_vmm(pid, &vmm.exe)?;
+        let memory = KvmMemory::open(Arc::clone(&process), placements, &located, &by_file)?;
+        return Ok(Opened { process, memory, notes: Vec::new() });
+    };
     let machine = machine::parse(pid, &vmm.exe, options)?;
     if let Some(how) = &machine.protected {
         return Err(Error::Protected { pid, how: how.clone() });
@@ -93,6 +100,35 @@ fn by_monitor(pid: u32, mut machine: Machine, options: &Options) -> Result<Found
 fn may_be_read(pid: u32) -> Result<(), Error> {
     let exe = proc_path(pid, "exe");
     fs::read_link(&exe).map(drop).map_err(|source| proc_error(pid, &exe, source))
+}
+
+/// Whether what the VMM has mapped is what the guest sees. Private memory of a guest is in a file that nobody can map (guest_memfd),
+/// and a page of it that the VMM has mapped beside is something else, or zeros; a VMM that holds `/dev/sev` encrypts.
+fn is_not_protected(pid: u32) -> Result<(), Error> {
+    for descriptor in descriptors(pid)? {
+        let link = descriptor.link.to_string_lossy();
+        let how = match link.as_ref() {
+            "anon_inode:[kvm-gmem]" | "anon_inode:[guest_memfd]" => "guest_memfd",
+            "/dev/sev" => "SEV",
+            _ => continue,
+        };
+        return Err(Error::Protected { pid, how: format!("{how}, descriptor {}", descriptor.number) });
+    }
+    Ok(())
+}
+
+/// The layout of a VMM other than QEMU.
+fn by_vmm(pid: u32, exe: &str) -> Result<Found, Error> {
+    let kind = vmm::Kind::of(exe).ok_or_else(|| Error::UnknownVmm { pid, exe: exe.to_owned() })?;
+    let mappings = maps::read(pid)?;
+    let by_file = descriptors_by_file(pid, &mappings)?;
+    let mem = RefCell::new(None);
+    let (placements, located) = vmm::find(pid, exe, kind, &mappings, |mapping, offset, out| {
+        let whole = Located { start: mapping.start, size: mapping.len(), mapping: mapping.clone() };
+        let block = Block::open(pid, &whole, &by_file, &mut mem.borrow_mut())?;
+        block.read(offset, out).map_err(|source| Error::Map { pid, len: out.len() as u64, source })
+    })?;
+    Ok(Found { placements, located, by_file, mappings })
 }
 
 /// Placements, and where their blocks are in the VMM. The placements' numbers of blocks are those of `located`.

@@ -10,6 +10,7 @@ mod layout;
 mod locate;
 mod maps;
 mod monitor;
+mod other_vmms;
 mod plugged;
 mod process_memory;
 mod qemu;
