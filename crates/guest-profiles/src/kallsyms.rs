@@ -164,7 +164,7 @@ impl<'a> Kallsyms<'a> {
     /// All symbols in table order. A name that cannot be read is the last item.
     pub fn iter(&self) -> impl Iterator<Item = Result<Symbol, Error>> {
         let mut buffer = Vec::with_capacity(MAX_NAME);
-        Names::new(self.tables.names, self.tables.num_syms, &self.tokens).map(move |name| {
+        let mut symbol = move |name: Result<Name<'_, '_>, Error>| {
             let name = name?;
             name.expand(&mut buffer)?;
             let (&kind, text) = buffer.split_first().unwrap_or((&b'?', &[]));
@@ -173,6 +173,15 @@ impl<'a> Kallsyms<'a> {
                 kind: char::from(kind),
                 name: String::from_utf8_lossy(text).into_owned(),
             })
+        };
+        let mut failed = false;
+        Names::new(self.tables.names, self.tables.num_syms, &self.tokens).map_while(move |name| {
+            if failed {
+                return None;
+            }
+            let symbol = symbol(name);
+            failed = symbol.is_err();
+            Some(symbol)
         })
     }
 

@@ -181,6 +181,18 @@ fn a_name_longer_than_the_kernel_allows_is_an_error() {
 }
 
 #[test]
+fn a_name_that_cannot_be_read_is_the_last_symbol_that_is_listed() {
+    let long = format!("t{}", "q".repeat(512));
+    let built =
+        build(Encoding::Absolute, BASE, &[(STEXT, "T_stext"), (STEXT + 8, &long), (STEXT + 16, "Tafter")]);
+    let kallsyms = Kallsyms::new(built.tables(), STEXT).unwrap();
+    let listed: Vec<_> = kallsyms.iter().collect();
+    let [Ok(stext), Err(error)] = listed.as_slice() else { panic!("{listed:?}") };
+    assert_eq!(stext.name, "_stext");
+    assert!(matches!(error, Error::KallsymsName { symbol: 1, len: 513, limit: 512 }), "{error}");
+}
+
+#[test]
 fn an_empty_name_is_an_error() {
     let mut built = build(Encoding::Absolute, BASE, &symbols());
     built.names.insert(0, 0);
