@@ -4,8 +4,11 @@ use crate::run::{command, installed, step};
 use anyhow::{Context, Result, bail};
 use testkit::{Kernel, kernels};
 
-/// A program that must be there, and the Debian package that has it.
-const PROGRAMS: &[(&str, &str)] = &[
+/// A program, and the Debian package that has it.
+type Program = (&'static str, &'static str);
+
+/// What a guest is made and run with.
+const OF_GUESTS: &[Program] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("nft", "nftables"),
@@ -15,12 +18,16 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("lz4", "lz4"),
     ("strip", "binutils"),
     ("cc", "gcc"),
+    ("zstd", "zstd"),
+];
+
+/// What tests need beside.
+const OF_TESTS: &[Program] = &[
     ("openssl", "openssl"),
     ("python3", "python3"),
     ("pahole", "pahole"),
     ("mkfs.ext4", "e2fsprogs"),
     ("qemu-img", "qemu-utils"),
-    ("zstd", "zstd"),
     ("rpm", "rpm"),
     ("rpmbuild", "rpm"),
     ("packer", "packer"),
@@ -35,17 +42,25 @@ pub(crate) fn lab() -> Result<()> {
     with_kernels(&Kernel::SAMPLE)
 }
 
-/// The same for these kernels.
+/// What one guest needs and no more: for who waits to see the demo.
+pub(crate) fn guest(kernel: Kernel) -> Result<()> {
+    packages(missing(OF_GUESTS)?)?;
+    prepare(kernel)
+}
+
+/// The same as [`lab`] for these kernels.
 pub(crate) fn with_kernels(kernels: &[Kernel]) -> Result<()> {
-    packages()?;
+    let mut absent = missing(&[OF_GUESTS, OF_TESTS].concat())?;
+    // Debian's Python makes no environment without this package.
+    let ensurepip = command("python3").args(["-c", "import ensurepip, venv"]).output();
+    if !ensurepip.is_ok_and(|output| output.status.success()) {
+        absent.push("python3-venv");
+    }
+    packages(absent)?;
     testkit::python::prepare().context("The Python environment could not be made ready")?;
     testkit::python::prepare_volatility().context("Volatility could not be made ready")?;
     for &kernel in kernels {
-        if kernels::cached(kernel).is_none() {
-            eprintln!("fetching kernel {}", kernel.name);
-        }
-        testkit::prepare(kernel)
-            .with_context(|| format!("Kernel {} could not be made ready", kernel.name))?;
+        prepare(kernel)?;
     }
     testkit::prepare_hosts().context("The hosts of the lab could not be made ready")?;
     // Files of many owners, which only root can make; its test says so itself where it cannot be made.
@@ -55,9 +70,18 @@ pub(crate) fn with_kernels(kernels: &[Kernel]) -> Result<()> {
     Ok(())
 }
 
-fn packages() -> Result<()> {
+fn prepare(kernel: Kernel) -> Result<()> {
+    if kernels::cached(kernel).is_none() {
+        eprintln!("fetching kernel {}", kernel.name);
+    }
+    testkit::prepare(kernel).with_context(|| format!("Kernel {} could not be made ready", kernel.name))?;
+    Ok(())
+}
+
+/// The packages of those programs, and of what is linked into guests, that are not there.
+fn missing(programs: &[Program]) -> Result<Vec<&'static str>> {
     let mut missing: Vec<&str> =
-        PROGRAMS.iter().filter(|(program, _)| !installed(program)).map(|(_, package)| *package).collect();
+        programs.iter().filter(|(program, _)| !installed(program)).map(|(_, package)| *package).collect();
     missing.extend(
         FILES.iter().filter(|(file, _)| !std::path::Path::new(file).exists()).map(|(_, package)| *package),
     );
@@ -66,11 +90,11 @@ fn packages() -> Result<()> {
     if busybox.is_ok() && !static_busybox()? {
         missing.push("busybox-static");
     }
-    // Debian's Python makes no environment without this package.
-    let ensurepip = command("python3").args(["-c", "import ensurepip, venv"]).output();
-    if !ensurepip.is_ok_and(|output| output.status.success()) {
-        missing.push("python3-venv");
-    }
+    Ok(missing)
+}
+
+/// Installs packages, if there are any to install.
+fn packages(mut missing: Vec<&str>) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }

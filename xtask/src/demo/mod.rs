@@ -23,6 +23,8 @@ const TAP: &str = "tap-web-1";
 const WORLD: &str = "10.77.0.1/24";
 const GUEST: &str = "10.77.0.2/24";
 const SERVICE: &str = "10.77.0.2:80";
+/// The guest's kernel.
+const KERNEL: Kernel = Kernel::V6_12;
 /// The management network: what stays open in quarantine.
 const MANAGEMENT: &str = "10.77.1.0/24";
 const OPERATOR: &str = "10.77.1.1/24";
@@ -35,7 +37,7 @@ pub(crate) fn run() -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "The demo makes a network namespace and a tap: run it as root");
     let started = Instant::now();
     title("Setting up: packages, a Debian kernel, and a build");
-    setup::lab()?;
+    setup::guest(KERNEL)?;
     step(cargo().args(["build", "--quiet", "--package", "cli", "--package", "daemon", "--bins"]))?;
     let stage = Stage::set()?;
     stage.guest_is_seen()?;
@@ -68,7 +70,7 @@ impl Stage {
             namespace: Some(network.name().to_owned()),
             mac: "52:54:00:00:00:01".to_owned(),
         };
-        let guest = Guest::boot(GuestSpec::new(Kernel::V6_12).name("web-1").memory_mib(512).nic(nic))?;
+        let guest = Guest::boot(GuestSpec::new(KERNEL).name("web-1").memory_mib(512).nic(nic))?;
         guest.net_up("eth0", GUEST, None)?;
         guest.net_up("eth0", GUEST_MANAGEMENT, None)?;
         guest.spawn(Spawn {

@@ -4,8 +4,8 @@
 //! does not would allocate it in the guest's name. Every other page, and what is long, is read with `pread`, which on
 //! shmem returns zeros for a hole without filling it, and brings back what was swapped out.
 //!
-//! What exists is asked of `mincore`, for some pages at a time, once a look. `mincore` says "everything" of a file that the caller could
-//! not write to (mm/mincore.c, `can_do_mincore`), and of hugetlbfs only what we mapped ourselves; so at opening its word
+//! What exists is asked of `mincore`, for some pages at a time, once a look. `mincore` says "everything" of a file that the
+//! caller could not write to (mm/mincore.c, `can_do_mincore`), and of hugetlbfs only what we mapped ourselves; so at opening its word
 //! is held against `SEEK_HOLE`, and where it lies, or cannot be checked, the VMM's page map is asked instead: what the VMM
 //! has in its page table exists.
 //!
