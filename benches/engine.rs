@@ -137,7 +137,7 @@ fn first_looks(
             introspect::snapshot(&*opened.memory, &kernel, &opened.vm, &options).expect("a look")
         });
     });
-    let json = subject.kernel.hint().to_json();
+    let json = subject.kernel.hint(memory).expect("a guest").to_json();
     group.bench_function("resume", |b| {
         b.iter(|| {
             let hint = introspect::Hint::from_json(&json).expect("a hint");

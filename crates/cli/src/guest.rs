@@ -9,7 +9,7 @@ use anyhow::Context;
 use facts::{ConsistencyMode, Snapshot, Vm};
 use guest_profiles::{Outline, Store, Stored};
 use hypervisor::{OpenedVm, Target};
-use introspect::{Description, Kernel, Options, Sources, Tables};
+use introspect::{Description, Kernel, Options, Pulse, Sources, Tables};
 use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -27,6 +27,7 @@ pub(crate) struct Guest {
     target: Target,
     opened: OpenedVm,
     kernel: Option<Kernel>,
+    pulse: Pulse,
     store: Store,
     /// Why stored profiles were not used.
     passed_over: RefCell<Vec<String>>,
@@ -43,6 +44,7 @@ impl Guest {
             target: target.clone(),
             opened,
             kernel: None,
+            pulse: Pulse::default(),
             store: profiles::store(),
             passed_over: RefCell::default(),
             told: false,
@@ -159,9 +161,13 @@ impl Guest {
             return Ok(kernel);
         }
         let _progress = Progress::spinner(&format!("Finding the kernel of {}", self.target));
-        let kernel = self.locate(&|release| self.stored(release))?;
+        let mut kernel = self.locate(&|release| self.stored(release))?;
+        if let Some(last) = self.kernel.take_if(|last| last.is_same_boot(&kernel)) {
+            // It only stood still, and keeps the profile that it was judged by.
+            kernel = last;
+        }
         if let Some(pid) = self.opened.vm.pid {
-            hints::write(pid, &kernel.hint());
+            hints::write(pid, &kernel.hint(self.opened.memory.as_ref())?);
         }
         self.kernel = Some(kernel.clone());
         Ok(kernel)
@@ -185,10 +191,10 @@ impl Guest {
 
     /// The kernel of the last look, or of the last run of this program, if it still runs. What an earlier run knew out of the
     /// guest's own memory counts no longer once there is a stored profile of its release.
-    fn known(&self) -> Result<Option<Kernel>, introspect::Error> {
+    fn known(&mut self) -> Result<Option<Kernel>, introspect::Error> {
         let memory = self.opened.memory.as_ref();
         if let Some(kernel) = &self.kernel {
-            return Ok(kernel.is_current(memory)?.then(|| kernel.clone()));
+            return Ok(self.pulse.holds(kernel, memory)?.then(|| kernel.clone()));
         }
         let Some(hint) = self.opened.vm.pid.and_then(hints::read) else { return Ok(None) };
         if hint.profile_origin().stored.is_none() && self.store.has_release(hint.release()) {

@@ -8,7 +8,7 @@ use crate::trust::chain;
 use facts::{Nic, Snapshot, Vm};
 use guest_profiles::{Profile, Store, Stored};
 use hypervisor::{OpenedVm, Target};
-use introspect::{Kernel, Options, Sources};
+use introspect::{Kernel, Options, Pulse, Sources};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -78,7 +78,13 @@ impl Engine for LiveEngine {
         for note in &opened.notes {
             tracing::warn!(vm = vm.name, "{note}");
         }
-        Ok(Box::new(LiveGuest { opened, profiles: Arc::clone(&self.profiles), kernel: None }))
+        Ok(Box::new(LiveGuest {
+            opened,
+            profiles: Arc::clone(&self.profiles),
+            kernel: None,
+            pulse: Pulse::default(),
+            lost: false,
+        }))
     }
 
     fn nics(&self, vm: &Vm) -> Result<Vec<Nic>, LookError> {
@@ -108,7 +114,11 @@ fn hypervisor_error(error: &hypervisor::Error) -> LookError {
 struct LiveGuest {
     opened: OpenedVm,
     profiles: Arc<Profiles>,
+    /// The kernel of the last look.
     kernel: Option<Kernel>,
+    pulse: Pulse,
+    /// Another boot may have begun, and its kernel was not found yet.
+    lost: bool,
 }
 
 impl LiveGuest {
@@ -118,6 +128,14 @@ impl LiveGuest {
             tracing::debug!(vm = self.opened.vm.name, error = chain(&error), "no registers");
             Vec::new()
         })
+    }
+
+    fn locate(&self) -> Result<Kernel, introspect::Error> {
+        let registers = || self.registers();
+        let stored = |release: &str| self.profiles.stored(release);
+        // Nobody waits for the first look: it may search all memory, and see a second kernel where there is one.
+        let sources = Sources { registers: &registers, profiles: &stored, ..Sources::default() };
+        introspect::locate_with(self.opened.memory.as_ref(), &sources, LOCATE)
     }
 
     fn look_error(&self, error: &introspect::Error) -> LookError {
@@ -133,26 +151,24 @@ impl LiveGuest {
 impl Guest for LiveGuest {
     fn look(&mut self) -> Result<Snapshot, LookError> {
         let memory = self.opened.memory.as_ref();
-        let known = match self.kernel.take() {
-            Some(kernel) if kernel.is_current(memory).map_err(|error| self.look_error(&error))? => {
-                Some(kernel)
-            }
-            _ => None,
+        let held = match self.kernel.as_ref().filter(|_| !self.lost) {
+            Some(kernel) => self.pulse.holds(kernel, memory),
+            None => Ok(false),
         };
-        let kernel = match known {
-            Some(kernel) => kernel,
-            None => {
-                let registers = || self.registers();
-                let stored = |release: &str| self.profiles.stored(release);
-                // Nobody waits for the first look: it may search all memory, and see a second kernel where there is one.
-                let sources = Sources { registers: &registers, profiles: &stored, ..Sources::default() };
-                let kernel = introspect::locate_with(memory, &sources, LOCATE);
-                let kernel = kernel.map_err(|error| self.look_error(&error))?;
-                kernel.with_shared_profile(|profile| self.profiles.share(profile))
+        if !held.map_err(|error| self.look_error(&error))? {
+            self.lost = true;
+            let found = self.locate().map_err(|error| self.look_error(&error))?;
+            self.lost = false;
+            // A kernel that only stood still keeps the profile that it was judged by.
+            if !self.kernel.as_ref().is_some_and(|kernel| kernel.is_same_boot(&found)) {
+                self.kernel = Some(found.with_shared_profile(|profile| self.profiles.share(profile)));
             }
+        }
+        let Some(kernel) = &self.kernel else {
+            return Err(LookError::Unreadable("no kernel was found".to_owned()));
         };
-        let snapshot = introspect::snapshot(memory, &kernel, &self.opened.vm, &Options::default());
-        self.kernel = Some(kernel);
+        let snapshot =
+            introspect::snapshot(self.opened.memory.as_ref(), kernel, &self.opened.vm, &Options::default());
         snapshot.map_err(|error| self.look_error(&error))
     }
 }

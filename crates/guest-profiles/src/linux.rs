@@ -96,7 +96,8 @@ const TYPES: &[WantedType] = &[
     some("mm_rss_stat", &["count"]),
     some("percpu_counter", &["count"]),
     // Time.
-    some("timekeeper", &["offs_real", "offs_boot"]),
+    some("timekeeper", &["offs_real", "offs_boot", "tkr_mono", "xtime_sec"]),
+    some("tk_read_base", &["cycle_last"]),
     some("tk_data", &["timekeeper"]),
     some("seqcount_raw_spinlock", &["seqcount"]),
     // Namespaces.

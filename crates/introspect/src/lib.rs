@@ -16,6 +16,7 @@ mod session;
 mod sources;
 
 pub use error::Error;
+pub use linux::clock::Pulse;
 pub use linux::description::Description;
 pub use linux::hint::Hint;
 pub use linux::kernel::Kernel;
@@ -29,7 +30,7 @@ use vmi_core::{Budget, GuestMemory};
 /// Finds the Linux kernel in a guest's memory, proves that it is the one that runs, and reads its symbols and layouts.
 ///
 /// Costs one pass over the guest's populated memory and the parsing of a few MiB; keep the result for as long as
-/// [`Kernel::is_current`].
+/// [`Pulse::holds`].
 pub fn locate(memory: &dyn GuestMemory, budget: Budget) -> Result<Kernel, Error> {
     linux::locate::locate(memory, &Sources::default(), budget)
 }

@@ -1,17 +1,18 @@
 //! What is worth keeping of a kernel between two runs of a program: with it, the next look needs no search.
 //!
 //! A hint is of one boot of one guest. Whoever resumes from it is told whether that boot still runs, by a few reads of the
-//! guest's memory ([`Kernel::is_current`]); a hint that does not fit costs nothing but them. It holds the profile that was
+//! guest's memory ([`Kernel::is_current`], and a clock that has gone on); a hint that does not fit costs nothing but them. It holds the profile that was
 //! used, so that what was judged at the first look is what later looks are judged with. Its file is the host's: who can
 //! write it can already choose what the host sees.
 
+use super::clock;
 use super::kernel::{Boot, Kernel, KernelProfile};
 use crate::Error;
 use facts::ProfileOrigin;
 use serde::{Deserialize, Serialize};
 use vmi_core::GuestMemory;
 
-const SCHEMA: &str = "birthmark.hint/v1";
+const SCHEMA: &str = "birthmark.hint/v2";
 /// Largest hint read. One has some ten kilobytes.
 const BYTES_MAX: usize = 8 << 20;
 
@@ -22,6 +23,8 @@ pub struct Hint {
     schema: String,
     boot: Boot,
     profile: KernelProfile,
+    /// How far the guest's wall clock was ahead of the host's, in seconds. `None`: it could not be read.
+    clock_ahead: Option<i64>,
 }
 
 impl Hint {
@@ -53,16 +56,19 @@ impl Hint {
 }
 
 impl Kernel {
-    /// What [`Kernel::resume`] needs.
-    #[must_use]
-    pub fn hint(&self) -> Hint {
-        Hint { schema: SCHEMA.to_owned(), boot: self.boot.clone(), profile: self.profile.clone() }
+    /// What [`Kernel::resume`] needs. `Err` when the VM is gone.
+    pub fn hint(&self, memory: &dyn GuestMemory) -> Result<Hint, Error> {
+        let (boot, profile) = (self.boot.clone(), self.profile.clone());
+        let clock_ahead = clock::ahead(self, memory)?;
+        Ok(Hint { schema: SCHEMA.to_owned(), boot, profile, clock_ahead })
     }
 
-    /// The kernel that a hint tells of. `Ok(None)`: that boot is over, or never was this guest's. `Err` when the VM is gone.
+    /// The kernel that a hint tells of. `Ok(None)`: that boot is over, or never was this guest's, or its clock stands, so that
+    /// this may be what it left behind. `Err` when the VM is gone.
     pub fn resume(memory: &dyn GuestMemory, hint: Hint) -> Result<Option<Self>, Error> {
         let Ok(kernel) = Self::new(hint.boot, hint.profile) else { return Ok(None) };
-        Ok(kernel.is_current(memory)?.then_some(kernel))
+        let runs = kernel.is_current(memory)? && clock::is_still_ahead(&kernel, memory, hint.clock_ahead)?;
+        Ok(runs.then_some(kernel))
     }
 }
 

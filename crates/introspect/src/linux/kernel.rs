@@ -197,8 +197,15 @@ impl Kernel {
         &self.layouts
     }
 
+    /// Whether two kernels are the same boot of one guest, whatever their profiles came from.
+    #[must_use]
+    pub fn is_same_boot(&self, other: &Self) -> bool {
+        let place = |boot: &Boot| (boot.root, boot.levels, boot.slide);
+        place(&self.boot) == place(&other.boot) && self.boot.banner == other.boot.banner
+    }
+
     /// Whether `memory` still holds this boot of this kernel: a few reads instead of a search. `Ok(false)` after a reboot
-    /// or a kexec; `Err` when the VM is gone.
+    /// or a kexec that wrote over it ([`super::clock::Pulse`] sees those that did not); `Err` when the VM is gone.
     pub fn is_current(&self, memory: &dyn GuestMemory) -> Result<bool, Error> {
         let look = Look::begin(memory, Budget::default())?;
         let space = AddressSpace::new(&look, self.boot.root, self.boot.levels);

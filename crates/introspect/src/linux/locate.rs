@@ -4,13 +4,16 @@
 //! Four ways, cheapest first, and each ends in the same proof (see [`super::symbols`]): a kernel is believed when its own
 //! symbols, page tables and names agree with each other.
 //!
-//! 1. The kernels of the host's stored profiles, at the places where a kernel can start. One that describes itself there and
-//!    has not handed over to another is taken.
-//! 2. VMCOREINFO, in which the kernel describes itself. If two such descriptions hold together, one is a decoy or a kernel of
-//!    before a kexec, and only the registers can tell which: without them neither is believed.
+//! 1. The kernels of the host's stored profiles, at the places where a kernel can start. One that describes itself there,
+//!    has not handed over to another and tells the time of now is taken.
+//! 2. VMCOREINFO, in which the kernel describes itself. If two such descriptions hold together, one is a decoy or what a kernel
+//!    of before a reset or a kexec left. So may the only one be, if its clock does not tell the time of now.
 //! 3. The page tables that the vCPUs use.
 //! 4. Page tables found in memory, for images without registers.
+//!
+//! Where several are left, that one is believed whose clock moves ([`super::clock`]), and none if none or more than one do.
 
+use super::clock;
 use super::image::{KernelImage, START_KERNEL_MAP};
 use super::kernel::Kernel;
 use super::roots::{self, Root};
@@ -36,7 +39,9 @@ pub(crate) fn locate(
     for at in search.candidates {
         found.add(by_claim(&look, sources, at))?;
     }
-    if let [kernel] = found.kernels.as_slice() {
+    if let [kernel] = found.kernels.as_slice()
+        && clock::is_of_now(&look, kernel)
+    {
         return Ok(kernel.clone());
     }
 
@@ -50,22 +55,38 @@ pub(crate) fn locate(
         let described = found.kernels.into_iter().find(|known| known.root() == kernel.root());
         return Ok(described.unwrap_or_else(|| kernel.clone()));
     }
-    if let [first, second, ..] = found.kernels.as_slice() {
-        return Err(Error::Ambiguous { first: first.root(), second: second.root() });
-    }
     if !registers.is_empty() && !registers.iter().any(|vcpu| roots::has_kernel_half(&look, vcpu)) {
         let what =
             "no vCPU runs an operating system's kernel (but firmware, a boot loader or a decompressor)";
         return Err(Error::NotYet { what: what.to_owned() });
     }
+    if let Some(refused) = running.refused.take_if(|refused| refused.may_be_booting()) {
+        // Where the vCPUs are there is a kernel that has only begun, so what was found is what an earlier one has left.
+        return Err(refused);
+    }
+    if !found.kernels.is_empty() {
+        return the_one_that_runs(memory, &found.kernels);
+    }
 
     for root in roots::search(&look)? {
         running.add(by_root(&look, sources, root))?;
     }
-    match running.kernels.as_slice() {
+    if running.kernels.is_empty() {
+        let refused = found.refused.or(running.refused);
+        return Err(refused.unwrap_or(Error::NoKernel { searched: search.searched }));
+    }
+    the_one_that_runs(memory, &running.kernels)
+}
+
+/// Of kernels that all hold together, the only one, or the one whose clock moves.
+fn the_one_that_runs(memory: &dyn GuestMemory, kernels: &[Kernel]) -> Result<Kernel, Error> {
+    match kernels {
+        [first, second, ..] => {
+            let running = clock::the_one_that_runs(memory, kernels)?;
+            running.cloned().ok_or(Error::Ambiguous { first: first.root(), second: second.root() })
+        }
         [kernel] => Ok(kernel.clone()),
-        [first, second, ..] => Err(Error::Ambiguous { first: first.root(), second: second.root() }),
-        [] => Err(found.refused.or(running.refused).unwrap_or(Error::NoKernel { searched: search.searched })),
+        [] => Err(Error::NoKernel { searched: 0 }),
     }
 }
 
@@ -113,7 +134,10 @@ fn by_profile(look: &Look<'_>, sources: &Sources<'_>) -> Result<Option<Kernel>, 
         }
         if !found.kernels.is_empty() {
             let kernel = if found.kernels.len() == 1 { found.kernels.pop() } else { None };
-            return Ok(kernel.filter(|kernel| !known::has_handed_over(look, kernel)));
+            let Some(kernel) = kernel.filter(|kernel| !known::has_handed_over(look, kernel)) else {
+                return Ok(None);
+            };
+            return Ok(clock::is_of_now(look, &kernel).then_some(kernel));
         }
     }
     Ok(None)

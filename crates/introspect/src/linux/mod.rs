@@ -9,6 +9,7 @@ pub(crate) mod bpf_link;
 pub(crate) mod bpf_place;
 pub(crate) mod bpf_words;
 pub(crate) mod cgroup;
+pub(crate) mod clock;
 pub(crate) mod container;
 pub(crate) mod cred;
 pub(crate) mod description;

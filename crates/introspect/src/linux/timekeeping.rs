@@ -3,8 +3,9 @@
 //! It keeps how far the clock that people read and the clock that counts from boot are ahead of the monotonic one; the
 //! difference of the two is the moment of boot. Only setting the clock changes it.
 
+use super::kernel::Kernel;
 use super::layout::Resolver;
-use crate::session::{Session, member};
+use crate::session::Session;
 use facts::ProblemKind;
 use vmi_core::{Gva, ReadError};
 
@@ -18,6 +19,10 @@ pub(crate) struct Layout {
     timekeeper: Option<u64>,
     real: Option<u64>,
     boot: Option<u64>,
+    /// Seconds of the wall clock, at the last tick.
+    pub(super) seconds: Option<u64>,
+    /// The counter that the clock is kept by, at the last tick.
+    pub(super) cycles: Option<u64>,
 }
 
 impl Layout {
@@ -32,34 +37,33 @@ impl Layout {
             timekeeper,
             real: resolver.optional("timekeeper", "offs_real"),
             boot: resolver.optional("timekeeper", "offs_boot"),
+            seconds: resolver.optional("timekeeper", "xtime_sec"),
+            cycles: resolver.optional("timekeeper", "tkr_mono.cycle_last"),
         }
     }
+}
+
+/// Where a member of the system's timekeeper is. `None`: this kernel keeps it otherwise.
+pub(super) fn at(kernel: &Kernel, member: Option<u64>) -> Option<Gva> {
+    // An array of them since 6.17, whose first is the system's.
+    let data = kernel.symbol("tk_core").or_else(|| kernel.symbol("timekeeper_data"))?;
+    data.checked_add(kernel.layouts().timekeeping.timekeeper?)?.checked_add(member?)
 }
 
 /// When the guest booted by its wall clock, in nanoseconds since 1970. `None`: this kernel keeps it otherwise, or it cannot be
 /// read.
 pub(crate) fn boot_time(session: &Session<'_>) -> Result<Option<i64>, ReadError> {
     let layout = &session.kernel.layouts().timekeeping;
-    let symbol = |name| session.kernel.symbol(name);
-    // An array of them since 6.17, whose first is the system's.
-    let (Some(data), Some(timekeeper), Some(real), Some(boot)) = (
-        symbol("tk_core").or_else(|| symbol("timekeeper_data")),
-        layout.timekeeper,
-        layout.real,
-        layout.boot,
-    ) else {
+    let (Some(real), Some(boot)) = (at(session.kernel, layout.real), at(session.kernel, layout.boot)) else {
         return Ok(None);
     };
-    let read = || -> Result<(u64, u64), ReadError> {
-        let timekeeper = member(data, timekeeper)?;
-        let value = |offset| session.space.u64(member(timekeeper, offset)?);
-        Ok((value(real)?, value(boot)?))
-    };
+    let read =
+        || -> Result<(u64, u64), ReadError> { Ok((session.space.u64(real)?, session.space.u64(boot)?)) };
     let mut last = None;
     for _ in 0..TRIES {
-        let Some(now) = session.known("timekeeper", data, read())? else { return Ok(None) };
+        let Some(now) = session.known("timekeeper", real, read())? else { return Ok(None) };
         if last == Some(now) {
-            return Ok(plausible(session, data, now));
+            return Ok(plausible(session, real, now));
         }
         last = Some(now);
         session.space.look().forget_pages();

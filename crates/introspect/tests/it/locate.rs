@@ -3,10 +3,11 @@
 use crate::opened::{Opened, PATIENT};
 use facts::ProfileSource;
 use guest_profiles::{Outline, Profile, Stored};
-use introspect::{Hint, Kernel, Sources};
+use introspect::{Hint, Kernel, Pulse, Sources};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use testkit::{Backing, GuestSpec, Kernel as LabKernel, Need, PagingLevels};
 use vmi_core::{Access, AddressSpace, Budget, Gpa, GuestMemory, Look, MemoryError, Region};
 
@@ -101,9 +102,10 @@ fn vcpus_that_are_all_in_user_mode_with_page_table_isolation_lead_to_the_kernel(
 #[test]
 fn a_hint_spares_the_search_and_does_not_fit_another_boot() {
     let Some(first) = opened(LabKernel::V6_1, |spec| spec) else { return };
-    let json = first.kernel.hint().to_json();
+    let written = first.kernel.hint(&*first.vm.memory).unwrap();
+    let json = written.to_json();
     let hint = Hint::from_json(&json).unwrap();
-    assert_eq!(hint, first.kernel.hint());
+    assert_eq!(hint, written);
     let found = Kernel::resume(&*first.vm.memory, hint.clone()).unwrap().unwrap();
     is_the_same(&found, &first);
     let second = opened(LabKernel::V6_1, |spec| spec).unwrap();
@@ -320,12 +322,15 @@ fn what_a_previous_kernel_left_in_memory_is_not_taken_for_the_one_that_runs() {
     }
     assert!(left > 10_000, "only {left} pages of the previous kernel are left");
 
-    // Both describe themselves and hold together: memory alone cannot tell, and says so. A stored profile of the previous one's
-    // build changes nothing: that kernel says that it has handed over.
+    // Both describe themselves and hold together: memory that stands still cannot tell, and says so. A stored profile of the
+    // previous one's build changes nothing: that kernel says that it has handed over.
+    let memory = &*running.vm.memory;
     let stored = Outline::from(previous.kernel.profile());
     let known = || -> Box<dyn Iterator<Item = Outline>> { Box::new(std::iter::once(stored.clone())) };
-    let sources = Sources { known: &known, ..Sources::default() };
-    match introspect::locate_with(&*running.vm.memory, &sources, PATIENT).unwrap_err() {
+    let by_memory = Sources { known: &known, ..Sources::default() };
+    let command = |name| running.guest.qmp(&serde_json::json!({ "execute": name })).unwrap();
+    command("stop");
+    match introspect::locate_with(memory, &by_memory, PATIENT).unwrap_err() {
         introspect::Error::Ambiguous { first, second } => {
             let mut found = [first, second];
             let mut expected = [previous.kernel.root(), running.kernel.root()];
@@ -338,6 +343,27 @@ fn what_a_previous_kernel_left_in_memory_is_not_taken_for_the_one_that_runs() {
     // The registers can.
     let registers = || running.vm.registers().unwrap();
     let sources = Sources { registers: &registers, ..Sources::default() };
-    let found = introspect::locate_with(&*running.vm.memory, &sources, PATIENT).unwrap();
-    is_the_same(&found, &running);
+    is_the_same(&introspect::locate_with(memory, &sources, PATIENT).unwrap(), &running);
+    // So can the clocks, once anything runs. Work, so that the guest does not idle for longer than they are watched.
+    command("cont");
+    let spin = testkit::Spawn { activity: testkit::Activity::Spin, ..testkit::Spawn::default() };
+    let spinning = running.guest.spawn(spin).unwrap();
+    is_the_same(&introspect::locate_with(memory, &by_memory, PATIENT).unwrap(), &running);
+
+    // After a reset nothing says that the previous one has ended. Its clock tells, to a stored profile and to a hint alike.
+    running.guest.poke_physical(physical(&previous, "kexec_in_progress").0, &[0]).unwrap();
+    let hint = previous.kernel.hint(&*previous.vm.memory).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(previous.kernel.is_current(memory).unwrap(), "it holds together");
+    assert!(Kernel::resume(memory, hint).unwrap().is_none());
+    is_the_same(&introspect::locate_with(memory, &by_memory, PATIENT).unwrap(), &running);
+    // And to whoever was looking at it all the time.
+    let mut pulse = Pulse::default();
+    assert!(pulse.holds(&previous.kernel, memory).unwrap());
+    let began = Instant::now();
+    while pulse.holds(&previous.kernel, memory).unwrap() {
+        assert!(began.elapsed() < Duration::from_secs(30), "a kernel that stands still is never doubted");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    running.guest.kill(spinning.pid).unwrap();
 }
