@@ -1,6 +1,6 @@
 //! The commands on real guests, compared with what the guest says about itself.
 
-use crate::run::{birthmark, run, run_as_nobody};
+use crate::run::{Ran, birthmark, run, run_as_nobody};
 use crate::signed::text;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -378,6 +378,31 @@ fn cut(image: &Path) {
     let file = fs::OpenOptions::new().write(true).open(image).unwrap();
     let len = file.metadata().unwrap().len();
     file.set_len(len / 2).unwrap();
+}
+
+#[test]
+fn what_the_boot_before_a_reset_left_is_never_shown() {
+    let Some(mut guest) = guest() else { return };
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../../profiles");
+    let vm = target(&guest);
+    let boot_id = || {
+        let mut look = birthmark(["snapshot", vm.as_str(), "--json"]);
+        let ran = look.env("BIRTHMARK_HINTS", directory.path()).env("BIRTHMARK_PROFILES", shipped).output();
+        let ran = Ran::from(ran.unwrap());
+        assert_eq!((ran.status, ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "a hint for the next look");
+        ran.json()["kernel"]["boot_id"].clone()
+    };
+    let mut boots = BTreeSet::new();
+    for boot in 0..3 {
+        // The kernel gives each boot its name when somebody asks first.
+        let said = guest.run(&["cat", "/proc/sys/kernel/random/boot_id"]).unwrap();
+        // What the boot before left would be found by its hint, and by the stored profile of its build.
+        assert_eq!(boot_id(), said.stdout.trim(), "boot {boot}");
+        assert!(boots.insert(said.stdout));
+        guest.reset().unwrap();
+    }
 }
 
 #[test]

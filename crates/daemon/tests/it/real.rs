@@ -196,7 +196,6 @@ fn a_real_guest_is_learned_conforms_to_what_was_learned_and_drifts_from_it() {
 }
 
 #[test]
-#[ignore = "an open defect (docs/birth-certificate.md): after a reset the daemon may go on looking at what the old kernel left"]
 fn a_finding_keeps_its_id_over_real_reboots_with_the_daemon_running_and_without() {
     if !testkit::require(&[Need::Guest(Kernel::V6_1)]) {
         return;
