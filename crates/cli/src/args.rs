@@ -5,6 +5,7 @@ use crate::duration::Duration;
 use attest::{Pattern, Selector};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use hypervisor::Target;
+use hypervisor::pause::Reins;
 use std::path::PathBuf;
 
 const EXIT_STATUS: &str = "\
@@ -81,8 +82,8 @@ pub(crate) struct TargetArg {
     /// Search memory itself too, for processes and modules that are on no list of the guest's kernel. Takes longer.
     #[arg(long)]
     pub(crate) scan: bool,
-    /// Stop the guest while looking, for so many milliseconds at most (QEMU with a QMP socket only). It runs again whatever
-    /// happens to this program; one that stood before is left so.
+    /// Stop the guest while looking, for so many milliseconds at most (a Xen domain, or a guest of QEMU with a QMP socket). It
+    /// runs again whatever happens to this program; one that stood before is left so.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) pause: Option<u64>,
 }
@@ -91,6 +92,7 @@ pub(crate) struct TargetArg {
 #[derive(Debug, Args)]
 pub(crate) struct GuardArgs {
     pub(crate) limit_ms: u64,
+    pub(crate) reins: Reins,
 }
 
 #[derive(Debug, Args)]

@@ -204,12 +204,12 @@ impl Guest {
     }
 }
 
-/// What the process does that lets a paused guest go on: the line to whoever paused it is its standard input, the guest's monitor
-/// its standard output.
+/// What the process does that lets a paused guest go on: the line to whoever paused it is its standard input, the way to the
+/// guest's hypervisor its standard output.
 pub(crate) fn guard(args: &GuardArgs) -> anyhow::Result<Outcome> {
     let line = std::io::stdin().as_fd().try_clone_to_owned().context("There is no line to guard")?;
-    let monitor = std::io::stdout().as_fd().try_clone_to_owned().context("There is no monitor to guard")?;
-    hypervisor::kvm::pause::guard(line, monitor, Duration::from_millis(args.limit_ms))
+    let through = std::io::stdout().as_fd().try_clone_to_owned().context("There is nothing to guard")?;
+    hypervisor::pause::guard(line, through, args.reins, Duration::from_millis(args.limit_ms))
         .context("The guard of a pause could not do its work")?;
     Ok(Outcome::Done)
 }

@@ -326,20 +326,18 @@ pub enum Error {
     },
     /// What is looked at cannot be paused by us.
     #[error(
-        "{name} cannot be paused: only a guest of QEMU with a monitor can, and this is one of {hypervisor} (look without \
-         pausing; a Xen domain can be paused with `xl pause`)"
+        "{name} cannot be paused: a Xen domain and a guest of QEMU with a monitor can, and this is one of another VMM (look \
+         without pausing)"
     )]
     CannotPause {
         /// The VM.
         name: String,
-        /// What runs it.
-        hypervisor: &'static str,
     },
     /// The process that guards a pause could not be started, or does not speak.
-    #[error("The guard of the pause of process {pid} failed")]
+    #[error("The guard of the pause of {what} failed")]
     PauseGuard {
-        /// The process.
-        pid: u32,
+        /// The process or domain.
+        what: String,
         /// Why.
         #[source]
         source: io::Error,

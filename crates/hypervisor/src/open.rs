@@ -1,6 +1,8 @@
 //! The two doors of the crate: which VMs are there, and the memory of one.
 
-use crate::kvm::pause::Pause;
+use crate::kvm::pause::MonitorOf;
+use crate::pause::{Pause, Stoppable};
+use crate::xen::pause::DomainOf;
 use crate::{Error, RawLayout, Target, dump, kvm, xen};
 use facts::{Hypervisor, Nic, Vm, VmState};
 use std::path::Path;
@@ -97,18 +99,20 @@ impl OpenedVm {
 }
 
 impl OpenedVm {
-    /// Stops the guest for `limit` at most, in the care of `guard`: a program that calls [`crate::kvm::pause::guard`]. `Ok(None)`: it
+    /// Stops the guest for `limit` at most, in the care of `guard`: a program that calls [`crate::pause::guard`]. `Ok(None)`: it
     /// stood already (an image always does), and stays so.
     pub fn pause(&self, limit: Duration, guard: Command) -> Result<Option<Pause>, Error> {
-        let cannot = |hypervisor| Error::CannotPause { name: self.vm.name.clone(), hypervisor };
-        match &self.source {
-            Source::Image { .. } => Ok(None),
-            Source::Xen(_) => Err(cannot("Xen")),
-            Source::Vmm { monitor: None, .. } => Err(cannot("another VMM than QEMU")),
-            Source::Vmm { process, monitor: Some(options) } => {
-                Pause::begin(process.pid(), options, limit, guard)
+        let what = match &self.source {
+            Source::Image { .. } => return Ok(None),
+            Source::Xen(domain) => Stoppable::Domain(DomainOf::new(domain)),
+            Source::Vmm { monitor: None, .. } => {
+                return Err(Error::CannotPause { name: self.vm.name.clone() });
             }
-        }
+            Source::Vmm { process, monitor: Some(options) } => {
+                Stoppable::Monitored(MonitorOf::find(process.pid(), options)?)
+            }
+        };
+        Pause::begin(what, limit, guard)
     }
 }
 

@@ -3,13 +3,115 @@
 //! keeps the one CPU busy for longer than everything else takes, so it has a boot of its own.
 
 use crate::lab_host::{drift_is_found_and_cut_off, its_end_is_told, snapshot_equals_truth};
-use facts::{Hypervisor, Vm, VmState};
+use facts::{ConsistencyMode, Hypervisor, Snapshot, Vm, VmState};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 use testkit::Need;
-use testkit::host::{DomainKind, XenHost};
+use testkit::host::{DomainKind, Inner, XenHost};
 
 fn uuid(number: u32) -> String {
     format!("7b0e7b5e-0000-4000-8000-{number:012}")
+}
+
+/// A look that pauses a domain, stopped in its middle, and the guard of its pause.
+struct StoppedLook<'h> {
+    host: &'h XenHost,
+    pid: String,
+    guard: String,
+}
+
+impl<'h> StoppedLook<'h> {
+    fn begin(host: &'h XenHost, guest: &Inner<'_>, limit_ms: u64) -> Self {
+        let name = guest.name();
+        let pids = host.succeed(&format!(
+            "birthmark snapshot {name} --json --pause {limit_ms} </dev/null >/run/look.json 2>/run/look.err & look=$!\n\
+             guard=\n\
+             while [ -z \"$guard\" ]; do\n\
+               [ -s /run/look.err ] && cat /run/look.err && exit 1\n\
+               read -r guard _ </proc/$look/task/$look/children\n\
+             done\n\
+             kill -STOP $look && echo $look $guard"
+        ));
+        let pids = pids.unwrap();
+        let (pid, guard) = pids.trim().split_once(' ').unwrap();
+        Self { host, pid: pid.to_owned(), guard: guard.to_owned() }
+    }
+
+    fn signal(&self, signal: &str) {
+        self.host.succeed(&format!("kill -{signal} {}", self.pid)).unwrap();
+    }
+
+    fn wait_for_guard(&self) {
+        self.host.wait_for(&format!("! kill -0 {}", self.guard)).unwrap();
+    }
+}
+
+fn wait_until_paused(host: &XenHost, guest: &Inner<'_>, paused: bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while host.is_paused(guest).unwrap() != paused {
+        assert!(Instant::now() < deadline, "{} is never paused: {paused}", guest.name());
+    }
+}
+
+/// A domain stands while it is looked at and no longer.
+fn a_paused_look_equals_truth(host: &XenHost, guest: &Inner<'_>) {
+    let name = guest.name();
+    let snapshot = snapshot_equals_truth(host, guest, &format!("{name} --pause 10000"));
+    assert_eq!(snapshot.consistency.mode, ConsistencyMode::Paused, "{name}");
+    let stood = snapshot.consistency.paused_us.unwrap();
+    assert!((1..10_000_000).contains(&stood), "{name}: {stood} us");
+    assert!(!host.is_paused(guest).unwrap(), "{name}");
+}
+
+/// A pause is over when its time is, and when the look is killed; those of an operator are left as they are.
+fn a_pause_ends_whatever_happens_and_nests(host: &XenHost, guest: &Inner<'_>) {
+    host.pause(guest).unwrap();
+    let snapshot: Snapshot =
+        host.json(&format!("birthmark snapshot {} --json --pause 10000", guest.name())).unwrap();
+    assert_eq!(
+        (snapshot.consistency.mode, snapshot.consistency.paused_us, snapshot.vm.state),
+        (ConsistencyMode::Still, None, VmState::Paused)
+    );
+    assert!(host.is_paused(guest).unwrap());
+    host.unpause(guest).unwrap();
+    guest.truth().unwrap();
+
+    // Killed: it runs again long before its ten seconds are over.
+    let began = Instant::now();
+    let look = StoppedLook::begin(host, guest, 10_000);
+    wait_until_paused(host, guest, true);
+    look.signal("KILL");
+    look.wait_for_guard();
+    let stood = began.elapsed();
+    assert!(!host.is_paused(guest).unwrap());
+    assert!(stood < Duration::from_secs(8), "{stood:?}");
+    guest.truth().unwrap();
+
+    // The operator pauses it too while it stands because of us, and it stands until he ends that.
+    let look = StoppedLook::begin(host, guest, 10_000);
+    wait_until_paused(host, guest, true);
+    host.pause(guest).unwrap();
+    look.signal("KILL");
+    look.wait_for_guard();
+    assert!(host.is_paused(guest).unwrap());
+    host.unpause(guest).unwrap();
+    assert!(!host.is_paused(guest).unwrap());
+    guest.truth().unwrap();
+
+    // The deadline, while the look still goes on.
+    let look = StoppedLook::begin(host, guest, 1500);
+    wait_until_paused(host, guest, true);
+    wait_until_paused(host, guest, false);
+    guest.truth().unwrap();
+    look.signal("CONT");
+    host.wait_for("test -s /run/look.err").unwrap();
+    host.wait_for(&format!("! kill -0 {}", look.pid)).unwrap();
+    let told = host.succeed("cat /run/look.err").unwrap();
+    assert!(told.contains("longer than the 1500 ms"), "{told}");
+    let snapshot: Snapshot = host.json("cat /run/look.json").unwrap();
+    let stood = snapshot.consistency.paused_us.unwrap();
+    assert_eq!(snapshot.consistency.mode, ConsistencyMode::Live);
+    assert!((1_500_000..5_000_000).contains(&stood), "{stood} us");
 }
 
 #[test]
@@ -42,6 +144,10 @@ fn domains_of_a_real_xen_are_found_read_audited_and_cut_off() {
     // By number and by UUID; by name is how the daemon's line below does it.
     snapshot_equals_truth(&host, &guests[0], &format!("xen:{}", listed["pvh"].domid.unwrap()));
     snapshot_equals_truth(&host, &guests[1], &format!("uuid:{}", uuid(1)));
+    for guest in &guests {
+        a_paused_look_equals_truth(&host, guest);
+    }
+    a_pause_ends_whatever_happens_and_nests(&host, &guests[1]);
 
     let domid = listed["pvh"].domid.unwrap();
     guests[0].load_module("xen_netfront").unwrap();
@@ -68,4 +174,5 @@ fn a_domain_with_an_emulated_pc_is_found_and_read() {
     );
     assert_eq!((vm.domid, vm.pid, vm.vcpus), (Some(host.domid(&guest).unwrap()), None, Some(1)));
     snapshot_equals_truth(&host, &guest, "hvm");
+    a_paused_look_equals_truth(&host, &guest);
 }

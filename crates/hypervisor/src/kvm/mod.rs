@@ -13,7 +13,7 @@ pub mod monitor;
 mod nics;
 mod open;
 mod pagemap;
-pub mod pause;
+pub(crate) mod pause;
 pub mod plugged;
 mod presence;
 mod process;

@@ -42,6 +42,9 @@ pub(super) mod domctl {
     pub(crate) const DOMAIN: usize = 8;
     pub(crate) const PART: usize = 16;
 
+    /// The two that change something; for `pause.rs`.
+    pub(crate) const PAUSE: u32 = 3;
+    pub(crate) const UNPAUSE: u32 = 4;
     pub(crate) const GET_DOMAIN_INFO: u32 = 5;
     pub(crate) const GET_VCPU_CONTEXT: u32 = 13;
     pub(crate) const GET_HVM_CONTEXT_PARTIAL: u32 = 55;

@@ -1,5 +1,5 @@
-//! What is asked of the hypervisor: which domains there are, how large one is, and its vCPUs' registers. Questions only: of
-//! the commands that change a domain, none is here.
+//! What is asked of the hypervisor: which domains there are, how large one is, and its vCPUs' registers. Questions only: the
+//! commands that change a domain are in `pause.rs`.
 //!
 //! Domain commands (`domctl`) are no stable interface: each carries a version, and a hypervisor of another one refuses it.
 //! So the version is found out by asking, and where none fits, what they would tell is not known.
@@ -46,7 +46,16 @@ pub(super) struct Control {
 
 impl Control {
     pub(super) fn open() -> io::Result<Self> {
-        Ok(Self { privcmd: Privcmd::open()?, version: AtomicU32::new(0) })
+        Ok(Self::of(Privcmd::open()?))
+    }
+
+    pub(super) fn of(privcmd: Privcmd) -> Self {
+        Self { privcmd, version: AtomicU32::new(0) }
+    }
+
+    /// The domain of this number. `Ok(None)`: there is none.
+    pub(super) fn domain(&self, domid: u16) -> io::Result<Option<Info>> {
+        Ok(self.domain_from(domid)?.filter(|info| info.domid == domid))
     }
 
     /// The first domain whose number is `from` or higher. `Ok(None)`: there is none.
@@ -133,7 +142,12 @@ impl Control {
 
     /// Makes a domain command with the version that fits; gives its part after the call. Addresses that `fill` puts into the
     /// part must be those of buffers large enough for what the command writes.
-    fn domctl(&self, command: u32, domid: u16, fill: &mut dyn FnMut(&mut [u8])) -> io::Result<Vec<u8>> {
+    pub(super) fn domctl(
+        &self,
+        command: u32,
+        domid: u16,
+        fill: &mut dyn FnMut(&mut [u8]),
+    ) -> io::Result<Vec<u8>> {
         let known = self.version.load(Ordering::Relaxed);
         let versions: &[u32] = if known == 0 { &abi::DOMCTL_VERSIONS } else { &[known] };
         let mut refused = io::Error::from(Errno::EACCES);

@@ -1,7 +1,7 @@
 //! Xen domains: found through xenstore and the hypervisor, read through foreign mappings of `/dev/xen/privcmd`.
 //!
 //! Pure Rust over the kernel's `privcmd` device and xenstore's wire protocol; nothing of Xen's libraries is linked or loaded.
-//! Looking changes nothing: no altp2m, no monitor ring, no `setmaxmem`, no pause, and every mapping is read-only by the
+//! Looking changes nothing: no altp2m, no monitor ring, no `setmaxmem`, no pause (unless one is asked for), and every mapping is read-only by the
 //! descriptor it comes from.
 
 mod abi;
@@ -11,6 +11,7 @@ mod layout;
 mod memory;
 mod nics;
 mod open;
+pub(crate) mod pause;
 mod privcmd;
 mod pv;
 mod store;

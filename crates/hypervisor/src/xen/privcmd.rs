@@ -12,7 +12,7 @@ use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 
 /// The device.
@@ -32,6 +32,16 @@ impl Privcmd {
     /// Opens it. `NotFound`: this system runs on no Xen, or the module `xen-privcmd` is not loaded.
     pub(super) fn open() -> io::Result<Self> {
         Ok(Self { file: File::open(PATH)? })
+    }
+
+    /// The device, opened by another process.
+    pub(super) fn of(file: File) -> Self {
+        Self { file }
+    }
+
+    /// The descriptor, for another process.
+    pub(super) fn into_descriptor(self) -> OwnedFd {
+        self.file.into()
     }
 
     /// Gives up everything but mapping memory of this domain (Linux 4.13 and later), for ever.

@@ -198,6 +198,24 @@ impl XenHost {
         text.trim().parse().with_context(|| format!("xl says that {} is domain {text}", guest.name()))
     }
 
+    /// Whether Xen's own tools say that a domain is paused.
+    pub fn is_paused(&self, guest: &Inner<'_>) -> Result<bool> {
+        // Name, number, MiB, vCPUs, state as in `--p---`.
+        let line = self.succeed(&format!("{TOOLS}/xl list {} | tail -n 1", guest.name()))?;
+        let state = line.split_whitespace().nth(4).with_context(|| format!("xl printed {line}"))?;
+        Ok(state.contains('p'))
+    }
+
+    /// Pauses a domain, as an operator does.
+    pub fn pause(&self, guest: &Inner<'_>) -> Result<()> {
+        self.succeed(&format!("{TOOLS}/xl pause {}", guest.name())).map(drop)
+    }
+
+    /// Ends a pause of [`Self::pause`].
+    pub fn unpause(&self, guest: &Inner<'_>) -> Result<()> {
+        self.succeed(&format!("{TOOLS}/xl unpause {}", guest.name())).map(drop)
+    }
+
     /// Ends a domain at once.
     pub fn destroy(&self, guest: &Inner<'_>) -> Result<()> {
         self.succeed(&format!("{TOOLS}/xl destroy {}", guest.name())).map(drop)
