@@ -25,7 +25,7 @@ pub const PREDICATE_TYPE: &str = "https://birthmark.dev/attestation/birth-certif
 /// Major version of the predicate's schema that this program reads.
 pub const SCHEMA_MAJOR: u32 = 1;
 /// Minor version that it writes.
-pub const SCHEMA_MINOR: u32 = 2;
+pub const SCHEMA_MINOR: u32 = 3;
 
 /// An in-toto Statement whose predicate is a birth certificate: the bytes that are signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,7 +148,7 @@ pub struct Validity {
     pub not_after: Timestamp,
 }
 
-/// Which VMs a certificate is for: those with one of the names or one of the ids. Empty: none, unless the operator says.
+/// Which VMs a certificate is for: those with one of the names, one of the ids, or one of the texts. Empty: none, unless the operator says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selector {
     /// Templates for a VM's name.
@@ -157,13 +157,38 @@ pub struct Selector {
     /// Templates for a VM's id (UUID).
     #[serde(default)]
     pub uuids: Vec<Pattern>,
+    /// Templates for what libvirt says of a VM.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metadata: Vec<MetadataTemplate>,
+}
+
+/// A text or attribute of the metadata that libvirt has of a VM, or its `title`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetadataTemplate {
+    /// Which: names of elements and of an attribute, as in `instance/flavor@name`; `title`.
+    pub key: String,
+    /// Template for its text.
+    pub value: Pattern,
 }
 
 impl Selector {
     /// Whether the VM is selected.
     #[must_use]
     pub fn selects(&self, vm: &Vm) -> bool {
-        self.names.iter().any(|name| name.matches(&vm.name)) || self.uuids.iter().any(|id| id.matches(&vm.id))
+        let says = |wanted: &MetadataTemplate| {
+            let mut said = vm.libvirt.iter().flat_map(facts::Libvirt::labels);
+            said.any(|(key, text)| key == wanted.key && wanted.value.matches(text))
+        };
+        self.names.iter().any(|name| name.matches(&vm.name))
+            || self.uuids.iter().any(|id| id.matches(&vm.id))
+            || self.metadata.iter().any(says)
+    }
+
+    /// In words, one for each template.
+    #[must_use]
+    pub fn described(&self) -> Vec<String> {
+        let plain = self.names.iter().chain(&self.uuids).map(|pattern| pattern.as_str().to_owned());
+        plain.chain(self.metadata.iter().map(|one| format!("{}={}", one.key, one.value.as_str()))).collect()
     }
 }
 

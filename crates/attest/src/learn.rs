@@ -254,7 +254,7 @@ impl Learner {
             supersedes: None,
             service: options.service.clone(),
             validity: options.validity,
-            selector: options.selector.clone().unwrap_or(Selector { names, uuids: Vec::new() }),
+            selector: options.selector.clone().unwrap_or(Selector { names, ..Selector::default() }),
             guest: Guest { arch: self.arch.clone(), kernels },
             processes,
             listeners,

@@ -66,8 +66,8 @@ pub use blind::{Blind, Table, blind_tables};
 pub use capabilities::Capabilities;
 pub use certificate::{
     AddressRule, Certificate, Count, EbpfEntry, FileEntry, Guest, Identity, KernelIdentity, ListenerEntry,
-    ModuleEntry, PREDICATE_TYPE, PortRule, Presence, ProcessEntry, RawSocketEntry, SCHEMA_MAJOR,
-    SCHEMA_MINOR, STATEMENT_TYPE, SchemaVersion, Selector, Statement, Subject, Validity,
+    MetadataTemplate, ModuleEntry, PREDICATE_TYPE, PortRule, Presence, ProcessEntry, RawSocketEntry,
+    SCHEMA_MAJOR, SCHEMA_MINOR, STATEMENT_TYPE, SchemaVersion, Selector, Statement, Subject, Validity,
 };
 pub use compare::{compare, cross_views};
 pub use diff::{Change, ChangeKind, diff};

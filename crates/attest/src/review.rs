@@ -39,6 +39,9 @@ pub fn warnings(certificate: &Certificate) -> Vec<Warning> {
     {
         found.open(&format!("/selector/{kind}"), "VMs", templates);
     }
+    for (index, one) in certificate.selector.metadata.iter().enumerate() {
+        found.open(&format!("/selector/metadata/{index}"), "VMs", std::slice::from_ref(&one.value));
+    }
     let seconds = certificate.validity.not_after.duration_since(certificate.validity.not_before).as_secs();
     if seconds > LONG_DAYS.saturating_mul(86_400) {
         found.add("/validity", format!("it holds for {} days", seconds / 86_400));
@@ -168,9 +171,11 @@ fn page(draft: &Draft, since: Option<&Certificate>) -> String {
         "Valid",
         &format!("{} to {}", certificate.validity.not_before, certificate.validity.not_after),
     );
-    let selector = &certificate.selector;
-    let chosen: Vec<_> = selector.names.iter().chain(&selector.uuids).collect();
-    page.field("For VMs", &if chosen.is_empty() { "none by itself".to_owned() } else { safe(&all(chosen)) });
+    let chosen = certificate.selector.described();
+    page.field(
+        "For VMs",
+        &if chosen.is_empty() { "none by itself".to_owned() } else { safe(&chosen.join(", ")) },
+    );
     if let Some(digest) = &certificate.supersedes {
         page.field("Supersedes", &shown(digest));
     }

@@ -28,8 +28,9 @@ pub fn judge(
     }
 }
 
-/// The report of one look. Of several, the caller adds what came and went between them ([`crate::Tasks`]).
+/// The report of one look. Of several, the caller adds what came and went between them ([`crate::Tasks`]), and why
+/// a VM could not be read.
 #[must_use]
 pub fn report(vm: Vm, verdict: Verdict, findings: Vec<Finding>, snapshot: Option<Snapshot>) -> Report {
-    Report { schema: REPORT_SCHEMA.to_owned(), vm, verdict, findings, snapshot, turnover: None }
+    Report { schema: REPORT_SCHEMA.to_owned(), vm, verdict, findings, snapshot, turnover: None, reason: None }
 }

@@ -2,7 +2,7 @@
 
 use crate::commands::socket_filter::Choice;
 use crate::duration::Duration;
-use attest::{Pattern, Selector};
+use attest::{MetadataTemplate, Pattern, Selector};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use hypervisor::Target;
 use hypervisor::pause::Reins;
@@ -77,7 +77,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct TargetArg {
-    /// VM name, pid:N, uuid:U, xen:DOMID, or path of a memory image.
+    /// VM name, pid:N, uuid:U, xen:DOMID, metadata:KEY=VALUE (of libvirt), or path of a memory image.
     pub(crate) target: Target,
     /// Search memory itself too, for processes and modules that are on no list of the guest's kernel. Takes longer.
     #[arg(long)]
@@ -332,8 +332,9 @@ pub(crate) struct CertifyArgs {
     /// How long it holds, from now: 365d, 12h, 1y.
     #[arg(long, value_name = "DURATION", default_value = "365d")]
     pub(crate) valid_for: Duration,
-    /// Which VMs it is for: name=TEMPLATE or uuid=TEMPLATE, where * stands for anything; may be given more than once.
-    /// Default: VMs of the same name.
+    /// Which VMs it is for: name=TEMPLATE, uuid=TEMPLATE, or metadata=KEY=TEMPLATE (what libvirt says of a VM, as `list --json`
+    /// shows it; its title is the key title), where * stands for anything; may be given more than once. Default: VMs of the
+    /// same name.
     #[arg(long = "selector", value_name = "KEY=TEMPLATE")]
     pub(crate) selectors: Vec<SelectorArg>,
     /// Observe for this long (10m, 1h) and certify what was seen in it.
@@ -370,6 +371,7 @@ pub(crate) enum ActionArg {
 pub(crate) enum SelectorArg {
     Name(Pattern),
     Uuid(Pattern),
+    Metadata(MetadataTemplate),
 }
 
 impl std::str::FromStr for SelectorArg {
@@ -384,7 +386,13 @@ impl std::str::FromStr for SelectorArg {
             "name" => pattern(template).map(Self::Name),
             // A VM's id is `uuid:U`.
             "uuid" => pattern(&format!("uuid:{}", template.to_lowercase())).map(Self::Uuid),
-            _ => Err(format!("VMs are selected by name or uuid, not by `{key}`")),
+            "metadata" => {
+                let parts =
+                    template.split_once('=').filter(|(key, value)| !key.is_empty() && !value.is_empty());
+                let (key, value) = parts.ok_or_else(|| "metadata is metadata=KEY=TEMPLATE".to_owned())?;
+                Ok(Self::Metadata(MetadataTemplate { key: key.to_owned(), value: pattern(value)? }))
+            }
+            _ => Err(format!("VMs are selected by name, uuid or metadata, not by `{key}`")),
         }
     }
 }
@@ -397,6 +405,7 @@ impl CertifyArgs {
             match one {
                 SelectorArg::Name(pattern) => selector.names.push(pattern.clone()),
                 SelectorArg::Uuid(pattern) => selector.uuids.push(pattern.clone()),
+                SelectorArg::Metadata(template) => selector.metadata.push(template.clone()),
             }
         }
         (!self.selectors.is_empty()).then_some(selector)
@@ -611,10 +620,16 @@ mod tests {
     }
 
     #[test]
-    fn a_selector_is_a_name_or_a_uuid() {
+    fn a_selector_is_a_name_a_uuid_or_metadata() {
         assert!(matches!("name=web-*".parse(), Ok(SelectorArg::Name(pattern)) if pattern.matches("web-17")));
         assert!(matches!("uuid=AB*".parse(), Ok(SelectorArg::Uuid(pattern)) if pattern.matches("uuid:abcd")));
-        for bad in ["web-*", "name=", "pid=7", "name=a\\"] {
+        let metadata = "metadata=instance/flavor@name=m1.*".parse();
+        assert!(
+            matches!(metadata, Ok(SelectorArg::Metadata(one)) if one.key == "instance/flavor@name" && one.value.matches("m1.a"))
+        );
+        for bad in
+            ["web-*", "name=", "pid=7", "name=a\\", "metadata=", "metadata=a", "metadata==a", "metadata=a="]
+        {
             assert!(bad.parse::<SelectorArg>().is_err(), "{bad}");
         }
     }

@@ -151,7 +151,7 @@ fn options(of: &Learn, serial: u64, now: Timestamp) -> LearnOptions {
         service: of.service.clone(),
         serial,
         validity: Validity { not_before, not_after },
-        selector: Some(Selector { names: of.vms.clone(), uuids: Vec::new() }),
+        selector: Some(Selector { names: of.vms.clone(), ..Selector::default() }),
         image_sha256: None,
         accept_unknown: false,
         flows: of.flows,

@@ -120,4 +120,7 @@ pub struct Report {
     /// What came and went between the first look and that one. `None`: there was one look, or the kernel's counters are not known.
     #[serde(default)]
     pub turnover: Option<Turnover>,
+    /// Why the VM could not be read, where `verdict` is `unreadable`.
+    #[serde(default)]
+    pub reason: Option<String>,
 }

@@ -31,7 +31,7 @@ pub use socket::{
     Family, FilterKind, NetlinkAddress, Ownership, Socket, SocketFilter, SocketInterface, SocketPeer,
     SocketState, VsockAddress,
 };
-pub use vm::{Hypervisor, Nic, Vm, VmState};
+pub use vm::{Hypervisor, Libvirt, Metadata, Nic, Vm, VmState};
 
 /// Value of `schema` in a [`Snapshot`].
 pub const SNAPSHOT_SCHEMA: &str = "birthmark.snapshot/v1";

@@ -49,6 +49,39 @@ pub struct Vm {
     pub vcpus: Option<u32>,
     /// Whether it runs.
     pub state: VmState,
+    /// What libvirt says of it, where libvirt started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libvirt: Option<Libvirt>,
+}
+
+/// What libvirt's description of a VM says beside what it is made of. Its owner wrote it, and on a cloud parts of it are a tenant's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Libvirt {
+    /// `<title>`.
+    pub title: Option<String>,
+    /// `<description>`.
+    pub description: Option<String>,
+    /// Texts and attributes below `<metadata>`, in their order.
+    pub metadata: Vec<Metadata>,
+}
+
+impl Libvirt {
+    /// What a VM may be selected by: the metadata, and the title as `title`.
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        let title = self.title.iter().map(|title| ("title", title.as_str()));
+        title.chain(self.metadata.iter().map(|one| (one.key.as_str(), one.value.as_str())))
+    }
+}
+
+/// One text or attribute of a VM's metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// XML namespace of the element.
+    pub namespace: Option<String>,
+    /// Names of the elements from the outermost on, without their prefixes, and of the attribute: `instance/flavor@name`.
+    pub key: String,
+    /// Its text.
+    pub value: String,
 }
 
 /// One network interface of a VM, as seen from the host.

@@ -25,5 +25,7 @@ pub mod xen;
 pub use dump::RawLayout;
 pub use error::Error;
 pub use host::{Check, host_checks};
-pub use open::{LayoutSource, ListProblem, Listing, OpenOptions, OpenedVm, list, nics, open, open_with};
+pub use open::{
+    LayoutSource, ListProblem, Listing, OpenOptions, OpenedVm, find, list, nics, open, open_with,
+};
 pub use target::Target;

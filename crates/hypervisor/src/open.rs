@@ -69,7 +69,7 @@ pub struct OpenedVm {
 enum Source {
     Vmm { process: Arc<kvm::Process>, monitor: Option<kvm::cmdline::Options> },
     Image { registers: Vec<Registers> },
-    Xen(xen::Domain),
+    Xen(Box<xen::Domain>),
 }
 
 impl OpenedVm {
@@ -147,9 +147,6 @@ pub fn open(target: &Target) -> Result<OpenedVm, Error> {
 pub fn open_with(target: &Target, options: &OpenOptions) -> Result<OpenedVm, Error> {
     match target {
         Target::Image(path) => open_image(path, options),
-        Target::Xen(domid) => {
-            open_only(target, options, |vm| vm.domid == Some(*domid) && vm.hypervisor == Hypervisor::Xen)
-        }
         Target::Pid(pid) => match kvm::inspect(*pid) {
             Ok(Some(vmm)) => open_vmm(vmm, options),
             Ok(None) => {
@@ -158,8 +155,32 @@ pub fn open_with(target: &Target, options: &OpenOptions) -> Result<OpenedVm, Err
             }
             Err(error) => Err(error),
         },
-        Target::Name(name) => open_only(target, options, |vm| vm.name == *name),
-        Target::Uuid(uuid) => open_only(target, options, |vm| vm.id.strip_prefix("uuid:") == Some(uuid)),
+        Target::Xen(_) | Target::Name(_) | Target::Uuid(_) | Target::Metadata { .. } => {
+            open_only(target, options)
+        }
+    }
+}
+
+/// The VM of this host that a target names, whether or not its memory can be opened. `None`: there is none, or more than one, or the
+/// target is an image.
+#[must_use]
+pub fn find(target: &Target) -> Option<Vm> {
+    let mut fitting = list().ok()?.vms.into_iter().filter(|vm| names(target, vm));
+    fitting.next().filter(|_| fitting.next().is_none())
+}
+
+/// Whether a target names a VM.
+fn names(target: &Target, vm: &Vm) -> bool {
+    match target {
+        Target::Image(_) => false,
+        Target::Xen(domid) => vm.domid == Some(*domid) && vm.hypervisor == Hypervisor::Xen,
+        Target::Pid(pid) => vm.pid == Some(*pid),
+        Target::Name(name) => vm.name == *name,
+        Target::Uuid(uuid) => vm.id.strip_prefix("uuid:") == Some(uuid),
+        Target::Metadata { key, value } => {
+            let mut said = vm.libvirt.iter().flat_map(facts::Libvirt::labels);
+            said.any(|(its, text)| its == key && text == value)
+        }
     }
 }
 
@@ -188,7 +209,7 @@ impl Found {
 }
 
 /// Opens the one VM that fits.
-fn open_only(target: &Target, options: &OpenOptions, fits: impl Fn(&Vm) -> bool) -> Result<OpenedVm, Error> {
+fn open_only(target: &Target, options: &OpenOptions) -> Result<OpenedVm, Error> {
     let mut found: Vec<Found> = kvm::all()?.vmms.into_iter().map(Found::Vmm).collect();
     // A Xen that does not answer is no reason not to find a KVM guest, but one not to say that there is no such VM.
     let domains = xen::all();
@@ -199,8 +220,8 @@ fn open_only(target: &Target, options: &OpenOptions, fits: impl Fn(&Vm) -> bool)
         }
         Err(error) => Some(error),
     };
-    let names: Vec<String> = found.iter().map(|found| found.vm().name.clone()).collect();
-    let mut fitting: Vec<Found> = found.into_iter().filter(|found| fits(found.vm())).collect();
+    let seen: Vec<String> = found.iter().map(|found| found.vm().name.clone()).collect();
+    let mut fitting: Vec<Found> = found.into_iter().filter(|found| names(target, found.vm())).collect();
     if fitting.len() > 1 {
         let choice = |vm: &Vm| {
             let pid = vm.pid.map(|pid| format!("pid:{pid}"));
@@ -218,9 +239,9 @@ fn open_only(target: &Target, options: &OpenOptions, fits: impl Fn(&Vm) -> bool)
         (Some(Found::Domain(domain)), _) => open_domain(domain),
         (None, Some(error)) => Err(error),
         (None, None) => {
-            let seen = match names.as_slice() {
+            let seen = match seen.as_slice() {
                 [] => "no VM runs here".to_owned(),
-                names => format!("there is {}", names.join(", ")),
+                several => format!("there is {}", several.join(", ")),
             };
             Err(Error::NoSuchVm { target: target.to_string(), seen })
         }
@@ -233,7 +254,7 @@ fn open_domain(domain: xen::Domain) -> Result<OpenedVm, Error> {
         vm: domain.vm.clone(),
         memory: Arc::new(memory),
         notes: Vec::new(),
-        source: Source::Xen(domain),
+        source: Source::Xen(Box::new(domain)),
     })
 }
 
@@ -260,6 +281,7 @@ fn open_image(path: &Path, options: &OpenOptions) -> Result<OpenedVm, Error> {
         memory_bytes: Some(memory.size()),
         vcpus: None,
         state: VmState::Image,
+        libvirt: None,
     };
     let source = Source::Image { registers: memory.registers().to_vec() };
     Ok(OpenedVm { vm, memory: Arc::new(memory), notes: Vec::new(), source })

@@ -17,6 +17,13 @@ pub enum Target {
     Uuid(String),
     /// A Xen domain id: `xen:DOMID`.
     Xen(u32),
+    /// A text or attribute of the metadata that libvirt has of the VM, or its `title`: `metadata:instance/name=web-1`.
+    Metadata {
+        /// As in [`facts::Metadata`].
+        key: String,
+        /// The whole of its text.
+        value: String,
+    },
     /// A memory image: a text with a `/` in it, or the name of a file.
     Image(PathBuf),
 }
@@ -41,6 +48,11 @@ impl FromStr for Target {
         if let Some(domid) = text.strip_prefix("xen:") {
             return domid.parse().map(Self::Xen).map_err(|_| bad("a domain id is a number"));
         }
+        if let Some(metadata) = text.strip_prefix("metadata:") {
+            let parts = metadata.split_once('=').filter(|(key, value)| !key.is_empty() && !value.is_empty());
+            let (key, value) = parts.ok_or_else(|| bad("metadata is KEY=VALUE"))?;
+            return Ok(Self::Metadata { key: key.to_owned(), value: value.to_owned() });
+        }
         if text.is_empty() {
             return Err(bad("it is empty"));
         }
@@ -58,6 +70,7 @@ impl fmt::Display for Target {
             Self::Pid(pid) => write!(f, "pid:{pid}"),
             Self::Uuid(uuid) => write!(f, "uuid:{uuid}"),
             Self::Xen(domid) => write!(f, "xen:{domid}"),
+            Self::Metadata { key, value } => write!(f, "metadata:{key}={value}"),
             Self::Image(path) => path.display().fmt(f),
         }
     }

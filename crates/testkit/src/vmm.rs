@@ -78,6 +78,16 @@ pub(crate) fn prepare() -> Result<()> {
 }
 
 impl Vmm {
+    /// Whether this machine has a KVM of its own to run it on. One without is no fault.
+    #[must_use]
+    pub fn can_start() -> bool {
+        let can = fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
+        if !can {
+            println!("skipped: /dev/kvm cannot be opened");
+        }
+        can
+    }
+
     /// Starts it and waits until its guest has run.
     pub fn start(spec: &VmmSpec) -> Result<Self> {
         let program = agent::program(NAME)?;

@@ -187,6 +187,7 @@ pub fn web() -> Snapshot {
             memory_bytes: Some(1 << 29),
             vcpus: Some(1),
             state: VmState::Running,
+            libvirt: None,
         },
         taken_at: "2026-11-20T10:00:00Z".to_owned(),
         elapsed_us: 900,

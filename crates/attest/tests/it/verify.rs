@@ -281,7 +281,7 @@ fn a_statement_that_contradicts_itself_is_refused_and_not_signed() {
 }
 
 #[test]
-fn a_selector_takes_names_and_ids_and_an_empty_one_takes_nothing() {
+fn a_selector_takes_names_ids_and_metadata_and_an_empty_one_takes_nothing() {
     let vm = web().vm;
     let certificate = certificate();
     assert!(certificate.selector.selects(&vm));
@@ -292,6 +292,28 @@ fn a_selector_takes_names_and_ids_and_an_empty_one_takes_nothing() {
     let by_id: attest::Selector = serde_json::from_str(r#"{"uuids": ["6f2d1a38-*"]}"#).unwrap();
     assert!(by_id.selects(&other));
     assert!(!attest::Selector::default().selects(&vm));
+    let by_metadata: attest::Selector =
+        serde_json::from_str(r#"{"metadata": [{"key": "instance/flavor@name", "value": "m1.*"}]}"#).unwrap();
+    let flavor = |name: &str| facts::Vm {
+        libvirt: Some(facts::Libvirt {
+            metadata: vec![facts::Metadata {
+                namespace: None,
+                key: "instance/flavor@name".to_owned(),
+                value: name.to_owned(),
+            }],
+            ..facts::Libvirt::default()
+        }),
+        ..vm.clone()
+    };
+    assert!(by_metadata.selects(&flavor("m1.small")));
+    assert!(!by_metadata.selects(&flavor("c1.small")) && !by_metadata.selects(&vm));
+    let by_title: attest::Selector =
+        serde_json::from_str(r#"{"metadata": [{"key": "title", "value": "Web*"}]}"#).unwrap();
+    let titled = |title: &str| facts::Vm {
+        libvirt: Some(facts::Libvirt { title: Some(title.to_owned()), ..facts::Libvirt::default() }),
+        ..vm.clone()
+    };
+    assert!(by_title.selects(&titled("Web 1")) && !by_title.selects(&titled("Mail")));
 }
 
 #[test]

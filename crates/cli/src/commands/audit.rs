@@ -12,7 +12,7 @@ use crate::output::{self, Cell, Output, Paint};
 use crate::trust::{Trust, Trusted, remember};
 use anyhow::bail;
 use attest::{Certificate, LEAST_CONFIRMATIONS, Policy, Tasks, Tracker};
-use facts::{Finding, Report, Snapshot, Turnover, Verdict};
+use facts::{Finding, Report, Snapshot, Turnover, Verdict, Vm};
 use introspect::Tables;
 use std::thread::sleep;
 use std::time::Duration;
@@ -40,7 +40,16 @@ pub(crate) fn audit(args: &AuditArgs, out: &mut Output) -> anyhow::Result<Outcom
     let trust = Trust::load(&args.trust)?;
     // Before the guest is opened: a certificate that is refused needs no guest to be refused.
     let named = args.certificate.as_ref().map(|path| trust.verify(path)).transpose()?;
-    let mut guest = Guest::of(&args.target)?;
+    let mut guest = match Guest::of(&args.target) {
+        Ok(guest) => guest,
+        Err(error) => {
+            // It is there, and cannot be read; of what is not there, there is nothing to report.
+            if let Some(vm) = hypervisor::find(&args.target.target) {
+                unreadable(vm, &error, out)?;
+            }
+            return Err(error);
+        }
+    };
     let trusted = match named {
         Some(trusted) => Some(trusted),
         None => trust.find(&args.trust, guest.vm())?,
@@ -52,16 +61,15 @@ pub(crate) fn audit(args: &AuditArgs, out: &mut Output) -> anyhow::Result<Outcom
     let seen = match observe(&mut guest, certificate) {
         Ok(seen) => seen,
         Err(error) => {
-            if out.json {
-                out.json(&attest::report(guest.vm().clone(), Verdict::Unreadable, Vec::new(), None))?;
-            }
+            unreadable(guest.vm().clone(), &error, out)?;
             return Err(error);
         }
     };
     let Seen { snapshot, findings, pending, looks, turnover } = seen;
     let verdict = attest::judge(certificate, &findings, Some(&snapshot));
     let report = attest::report(snapshot.vm.clone(), verdict, findings, Some(snapshot));
-    let report = Report { turnover, ..report };
+    let why = (verdict == Verdict::Unreadable).then(|| reason(&report));
+    let report = Report { turnover, reason: why, ..report };
     if out.json {
         out.json(&report)?;
     } else {
@@ -74,10 +82,19 @@ pub(crate) fn audit(args: &AuditArgs, out: &mut Output) -> anyhow::Result<Outcom
             bail!(
                 "Too much of {} could not be read to tell whether it conforms: {}",
                 args.target.target,
-                reason(&report)
+                report.reason.unwrap_or_default()
             )
         }
     }
+}
+
+/// The report of a VM that nothing was read of. A person has the error, which is to follow.
+fn unreadable(vm: Vm, error: &anyhow::Error, out: &mut Output) -> anyhow::Result<()> {
+    if out.json {
+        let report = attest::report(vm, Verdict::Unreadable, Vec::new(), None);
+        out.json(&Report { reason: Some(format!("{error:#}")), ..report })?;
+    }
+    Ok(())
 }
 
 /// Looks until nothing is pending, or until more looks are of no use.

@@ -98,8 +98,7 @@ fn print(certificate: &Certificate, out: &mut Output) -> anyhow::Result<()> {
     if let Some(digest) = &certificate.supersedes {
         out.field("Supersedes", digest)?;
     }
-    let selector = &certificate.selector;
-    let chosen: Vec<&str> = selector.names.iter().chain(&selector.uuids).map(Pattern::as_str).collect();
+    let chosen = certificate.selector.described();
     out.field("For VMs", if chosen.is_empty() { "none by itself".to_owned() } else { chosen.join(", ") })?;
     for kernel in &certificate.guest.kernels {
         let build = kernel.build_id.as_deref().unwrap_or("none");

@@ -3,6 +3,7 @@
 use crate::run::{run, run_as_nobody};
 use std::fs;
 use std::path::{Path, PathBuf};
+use testkit::vmm::{MapForm, Mapped, Vmm, VmmSpec};
 
 struct Images {
     dir: tempfile::TempDir,
@@ -46,6 +47,29 @@ fn noise(len: usize) -> Vec<u8> {
             state.to_le_bytes()[4]
         })
         .collect()
+}
+
+#[test]
+fn a_vm_whose_memory_is_its_own_is_unreadable_with_the_reason_and_status_2() {
+    if !testkit::require(&[testkit::Need::Root]) || !Vmm::can_start() {
+        return;
+    }
+    let spec = VmmSpec::new("firecracker", (512 << 20, 0), Mapped::Anonymous, MapForm::ZeroPage);
+    let vmm = Vmm::start(&VmmSpec { private: true, ..spec }).unwrap();
+    let target = format!("pid:{}", vmm.pid());
+    let audit = run(["audit", &target, "--json"]);
+    assert_eq!(audit.status, Some(2), "{audit:?}");
+    assert!(audit.error().contains("guest_memfd"), "{audit:?}");
+    let report: facts::Report = serde_json::from_str(&audit.stdout).unwrap();
+    assert_eq!((report.verdict, &report.snapshot), (facts::Verdict::Unreadable, &None));
+    assert_eq!((report.vm.pid, report.findings.len()), (Some(vmm.pid()), 0));
+    assert!(report.reason.unwrap().contains("protected from this host (guest_memfd"), "{}", audit.stdout);
+    // Never an empty table.
+    for command in ["snapshot", "ps", "sockets", "modules", "ebpf", "audit"] {
+        let ran = run([command, &target]);
+        assert_eq!((ran.status, ran.stdout.as_str()), (Some(2), ""), "{command}");
+        assert!(ran.error().contains("guest_memfd"), "{command}: {ran:?}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! all that is shown.
 
 use crate::lab_host::{drift_is_found_and_cut_off, its_end_is_told, snapshot_equals_truth};
-use facts::{Hypervisor, Vm};
+use facts::{Hypervisor, Metadata, Snapshot, Vm};
 use std::collections::BTreeMap;
 use testkit::Need;
 use testkit::host::{InnerBacking, KvmHost};
@@ -33,6 +33,23 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
         assert_eq!(vm.id, format!("uuid:{}", uuid(number)));
         assert_eq!((vm.hypervisor, vm.memory_bytes, vm.vcpus), (Hypervisor::Kvm, Some(160 << 20), Some(1)));
     }
+
+    // What libvirt says of its guest, and of no other's.
+    for guest in &guests[1..] {
+        assert_eq!(listed[guest.name()].libvirt, None);
+    }
+    let said = listed["managed"].libvirt.as_ref().unwrap();
+    assert_eq!(said.title.as_deref(), Some("The managed guest"));
+    assert_eq!(said.description.as_deref(), Some("Made by the lab."));
+    let one = |key: &str, value: &str| Metadata {
+        namespace: Some("https://birthmark.dev/lab".to_owned()),
+        key: key.to_owned(),
+        value: value.to_owned(),
+    };
+    assert_eq!(said.metadata, [one("instance/name", "managed-1"), one("instance/flavor@name", "small")]);
+    let by_metadata: Snapshot =
+        host.json("birthmark snapshot metadata:instance/flavor@name=small --json").unwrap();
+    assert_eq!(by_metadata.vm.id, format!("uuid:{}", uuid(0)));
 
     // By name, and the one that libvirt started by the UUID that libvirt gave it, while libvirt holds its monitor.
     for guest in &guests[1..] {

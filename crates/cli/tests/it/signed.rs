@@ -76,6 +76,7 @@ pub fn snapshot() -> Snapshot {
             memory_bytes: Some(1 << 30),
             vcpus: Some(1),
             state: VmState::Running,
+            libvirt: None,
         },
         taken_at: "2026-11-01T00:00:00Z".to_owned(),
         elapsed_us: 1,

@@ -3,7 +3,7 @@
 
 use crate::client::Client;
 use crate::program::{Guarded, start_with};
-use crate::world::{Site, events, wait_until, wait_up_to};
+use crate::world::{Site, events, snapshot, vm, wait_until, wait_up_to};
 use hypervisor::Target;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -11,12 +11,40 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 use testkit::net::NetNs;
+use testkit::vmm::{MapForm, Mapped, Vmm, VmmSpec};
 use testkit::{Activity, Guest, GuestSpec, Kernel, Need, Nic, SocketSpec, Spawn, Transport};
 use vmi_core::Budget;
 
 const TAP: &str = "tap-real";
 const SERVICE: &str = "10.78.0.2:80";
 const MANAGED: &str = "10.78.1.2:80";
+
+#[test]
+fn a_vm_whose_memory_is_its_own_is_unreadable_and_said_to_be_so_once() {
+    if !testkit::require(&[Need::Root]) || !Vmm::can_start() {
+        return;
+    }
+    let spec = VmmSpec::new("firecracker", (512 << 20, 0), Mapped::Anonymous, MapForm::ZeroPage);
+    let vmm = Vmm::start(&VmmSpec { private: true, ..spec }).unwrap();
+    let name = format!("pid-{}", vmm.pid());
+    let site = Site::new();
+    // One that it could have, if it could be read.
+    site.certify("sealed", 1, &snapshot(&vm(&name, 1)), "sealed.json");
+    let text =
+        site.config_text(&format!("only = [\"{name}\"]\n[quarantine]\nenabled = true\nmode = \"enforce\"\n"));
+    let _daemon = start_with(&site, &text);
+    let all = |kind: &str| events(&site.path("findings.jsonl"), kind);
+    wait_until("its verdict", || all("vm.verdict").iter().any(|event| event["verdict"] == "unreadable"));
+    let told = all("vm.unreadable");
+    let [event] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(event["vm"]["name"], name.as_str());
+    assert!(event["reason"].as_str().unwrap().contains("(guest_memfd, descriptor"), "{event}");
+
+    let client = Client::new(&site.path("run/d.sock"));
+    let (_, vms) = client.get("/v1/vms");
+    assert_eq!((&vms[0]["name"], &vms[0]["verdict"]), (&name.into(), &"unreadable".into()), "{vms}");
+    assert!(vms[0]["problem"].as_str().unwrap().contains("guest_memfd"), "{vms}");
+}
 
 struct Stage {
     site: Site,

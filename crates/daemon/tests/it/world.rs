@@ -29,6 +29,7 @@ pub fn vm(name: &str, pid: u32) -> Vm {
         memory_bytes: Some(1 << 30),
         vcpus: Some(1),
         state: VmState::Running,
+        libvirt: None,
     }
 }
 
@@ -294,7 +295,7 @@ impl Site {
     /// One for all VMs with such a name.
     pub fn certify_all(&self, names: &str, service: &str, good: &Snapshot, file: &str) -> PathBuf {
         let names = vec![Pattern::parse(names).unwrap()];
-        let selector = Some(Selector { names, uuids: Vec::new() });
+        let selector = Some(Selector { names, ..Selector::default() });
         self.write(good, file, LearnOptions { selector, ..learn(service) })
     }
 

@@ -5,8 +5,8 @@
 //! command name has to do, and the VM is listed with what is missing.
 
 use super::cmdline::Options;
-use super::machine;
 use super::process::{Descriptor, comm, descriptors, proc_error, proc_path, read_proc, stat};
+use super::{libvirt, machine};
 use crate::Error;
 use facts::{Hypervisor, Vm, VmState};
 use std::fs;
@@ -72,6 +72,15 @@ pub(crate) fn inspect(pid: u32) -> Result<Option<Vmm>, Error> {
         None => counted.filter(|&count| count > 0),
     };
     let stat = stat(pid)?;
+    let said = match (&name, &uuid) {
+        (Some(name), Some(uuid)) => libvirt::describe(Path::new(libvirt::DIRECTORY), name, pid, uuid),
+        _ => Ok(None),
+    };
+    let not_taken = |why| format!("What libvirt says of process {pid} (`{comm}`) is left out: {why}");
+    let (libvirt, problem) = match said {
+        Ok(libvirt) => (libvirt, problem),
+        Err(why) => (None, problem.or_else(|| Some(not_taken(why)))),
+    };
     let vm = Vm {
         name: name.unwrap_or_else(|| format!("pid-{pid}")),
         id: match uuid {
@@ -84,6 +93,7 @@ pub(crate) fn inspect(pid: u32) -> Result<Option<Vmm>, Error> {
         memory_bytes,
         vcpus,
         state: VmState::Running,
+        libvirt,
     };
     Ok(Some(Vmm { vm, exe, qemu, parent: stat.parent, arguments, problem }))
 }

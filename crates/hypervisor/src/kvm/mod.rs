@@ -5,6 +5,7 @@ mod boot_map;
 pub mod cmdline;
 mod discover;
 pub mod layout;
+pub mod libvirt;
 pub mod locate;
 pub mod machine;
 pub mod maps;

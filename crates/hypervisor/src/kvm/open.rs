@@ -102,19 +102,24 @@ fn may_be_read(pid: u32) -> Result<(), Error> {
     fs::read_link(&exe).map(drop).map_err(|source| proc_error(pid, &exe, source))
 }
 
-/// Whether what the VMM has mapped is what the guest sees. Private memory of a guest is in a file that nobody can map (guest_memfd),
-/// and a page of it that the VMM has mapped beside is something else, or zeros; a VMM that holds `/dev/sev` encrypts.
+/// Whether what the VMM has mapped is what the guest sees.
 fn is_not_protected(pid: u32) -> Result<(), Error> {
     for descriptor in descriptors(pid)? {
-        let link = descriptor.link.to_string_lossy();
-        let how = match link.as_ref() {
-            "anon_inode:[kvm-gmem]" | "anon_inode:[guest_memfd]" => "guest_memfd",
-            "/dev/sev" => "SEV",
-            _ => continue,
-        };
-        return Err(Error::Protected { pid, how: format!("{how}, descriptor {}", descriptor.number) });
+        if let Some(how) = protects(&descriptor.link.to_string_lossy()) {
+            return Err(Error::Protected { pid, how: format!("{how}, descriptor {}", descriptor.number) });
+        }
     }
     Ok(())
+}
+
+/// What a descriptor protects its guest's memory by. Private memory is in a file that nobody can map (guest_memfd, which TDX and SEV-SNP
+/// need), and a page of it that the VMM has mapped beside is something else, or zeros; a VMM that holds `/dev/sev` encrypts.
+fn protects(link: &str) -> Option<&'static str> {
+    match link {
+        "anon_inode:[kvm-gmem]" | "anon_inode:[guest_memfd]" => Some("guest_memfd"),
+        "/dev/sev" => Some("SEV"),
+        _ => None,
+    }
 }
 
 /// The layout of a VMM other than QEMU.
@@ -183,4 +188,22 @@ fn descriptors_by_file(pid: u32, mappings: &[Mapping]) -> Result<DescriptorsByFi
         by_file.entry(((major, minor), metadata.ino())).or_insert(descriptor.number);
     }
     Ok(by_file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::protects;
+
+    #[test]
+    fn private_memory_and_the_device_that_encrypts_are_told_from_every_other_descriptor() {
+        assert_eq!(protects("/dev/sev"), Some("SEV"));
+        for link in ["anon_inode:[kvm-gmem]", "anon_inode:[guest_memfd]"] {
+            assert_eq!(protects(link), Some("guest_memfd"), "{link}");
+        }
+        for link in
+            ["/dev/kvm", "anon_inode:kvm-vm", "/memfd:guest_memfd (deleted)", "/dev/sev-guest", "/dev/sevctl"]
+        {
+            assert_eq!(protects(link), None, "{link}");
+        }
+    }
 }

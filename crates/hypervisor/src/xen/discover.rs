@@ -79,6 +79,7 @@ fn domain(info: Info, store: &mut Store) -> Result<Domain, Error> {
         memory_bytes: info.total_pages.checked_mul(FRAME),
         vcpus: Some(info.vcpus),
         state: if info.is_paused { VmState::Paused } else { VmState::Running },
+        libvirt: None,
     };
     Ok(Domain { vm, info, static_max_kib })
 }

@@ -200,8 +200,22 @@ fn broken_backends_are_named() {
 
 #[test]
 fn a_confidential_guest_is_known_as_one() {
-    let machine = parse(1, EXE, &options("-machine q35,confidential-guest-support=sev0")).unwrap();
-    assert_eq!(machine.protected.as_deref(), Some("-machine confidential-guest-support=sev0"));
+    let protected = |text: &str| parse(1, EXE, &options(text)).unwrap().protected;
+    for (text, told) in [
+        (
+            "-object sev-guest,id=sev0 -machine q35,confidential-guest-support=sev0",
+            "confidential-guest-support=sev0",
+        ),
+        (
+            "-object tdx-guest,id=tdx -M q35,kernel-irqchip=split,confidential-guest-support=tdx",
+            "confidential-guest-support=tdx",
+        ),
+        // Before QEMU 6.0.
+        ("-machine q35,memory-encryption=sev0", "memory-encryption=sev0"),
+    ] {
+        assert_eq!(protected(text), Some(format!("-machine {told}")), "{text}");
+    }
+    assert_eq!(protected("-machine q35"), None);
 }
 
 proptest! {

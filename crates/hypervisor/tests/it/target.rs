@@ -15,6 +15,10 @@ fn every_form_of_a_target_is_understood_and_prints_back() {
         ("pid:42", Target::Pid(42)),
         (&format!("uuid:{uuid}"), Target::Uuid(uuid.to_owned())),
         ("xen:3", Target::Xen(3)),
+        (
+            "metadata:instance/name=a=b",
+            Target::Metadata { key: "instance/name".to_owned(), value: "a=b".to_owned() },
+        ),
         ("/tmp/x.img", Target::Image(PathBuf::from("/tmp/x.img"))),
         ("./x", Target::Image(PathBuf::from("./x"))),
         // A file of this folder, as tests run in the crate's.
@@ -28,9 +32,22 @@ fn every_form_of_a_target_is_understood_and_prints_back() {
 
 #[test]
 fn what_names_no_target_is_refused_with_a_reason() {
-    for text in
-        ["", "pid:", "pid:x", "pid:0", "pid:-1", "pid:99999999999", "uuid:", "uuid:12", "xen:", "xen:x"]
-    {
+    for text in [
+        "",
+        "pid:",
+        "pid:x",
+        "pid:0",
+        "pid:-1",
+        "pid:99999999999",
+        "uuid:",
+        "uuid:12",
+        "xen:",
+        "xen:x",
+        "metadata:",
+        "metadata:a",
+        "metadata:=b",
+        "metadata:a=",
+    ] {
         let error = parse(text).unwrap_err();
         assert!(matches!(error, Error::TargetSyntax { .. }), "{text}: {error}");
     }

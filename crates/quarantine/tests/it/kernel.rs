@@ -105,6 +105,7 @@ pub fn vm(name: &str) -> Vm {
         memory_bytes: None,
         vcpus: None,
         state: VmState::Running,
+        libvirt: None,
     }
 }
 

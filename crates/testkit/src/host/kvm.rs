@@ -167,6 +167,9 @@ impl KvmHost {
     pub fn start_by_libvirt(&self, name: &str, uuid: &str) -> Result<Inner<'_>> {
         let domain = format!(
             "<domain type=\"kvm\"><name>{name}</name><uuid>{uuid}</uuid>\
+             <metadata><lab:instance xmlns:lab=\"https://birthmark.dev/lab\"><lab:name>{name}-1</lab:name>\
+             <lab:flavor name=\"small\"/></lab:instance></metadata>\
+             <title>The {name} guest</title><description>Made by the lab.</description>\
              <memory unit=\"MiB\">{GUEST_MIB}</memory><vcpu>1</vcpu>\
              <os><type arch=\"x86_64\" machine=\"q35\">hvm</type><kernel>/{VMLINUX}</kernel>\
              <initrd>/{INITRAMFS}</initrd><cmdline>{PARAMETERS}</cmdline></os>\
