@@ -83,7 +83,7 @@ impl Vmm {
     pub fn can_start() -> bool {
         let can = fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
         if !can {
-            println!("skipped: /dev/kvm cannot be opened");
+            crate::skipped("/dev/kvm cannot be opened");
         }
         can
     }

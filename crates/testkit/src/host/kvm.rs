@@ -89,15 +89,22 @@ pub(crate) fn is_cached() -> bool {
 impl KvmHost {
     /// Boots the host, with KVM ready, `huge_guests` guests' worth of huge pages, and a bridge `br0` (10.79.0.1/24).
     pub fn boot(huge_guests: u64) -> Result<Self> {
+        Self::boot_with(huge_guests, &[])
+    }
+
+    /// The same with more programs in it: where, and which.
+    pub fn boot_with(huge_guests: u64, programs: &[(&str, PathBuf)]) -> Result<Self> {
         let large = prepare()?;
         let kernel = super::kernel(CLOUD_KERNEL)?;
         let [birthmark, birthmarkd] = rootfs::programs()?;
-        let own = rootfs::build_own(&[
+        let mut files = vec![
             ("lab/birthmark", birthmark),
             ("lab/birthmarkd", birthmarkd),
             (VMLINUX, vmlinux::extract(&kernel)?),
             (INITRAMFS, initramfs::build(&kernel)?),
-        ])?;
+        ];
+        files.extend_from_slice(programs);
+        let own = rootfs::build_own(&files)?;
         let directory = tempfile::tempdir()?;
         let initrd = directory.path().join("host.cpio");
         let mut bytes = fs::read(large)?;

@@ -121,17 +121,24 @@ pub(crate) fn is_cached() -> bool {
 impl XenHost {
     /// Boots Xen and its first domain with Xen's daemons running and a bridge `br0` (10.79.0.1/24).
     pub fn boot() -> Result<Self> {
+        Self::boot_with(&[])
+    }
+
+    /// The same with more programs in it: where, and which.
+    pub fn boot_with(programs: &[(&str, PathBuf)]) -> Result<Self> {
         let large = prepare()?;
         let (first, guest) = (super::kernel(FIRST_KERNEL)?, super::kernel(CLOUD_KERNEL)?);
         let [birthmark, birthmarkd] = rootfs::programs()?;
-        let own = rootfs::build_own(&[
+        let mut files = vec![
             ("lab/birthmark", birthmark),
             ("lab/birthmarkd", birthmarkd),
             (VMLINUX, vmlinux::extract(&guest)?),
             (INITRAMFS, initramfs::build(&guest)?),
             (HVM_VMLINUZ, first.vmlinuz.clone()),
             (HVM_INITRAMFS, initramfs::build_compressed(&first)?),
-        ])?;
+        ];
+        files.extend_from_slice(programs);
+        let own = rootfs::build_own(&files)?;
         let directory = tempfile::tempdir()?;
         let archive = directory.path().join("host.cpio");
         let mut bytes = fs::read(large)?;
