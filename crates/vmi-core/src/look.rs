@@ -104,6 +104,12 @@ impl<'m> Look<'m> {
         self.memory
     }
 
+    /// What it may cost.
+    #[must_use]
+    pub fn budget(&self) -> Budget {
+        self.budget
+    }
+
     /// What the look has cost so far.
     #[must_use]
     pub fn stats(&self) -> LookStats {

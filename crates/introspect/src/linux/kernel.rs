@@ -1,6 +1,7 @@
 //! A kernel that was found: where its page tables are, its profile, and the offsets all walkers use.
 
 use super::image::START_KERNEL_MAP;
+use super::module_layout::ModuleLayouts;
 use super::{
     activity, bpf, cgroup, cred, file, hint, layout::Resolver, list, mm, module, namespace, net, path, pid,
     sched, signal, slab, task, timekeeping, xarray,
@@ -111,6 +112,7 @@ pub struct Kernel {
     pub(super) boot: Boot,
     pub(super) profile: KernelProfile,
     layouts: Layouts,
+    modules: ModuleLayouts,
 }
 
 impl Kernel {
@@ -145,7 +147,7 @@ impl Kernel {
         if !missing.is_empty() {
             return Err(Error::Unsupported { release: boot.release, missing });
         }
-        Ok(Self { boot, profile, layouts })
+        Ok(Self { boot, profile, layouts, modules: ModuleLayouts::default() })
     }
 
     /// Release, as `uname -r` prints it.
@@ -195,6 +197,10 @@ impl Kernel {
 
     pub(crate) fn layouts(&self) -> &Layouts {
         &self.layouts
+    }
+
+    pub(crate) fn modules(&self) -> &ModuleLayouts {
+        &self.modules
     }
 
     /// Whether two kernels are the same boot of one guest, whatever their profiles came from.

@@ -30,6 +30,7 @@ pub(crate) mod locate;
 pub(crate) mod mm;
 pub(crate) mod module;
 pub(crate) mod module_info;
+pub(crate) mod module_layout;
 pub(crate) mod namespace;
 pub(crate) mod net;
 pub(crate) mod netlink;

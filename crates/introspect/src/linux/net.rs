@@ -64,7 +64,7 @@ impl Layout {
             netlink: netlink::Layout::resolve(resolver),
             packet: packet::Layout::resolve(resolver),
             xdp: xdp::Layout::resolve(resolver),
-            vsock: vsock::Layout::resolve(resolver),
+            vsock: vsock::Layout::of(resolver.profile()),
             filter: filter::Layout::resolve(resolver),
             device: device::Layout::resolve(resolver),
             holder: holder::Layout::resolve(resolver),

@@ -7,7 +7,7 @@
 
 use super::kernel::{Boot, Held};
 use super::symbols::Symbols;
-use crate::{Error, Sources};
+use crate::Error;
 use guest_profiles::linux::WANTED;
 use guest_profiles::{Profile, Stored};
 use std::cell::OnceCell;
@@ -15,9 +15,8 @@ use std::cell::OnceCell;
 /// Most disagreements that are told of one guest.
 const TOLD_MAX: usize = 16;
 
-/// The stored profiles of this very build.
-pub(super) fn of_build(sources: &Sources<'_>, boot: &Boot) -> Vec<Stored> {
-    let mut stored = (sources.profiles)(&boot.release);
+/// Of the stored profiles of a release those of this very build.
+pub(super) fn of_build(mut stored: Vec<Stored>, boot: &Boot) -> Vec<Stored> {
     stored.retain(|stored| is_of_build(&stored.profile, boot));
     stored
 }

@@ -9,14 +9,15 @@ use super::anchor;
 use super::image::{KernelImage, LINKED_AT, START_KERNEL_MAP};
 use super::kernel::{Boot, Kernel, KernelProfile};
 use super::stored;
-use super::type_information::TypeInformation;
+use super::type_information::{Ahead, TypeInformation};
 use super::vmcoreinfo::Claim;
 use crate::{Error, Sources};
 use guest_profiles::linux::WANTED;
 use guest_profiles::{
-    Btf, Kallsyms, KallsymsTables, KallsymsValues, Profile, ProfileIdentity, VmcoreInfo, build_id,
+    Btf, Kallsyms, KallsymsTables, KallsymsValues, Profile, ProfileIdentity, Stored, VmcoreInfo, build_id,
 };
 use std::collections::BTreeMap;
+use std::thread;
 use vmi_core::{AddressSpace, Gpa, Gva};
 
 /// Most symbols a kernel may claim. Debian 6.12 has about 220,000.
@@ -66,9 +67,13 @@ pub(super) fn kernel(
     sources: &Sources<'_>,
     found: Found,
 ) -> Result<Kernel, Error> {
-    let proved = match found {
-        Found::Claim(claim) => by_claim(space, &claim)?,
-        Found::Image(image) => by_image(space, &image)?,
+    let (proved, known, ahead) = match found {
+        Found::Claim(claim) => {
+            let known = (sources.profiles)(&claim.info.osrelease);
+            let (proved, ahead) = by_claim_and_profile(space, &claim, &known);
+            (proved?, Some(known), ahead)
+        }
+        Found::Image(image) => (by_image(space, &image)?, None, None),
     };
     let Proved { release, mut symbols, root, vmcoreinfo_at, slide, partial } = proved;
     let read = |what: &'static str, source| Error::Read { what, release: release.clone(), source };
@@ -96,12 +101,13 @@ pub(super) fn kernel(
         build_id: build_id.clone(),
         btf_digest: None,
     };
-    let stored = stored::of_build(sources, &boot);
+    let known = known.unwrap_or_else(|| (sources.profiles)(&release));
+    let stored = stored::of_build(known, &boot);
     if let Some(types) = &types {
         if stored.is_empty() {
             types.bytes()?;
         }
-        boot.btf_digest = Some(types.digest()?);
+        boot.btf_digest = Some(types.digest(ahead)?);
     }
     let own = |symbols: &Symbols| {
         let types = types.as_ref().ok_or_else(|| Error::Unsupported {
@@ -140,6 +146,26 @@ fn linked(symbols: &Symbols, slide: u64) -> Symbols {
         .iter()
         .map(|(name, at)| (name.clone(), if *at >= START_KERNEL_MAP { at.wrapping_sub(slide) } else { *at }))
         .collect()
+}
+
+/// The same as [`by_claim`], and beside it the digest of the type information where the stored profiles of its release have it.
+/// Those that are of other builds say another place, or the digest disagrees as it would have anyway.
+fn by_claim_and_profile(
+    space: &AddressSpace<'_, '_>,
+    claim: &Claim,
+    known: &[Stored],
+) -> (Result<Proved, Error>, Option<Ahead>) {
+    let slide = claim.info.kerneloffset.unwrap_or(0);
+    let at = |name: &str| {
+        let linked = known.first()?.profile.optional_symbol(name)?;
+        Some(linked.wrapping_add(slide))
+    };
+    thread::scope(|scope| {
+        let ahead = Ahead::begin(scope, space, &at);
+        let proved = by_claim(space, claim);
+        // A thread that panicked has no answer.
+        (proved, ahead.and_then(|ahead| ahead.join().ok()).flatten())
+    })
 }
 
 /// A kernel that describes itself: its symbols, and the proof that the description is its own.

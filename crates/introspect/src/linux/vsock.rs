@@ -1,9 +1,9 @@
-//! Vsock sockets: between a VM and its host. Their types are a module's in most kernels; where the profile does not have
-//! them, their addresses are unknown and no table of them is known.
+//! Vsock sockets: between a VM and its host. Their types are a module's in most kernels ([`super::module_layout`]); where neither
+//! profile nor module tells them, their addresses are unknown.
 
-use super::layout::Resolver;
 use crate::session::{Session, member};
 use facts::{Socket, VsockAddress};
+use guest_profiles::Profile;
 use vmi_core::{Gva, ReadError};
 
 /// Offsets in bytes.
@@ -16,19 +16,21 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
+    pub(crate) fn of(profile: &Profile) -> Option<Self> {
+        let offset = |name, member| profile.field(name, member).ok().map(|field| field.offset);
         Some(Self {
-            local: resolver.optional("vsock_sock", "local_addr")?,
-            remote: resolver.optional("vsock_sock", "remote_addr")?,
-            cid: resolver.optional("sockaddr_vm", "svm_cid")?,
-            port: resolver.optional("sockaddr_vm", "svm_port")?,
+            local: offset("vsock_sock", "local_addr")?,
+            remote: offset("vsock_sock", "remote_addr")?,
+            cid: offset("sockaddr_vm", "svm_cid")?,
+            port: offset("sockaddr_vm", "svm_port")?,
         })
     }
 }
 
 /// The addresses of the ``struct vsock_sock *`` at `sk`, into `facts`.
 pub(super) fn decode(session: &Session<'_>, sk: Gva, facts: &mut Socket) -> Result<(), ReadError> {
-    let Some(layout) = session.kernel.layouts().net.vsock else { return Ok(()) };
+    let of_kernel = session.kernel.layouts().net.vsock;
+    let Some(layout) = of_kernel.or_else(|| session.kernel.modules().vsock(session)) else { return Ok(()) };
     let address = |at: u64| -> Result<VsockAddress, ReadError> {
         let at = member(sk, at)?;
         Ok(VsockAddress {

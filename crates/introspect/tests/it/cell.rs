@@ -146,6 +146,9 @@ impl Cell {
         match self.blocks {
             Blocks::One => spec,
             Blocks::Numa => spec.numa_nodes(2),
+            // Memory that can be plugged in above 4 GiB makes Linux set 64 MiB aside for devices that reach no further (swiotlb),
+            // which is more than the smallest guest has to give. None of its devices is such a one.
+            Blocks::Dimm if self.mib <= 96 => spec.dimm_slots().kernel_parameter("swiotlb=1024"),
             Blocks::Dimm => spec.dimm_slots(),
             Blocks::Device => spec.second_block_mib((self.mib * 2).next_power_of_two()),
         }
