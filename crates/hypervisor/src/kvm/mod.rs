@@ -20,6 +20,8 @@ mod presence;
 mod process;
 mod process_mem;
 mod shared_mem;
+#[cfg(feature = "memslots")]
+pub(crate) mod slots;
 pub mod vmm;
 
 pub(crate) use discover::{Found, Vmm, all, inspect};
