@@ -2,6 +2,7 @@
 //!
 //! Messages are for an operator: what, on which process or file, with the values seen. They do not repeat their source.
 
+use crate::SlotsUnusable;
 use std::io;
 use std::path::PathBuf;
 
@@ -361,6 +362,49 @@ pub enum Error {
         monitor: String,
         /// The rules' word.
         rules: String,
+    },
+    /// The kernel's own memory slots were asked for and cannot be had.
+    #[error("The kernel's memory slots of process {pid} cannot be read")]
+    SlotsUnusable {
+        /// The process.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: SlotsUnusable,
+    },
+    /// The kernel's memory slots and the machine's rules say different things.
+    #[error(
+        "The kernel's memory slots of process {pid} say `{slots}`, the rules of machine `{machine}` say `{rules}`"
+    )]
+    SlotsContradiction {
+        /// The process.
+        pid: u32,
+        /// Machine type.
+        machine: String,
+        /// The slots' word.
+        slots: String,
+        /// The rules' word.
+        rules: String,
+    },
+    /// A memory slot is where the VMM has no memory, or several.
+    #[error(
+        "A memory slot of process {pid} has {size:#x} bytes at {start:#x}, which are no memory of the process"
+    )]
+    SlotNotMapped {
+        /// The process.
+        pid: u32,
+        /// The address that the slot has.
+        start: u64,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// A VM that has not been given memory.
+    #[error("None of the {slots} memory slots of process {pid} is RAM")]
+    NoRamSlots {
+        /// The process.
+        pid: u32,
+        /// How many slots it has.
+        slots: usize,
     },
     /// A memory image could not be opened.
     #[error("Opening the memory image {path} failed")]

@@ -1,7 +1,8 @@
 //! What this host lets us do, for `birthmark doctor`.
 
-use crate::{Target, list, open};
+use crate::{LayoutOrigin, Target, kvm, list, open};
 use facts::{Hypervisor, Vm};
+use std::error::Error;
 use std::fs;
 use std::fs::File;
 use vmi_core::Access;
@@ -22,7 +23,7 @@ pub struct Check {
 /// Checks everything that finding and reading guests needs. Opens each VM's memory and closes it again.
 #[must_use]
 pub fn host_checks() -> Vec<Check> {
-    let mut checks = vec![kvm_device(), privileges(), ptrace_scope()];
+    let mut checks = vec![kvm_device(), privileges(), ptrace_scope(), memory_slots()];
     match list() {
         Ok(listing) => {
             checks.push(Check {
@@ -42,7 +43,13 @@ pub fn host_checks() -> Vec<Check> {
                             Access::Mapped => "shared with the host: read by mapping it",
                             Access::PerCall => "private to the VMM: read through /proc/PID/mem",
                         };
-                        (true, format!("{size} MiB, {how}"), opened.notes.first().cloned())
+                        let said = match opened.layout {
+                            LayoutOrigin::Slots => ", laid out as the kernel's memory slots say",
+                            LayoutOrigin::Monitor => ", laid out as QEMU's monitor says",
+                            LayoutOrigin::Rules => ", laid out by the rules of its machine",
+                            LayoutOrigin::Hypervisor | LayoutOrigin::Image => "",
+                        };
+                        (true, format!("{size} MiB, {how}{said}"), opened.notes.first().cloned())
                     }
                     Err(error) => (false, error.to_string(), None),
                 };
@@ -74,6 +81,22 @@ fn kvm_device() -> Check {
         }
     };
     Check { name: "KVM".to_owned(), ok, detail, advice }
+}
+
+/// Not having them is no fault: layouts are exact without them too, of the machines whose rules are known.
+fn memory_slots() -> Check {
+    let (detail, advice) = match kvm::slots_check() {
+        Ok(()) => {
+            ("the kernel's own can be read, so the layout of every KVM guest is exact".to_owned(), None)
+        }
+        Err(error) => {
+            let why = error.source().map_or_else(String::new, |source| format!(": {source}"));
+            let detail = format!("{error}{why}; layouts are by the rules of the machine and QEMU's monitor");
+            let advice = "To read them: CAP_BPF and CAP_PERFMON, a kernel from 5.8 on with BTF, no lockdown";
+            (detail, Some(advice.to_owned()))
+        }
+    };
+    Check { name: "memory slots".to_owned(), ok: true, detail, advice }
 }
 
 /// Capability numbers of include/uapi/linux/capability.h.

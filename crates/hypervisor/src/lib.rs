@@ -25,7 +25,8 @@ pub mod xen;
 pub use dump::RawLayout;
 pub use error::Error;
 pub use host::{Check, host_checks};
+pub use kvm::SlotsUnusable;
 pub use open::{
-    LayoutSource, ListProblem, Listing, OpenOptions, OpenedVm, find, list, nics, open, open_with,
+    LayoutOrigin, LayoutSource, ListProblem, Listing, OpenOptions, OpenedVm, find, list, nics, open, open_with,
 };
 pub use target::Target;

@@ -29,24 +29,42 @@ pub struct ListProblem {
     pub detail: String,
 }
 
-/// Where the guest-physical layout of a QEMU guest comes from.
+/// Where the guest-physical layout of a VMM's guest is to come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum LayoutSource {
-    /// The rules of the machine type; the monitor only where something is seen that they cannot place, such as a DIMM that
-    /// was plugged in. Where the monitor then cannot be asked, the rules stand, with a note.
+    /// The best that can be had: [`Self::Slots`], else the rules; a QEMU's monitor where something is seen that the rules cannot place,
+    /// such as a DIMM that was plugged in. Where the monitor then cannot be asked, the rules stand, with a note.
     #[default]
-    RulesFirst,
-    /// The rules of the machine type alone. Needs nothing of QEMU.
+    Best,
+    /// The memory slots that the host's kernel has of the VM, those of QEMU's RAM held against the rules. Exact, of any VMM; takes
+    /// CAP_BPF and CAP_PERFMON, and this crate's feature `memslots`.
+    Slots,
+    /// The rules of the machine type, or of the VMM, alone. Needs nothing of either.
     Rules,
     /// QEMU's own flat view through a QMP socket on its command line, held against the rules. Uses a monitor that another
     /// client may want.
     Monitor,
 }
 
+/// Where the layout of a guest's memory came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayoutOrigin {
+    /// The kernel's memory slots.
+    Slots,
+    /// QEMU's monitor.
+    Monitor,
+    /// The rules of the machine, or of the VMM.
+    Rules,
+    /// The hypervisor itself (Xen).
+    Hypervisor,
+    /// The headers of an image.
+    Image,
+}
+
 /// How a target is to be opened.
 #[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
-    /// For QEMU guests.
+    /// For guests of KVM and QEMU.
     pub layout_source: LayoutSource,
     /// For raw images.
     pub raw_layout: RawLayout,
@@ -59,6 +77,8 @@ pub struct OpenedVm {
     pub vm: Vm,
     /// Its memory.
     pub memory: Arc<dyn GuestMemory>,
+    /// Who said what is where in it.
+    pub layout: LayoutOrigin,
     /// What of its memory is known to be left out, or what looked odd, in sentences.
     pub notes: Vec<String>,
     source: Source,
@@ -253,6 +273,7 @@ fn open_domain(domain: xen::Domain) -> Result<OpenedVm, Error> {
     Ok(OpenedVm {
         vm: domain.vm.clone(),
         memory: Arc::new(memory),
+        layout: LayoutOrigin::Hypervisor,
         notes: Vec::new(),
         source: Source::Xen(Box::new(domain)),
     })
@@ -263,6 +284,7 @@ fn open_vmm(vmm: kvm::Vmm, options: &OpenOptions) -> Result<OpenedVm, Error> {
     Ok(OpenedVm {
         vm: vmm.vm,
         memory: Arc::new(opened.memory),
+        layout: opened.layout,
         notes: opened.notes,
         source: Source::Vmm { process: opened.process, monitor: vmm.qemu },
     })
@@ -284,5 +306,5 @@ fn open_image(path: &Path, options: &OpenOptions) -> Result<OpenedVm, Error> {
         libvirt: None,
     };
     let source = Source::Image { registers: memory.registers().to_vec() };
-    Ok(OpenedVm { vm, memory: Arc::new(memory), notes: Vec::new(), source })
+    Ok(OpenedVm { vm, memory: Arc::new(memory), layout: LayoutOrigin::Image, notes: Vec::new(), source })
 }

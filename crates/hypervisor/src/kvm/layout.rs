@@ -7,6 +7,7 @@
 
 use super::machine::{Machine, MachineKind};
 use crate::Error;
+use std::ops::Range;
 use vmi_core::{Gpa, Region};
 
 /// Where RAM that does not fit below the PCI hole goes on.
@@ -31,6 +32,14 @@ pub struct Placement {
     pub block: usize,
     /// Offset in that block of the region's first byte.
     pub offset: u64,
+}
+
+/// What of a placement lies in `within`.
+pub(super) fn part(placement: &Placement, within: Range<u64>) -> Option<Placement> {
+    let start = placement.guest.start.0.max(within.start);
+    let len = placement.guest.end().0.min(within.end).checked_sub(start).filter(|&len| len > 0)?;
+    let offset = placement.offset.checked_add(start.checked_sub(placement.guest.start.0)?)?;
+    Some(Placement { guest: Region { start: Gpa(start), len }, block: placement.block, offset })
 }
 
 /// How many bytes of RAM lie below 4 GiB.

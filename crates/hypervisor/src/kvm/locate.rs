@@ -21,6 +21,13 @@ pub struct Located {
     pub mapping: Mapping,
 }
 
+impl Located {
+    /// Offset in the mapping's file of the first address.
+    pub(super) fn file_offset(&self) -> u64 {
+        self.mapping.offset.saturating_add(self.start.saturating_sub(self.mapping.start))
+    }
+}
+
 /// Finds every block that can be found. `descriptor` gives the number of a descriptor of the file that a mapping maps,
 /// where there is one. The result is parallel to `blocks`; `None` is only for blocks that are not in `needed` (backends of
 /// devices that may have been unplugged).
@@ -115,7 +122,8 @@ fn runs_of_size(run: &[&Mapping], size: u64, candidates: &mut Vec<Located>) {
     }
 }
 
-fn continues(before: &Mapping, after: &Mapping) -> bool {
+/// Whether a mapping goes on where another ends, with the same backing.
+pub(super) fn continues(before: &Mapping, after: &Mapping) -> bool {
     before.end == after.start
         && before.shared == after.shared
         && before.device == after.device

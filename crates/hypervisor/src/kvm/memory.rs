@@ -43,7 +43,7 @@ impl Block {
         let absent = if found.mapping.is_anonymous() {
             Absent::Zeros
         } else {
-            let offset = found.mapping.offset;
+            let offset = found.file_offset();
             let file = open_file(pid, &found.mapping, descriptors);
             file.map_or(Absent::Unknown, |file| Absent::File { file, offset })
         };
@@ -244,12 +244,13 @@ fn open_shared(pid: u32, found: &Located, descriptors: &DescriptorsByFile) -> Re
         name: mapping.name.clone(),
         source,
     })?;
-    let expected = mapping.offset.saturating_add(found.size);
+    let offset = found.file_offset();
+    let expected = offset.saturating_add(found.size);
     let actual = file.metadata().map_err(|source| Error::Map { pid, len: found.size, source })?.len();
     if actual < expected {
         return Err(Error::SharedTooShort { pid, expected, actual });
     }
-    SharedMem::new(file, mapping.offset, found.size, Some((pid, found.start))).map_err(|source| Error::Map {
+    SharedMem::new(file, offset, found.size, Some((pid, found.start))).map_err(|source| Error::Map {
         pid,
         len: found.size,
         source,

@@ -20,8 +20,7 @@ mod presence;
 mod process;
 mod process_mem;
 mod shared_mem;
-#[cfg(feature = "memslots")]
-pub(crate) mod slots;
+mod slots;
 pub mod vmm;
 
 pub(crate) use discover::{Found, Vmm, all, inspect};
@@ -32,3 +31,5 @@ pub(crate) use open::open;
 pub(crate) use process::Process;
 pub use process_mem::{Absent, ProcessMem, open_mem};
 pub use shared_mem::SharedMem;
+pub use slots::SlotsUnusable;
+pub(crate) use slots::check as slots_check;

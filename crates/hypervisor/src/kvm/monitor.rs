@@ -7,13 +7,12 @@
 //! each vCPU for a moment (cpu_synchronize_state), as reading a register from outside must.
 
 use super::cmdline::{Keys, Options};
-use super::layout::{Placement, by_rules};
+use super::layout::{Placement, by_rules, part};
 use super::machine::Machine;
 use crate::Error;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde_json::{Value, json};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -253,12 +252,4 @@ pub fn placements(pid: u32, machine: &Machine, ranges: &[FlatRange]) -> Result<V
     let mut all: Vec<Placement> = below.chain(above).collect();
     all.sort_by_key(|placement| placement.guest.start);
     Ok(all)
-}
-
-/// What of a placement lies in `within`.
-fn part(placement: &Placement, within: Range<u64>) -> Option<Placement> {
-    let start = placement.guest.start.0.max(within.start);
-    let len = placement.guest.end().0.min(within.end).checked_sub(start).filter(|&len| len > 0)?;
-    let offset = placement.offset.checked_add(start.checked_sub(placement.guest.start.0)?)?;
-    Some(Placement { guest: Region { start: Gpa(start), len }, block: placement.block, offset })
 }

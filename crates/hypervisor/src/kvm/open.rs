@@ -10,8 +10,9 @@ use super::memory::{Block, DescriptorsByFile, KvmMemory};
 use super::monitor;
 use super::plugged;
 use super::process::{Process, descriptors, proc_error, proc_path};
+use super::slots::{self, Slot};
 use super::vmm;
-use crate::{Error, LayoutSource};
+use crate::{Error, LayoutOrigin, LayoutSource};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fs;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 pub(crate) struct Opened {
     pub(crate) process: Arc<Process>,
     pub(crate) memory: KvmMemory,
+    pub(crate) layout: LayoutOrigin,
     pub(crate) notes: Vec<String>,
 }
 
@@ -32,27 +34,48 @@ pub(crate) fn open(vmm: &Vmm, source: LayoutSource) -> Result<Opened, Error> {
     let process = Arc::new(Process::open(pid)?);
     may_be_read(pid)?;
     is_not_protected(pid)?;
-    let Some(options) = &vmm.qemu else {
-        let Found { placements, located, by_file, .. } = by_vmm(pid, &vmm.exe)?;
-        let memory = KvmMemory::open(Arc::clone(&process), placements, &located, &by_file)?;
-        return Ok(Opened { process, memory, notes: Vec::new() });
+    let machine = match &vmm.qemu {
+        Some(options) => Some((machine::parse(pid, &vmm.exe, options)?, options)),
+        None => None,
     };
-    let machine = machine::parse(pid, &vmm.exe, options)?;
-    if let Some(how) = &machine.protected {
+    if let Some((Machine { protected: Some(how), .. }, _)) = &machine {
         return Err(Error::Protected { pid, how: how.clone() });
     }
-    let mut notes = machine.notes.clone();
-    let found = match source {
-        LayoutSource::Rules => find(pid, &machine, by_rules(pid, &machine)?)?,
-        LayoutSource::Monitor => {
-            notes.clear();
-            by_monitor(pid, machine, options)?
-        }
-        LayoutSource::RulesFirst => by_rules_first(pid, machine, options, &mut notes)?,
+    let mut notes = Vec::new();
+    let slots = match source {
+        LayoutSource::Best => slots::read(pid).ok(),
+        LayoutSource::Slots => Some(slots::read(pid).map_err(|source| Error::SlotsUnusable { pid, source })?),
+        LayoutSource::Rules | LayoutSource::Monitor => None,
     };
-    let Found { placements, located, by_file, .. } = found;
+    let found = match (slots, machine) {
+        (Some(slots), machine) => by_slots(pid, machine.map(|(machine, _)| machine).as_ref(), &slots)?,
+        (None, None) => by_vmm(pid, &vmm.exe)?,
+        (None, Some((machine, options))) => match source {
+            LayoutSource::Monitor => by_monitor(pid, machine, options)?,
+            LayoutSource::Rules => {
+                notes = machine.notes.clone();
+                find(pid, &machine, by_rules(pid, &machine)?)?
+            }
+            LayoutSource::Best | LayoutSource::Slots => {
+                notes = machine.notes.clone();
+                by_rules_first(pid, machine, options, &mut notes)?
+            }
+        },
+    };
+    let Found { placements, located, by_file, layout, .. } = found;
     let memory = KvmMemory::open(Arc::clone(&process), placements, &located, &by_file)?;
-    Ok(Opened { process, memory, notes })
+    Ok(Opened { process, memory, layout, notes })
+}
+
+/// The layout by the kernel's memory slots. They place what was plugged in too, so nothing is left out.
+fn by_slots(pid: u32, machine: Option<&Machine>, slots: &[Slot]) -> Result<Found, Error> {
+    let mappings = maps::read(pid)?;
+    let (placements, located) = match machine {
+        Some(machine) => slots::layout::of_machine(pid, machine, slots, &mappings)?,
+        None => slots::layout::alone(pid, slots, &mappings)?,
+    };
+    let by_file = descriptors_by_file(pid, &mappings)?;
+    Ok(Found { placements, located, by_file, mappings, layout: LayoutOrigin::Slots })
 }
 
 /// The layout by the rules of the machine, unless something is seen that they cannot place and the monitor can.
@@ -92,7 +115,7 @@ fn by_monitor(pid: u32, mut machine: Machine, options: &Options) -> Result<Found
     let ranges = monitor::flat_view(pid, options)?;
     plugged::add_told(&mut machine, &ranges);
     let placements = monitor::placements(pid, &machine, &ranges)?;
-    find(pid, &machine, placements)
+    Ok(Found { layout: LayoutOrigin::Monitor, ..find(pid, &machine, placements)? })
 }
 
 /// Whether the VMM may be looked into at all. Asked first: without permission its command line is still readable, and what
@@ -133,7 +156,7 @@ fn by_vmm(pid: u32, exe: &str) -> Result<Found, Error> {
         let block = Block::open(pid, &whole, &by_file, &mut mem.borrow_mut())?;
         block.read(offset, out).map_err(|source| Error::Map { pid, len: out.len() as u64, source })
     })?;
-    Ok(Found { placements, located, by_file, mappings })
+    Ok(Found { placements, located, by_file, mappings, layout: LayoutOrigin::Rules })
 }
 
 /// Placements, and where their blocks are in the VMM. The placements' numbers of blocks are those of `located`.
@@ -143,6 +166,8 @@ struct Found {
     by_file: DescriptorsByFile,
     /// All that the VMM had mapped.
     mappings: Vec<Mapping>,
+    /// Who said it.
+    layout: LayoutOrigin,
 }
 
 /// Finds every block that a placement uses.
@@ -160,7 +185,7 @@ fn find(pid: u32, machine: &Machine, mut placements: Vec<Placement>) -> Result<F
         placement.block = used.partition_point(|&block| block < placement.block);
     }
     let located = used.into_iter().filter_map(|block| all.get(block).cloned().flatten()).collect();
-    Ok(Found { placements, located, by_file, mappings })
+    Ok(Found { placements, located, by_file, mappings, layout: LayoutOrigin::Rules })
 }
 
 /// The descriptors of files that are mapped for writing. Others, disk images on a network for one, are not even asked

@@ -9,6 +9,8 @@ mod lab;
 mod layout;
 mod locate;
 mod maps;
+#[cfg(feature = "memslots")]
+mod memory_slots;
 mod monitor;
 mod other_vmms;
 mod plugged;

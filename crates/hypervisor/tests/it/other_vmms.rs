@@ -3,7 +3,7 @@
 
 use crate::lab::skip;
 use facts::Hypervisor;
-use hypervisor::{Error, OpenedVm, Target};
+use hypervisor::{Error, LayoutSource, OpenOptions, OpenedVm, Target, open_with};
 use std::os::unix::fs::MetadataExt;
 use testkit::vmm::{GUEST_WRITES_AT, MapForm, Mapped, Vmm, VmmSpec, WRITTEN_BY_GUEST};
 use vmi_core::Gpa;
@@ -11,7 +11,7 @@ use vmi_core::Gpa;
 const MIB: u64 = 1 << 20;
 const SMALL: (u64, u64) = (512 * MIB, 0);
 
-fn has_kvm() -> bool {
+pub fn has_kvm() -> bool {
     let can = std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
     if !can {
         // Machines without one are no fault; the nested lab shows a real KVM everywhere.
@@ -23,8 +23,9 @@ fn has_kvm() -> bool {
     })
 }
 
-fn open(vmm: &Vmm) -> Result<OpenedVm, Error> {
-    hypervisor::open(&Target::Pid(vmm.pid()))
+fn open(vmm: &Vmm, layout_source: LayoutSource) -> Result<OpenedVm, Error> {
+    let options = OpenOptions { layout_source, ..OpenOptions::default() };
+    open_with(&Target::Pid(vmm.pid()), &options)
 }
 
 fn number(vm: &OpenedVm, at: u64) -> u64 {
@@ -51,9 +52,9 @@ fn existing(pid: u32) -> u64 {
 }
 
 /// Every page that was written is where it must be, all else is zeros, and nothing came to exist.
-fn reads_all_of_it(spec: VmmSpec) {
+pub fn reads_all_of_it(spec: VmmSpec, source: LayoutSource) {
     let vmm = Vmm::start(&spec).unwrap();
-    let vm = open(&vmm).unwrap_or_else(|error| panic!("{spec:?}: {error}"));
+    let vm = open(&vmm, source).unwrap_or_else(|error| panic!("{spec:?}: {error}"));
     assert_eq!(vm.vm.hypervisor, Hypervisor::Kvm, "{spec:?}");
     let mut expected = vec![(0, spec.ram.0)];
     expected.extend((spec.ram.1 > 0).then_some((1 << 32, spec.ram.1)));
@@ -77,15 +78,12 @@ fn reads_all_of_it(spec: VmmSpec) {
     assert!(!vm.is_alive() && vm.memory.begin_look().is_err(), "{spec:?}");
 }
 
-#[test]
-fn the_memory_of_each_vmm_is_found_by_its_rules_and_read_to_the_byte() {
-    if !has_kvm() {
-        return;
-    }
+/// The layouts of the VMMs whose rules are known.
+pub fn layouts() -> Vec<VmmSpec> {
     let (three, more) = ((0xc000_0000, 700 * MIB), (0xd000_0000, 300 * MIB));
     let firecracker = |ram, mapped, form| VmmSpec::new("firecracker", ram, mapped, form);
     let hypervisor = |ram, mapped, form| VmmSpec::new("cloud-hypervisor", ram, mapped, form);
-    for spec in [
+    vec![
         firecracker(SMALL, Mapped::Anonymous, MapForm::ZeroPage),
         firecracker(more, Mapped::Anonymous, MapForm::ZeroPage),
         firecracker(three, Mapped::Anonymous, MapForm::Pvh),
@@ -99,15 +97,23 @@ fn the_memory_of_each_vmm_is_found_by_its_rules_and_read_to_the_byte() {
         VmmSpec::new("crosvm", more, Mapped::OneFile, MapForm::ZeroPage),
         VmmSpec::new("lkvm", SMALL, Mapped::WithHole, MapForm::Kvmtool),
         VmmSpec::new("lkvm", more, Mapped::WithHole, MapForm::Kvmtool),
-    ] {
-        reads_all_of_it(spec);
+    ]
+}
+
+#[test]
+fn the_memory_of_each_vmm_is_found_by_its_rules_and_read_to_the_byte() {
+    if !has_kvm() {
+        return;
+    }
+    for spec in layouts() {
+        reads_all_of_it(spec, LayoutSource::Rules);
     }
 }
 
 /// The error that opening such a VM ends with.
 fn refusal(spec: VmmSpec) -> Error {
     let vmm = Vmm::start(&spec).unwrap();
-    match open(&vmm) {
+    match open(&vmm, LayoutSource::Rules) {
         Ok(vm) => panic!("{spec:?} was opened as {:?}", vm.memory.regions()),
         Err(error) => error,
     }
@@ -147,7 +153,7 @@ fn a_layout_that_contradicts_itself_is_refused() {
 }
 
 #[test]
-fn a_vmm_that_nobody_knows_is_listed_and_refused() {
+fn a_vmm_that_nobody_knows_is_listed_and_refused_by_the_rules() {
     if !has_kvm() {
         return;
     }
@@ -156,7 +162,9 @@ fn a_vmm_that_nobody_knows_is_listed_and_refused() {
     let listed = hypervisor::list().unwrap();
     let vm = listed.vms.iter().find(|vm| vm.pid == Some(vmm.pid())).unwrap();
     assert_eq!((vm.hypervisor, vm.vcpus, vm.memory_bytes), (Hypervisor::Kvm, Some(1), None));
-    assert!(matches!(open(&vmm), Err(Error::UnknownVmm { exe, .. }) if exe == "somebody-elses"));
+    assert!(
+        matches!(open(&vmm, LayoutSource::Rules), Err(Error::UnknownVmm { exe, .. }) if exe == "somebody-elses")
+    );
 }
 
 #[test]

@@ -385,7 +385,7 @@ fn a_dimm_that_could_be_the_ram_is_an_error_and_no_guess() {
     qemu.command("object-add", json!({"qom-type": "memory-backend-ram", "id": "late", "size": 1024 * MIB}));
     qemu.command("device_add", json!({"driver": "pc-dimm", "id": "d", "memdev": "late"}));
     qemu.release_monitor();
-    for layout_source in [LayoutSource::RulesFirst, LayoutSource::Monitor] {
+    for layout_source in [LayoutSource::Best, LayoutSource::Monitor] {
         let options = OpenOptions { layout_source, ..OpenOptions::default() };
         let error = open_with(&Target::Pid(qemu.pid()), &options).unwrap_err();
         assert!(matches!(error, Error::RamAmbiguous { .. }), "{error}");

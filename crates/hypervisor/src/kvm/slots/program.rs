@@ -9,7 +9,8 @@
 //! lets only programs copy its memory that say they are free to be used with it; this one may be used under the MIT licence or the
 //! GPL.
 
-use super::Unusable;
+use super::SlotsUnusable;
+use super::types::{Named, Types};
 use nix::libc;
 use std::fs::File;
 use std::io::{self, Read};
@@ -36,6 +37,31 @@ pub(super) struct Places {
     pub(super) tgid: u64,
     /// ``struct file``.
     pub(super) private_data: u64,
+}
+
+impl Places {
+    const CONTEXT: Named = Named::Record("bpf_iter__task_file");
+    const META: Named = Named::Record("bpf_iter_meta");
+    const TASK: Named = Named::Record("task_struct");
+    const FILE: Named = Named::Record("file");
+    const ITERATOR: Named = Named::Function("bpf_iter_task_file");
+    /// What to look for in the types.
+    pub(super) const TYPES: [Named; 5] = [Self::CONTEXT, Self::META, Self::TASK, Self::FILE, Self::ITERATOR];
+
+    /// `None`: the types have not all that is needed.
+    pub(super) fn of(types: &Types<'_>) -> Option<Self> {
+        let offset = |of: Named, member: &str| Some(types.member(types.find(of)?, member)?.offset);
+        Some(Self {
+            iterator: types.find(Self::ITERATOR)?.number(),
+            meta: offset(Self::CONTEXT, "meta")?,
+            task: offset(Self::CONTEXT, "task")?,
+            fd: offset(Self::CONTEXT, "fd")?,
+            file: offset(Self::CONTEXT, "file")?,
+            seq: offset(Self::META, "seq")?,
+            tgid: offset(Self::TASK, "tgid")?,
+            private_data: offset(Self::FILE, "private_data")?,
+        })
+    }
 }
 
 /// What is asked, as the program finds it: process, descriptor, address (0: the word of the descriptor's file), bytes, room for them.
@@ -157,8 +183,8 @@ pub(super) struct Program {
 
 impl Program {
     /// Loads it. `process` as the kernel numbers it, so in the first pid namespace.
-    pub(super) fn load(places: &Places, process: u32, descriptor: u32) -> Result<Self, Unusable> {
-        let refused = |step| move |source| Unusable::Refused { step, source };
+    pub(super) fn load(places: &Places, process: u32, descriptor: u32) -> Result<Self, SlotsUnusable> {
+        let refused = |step| move |source| SlotsUnusable::Refused { step, source };
         let value = u32::try_from(REQUEST).unwrap_or(u32::MAX);
         let map = Attributes::new()
             .with(0, call::MAP_TYPE_ARRAY)
@@ -167,30 +193,31 @@ impl Program {
             .with(12, 1)
             .open(call::MAP_CREATE)
             .map_err(refused("making room for the answers"))?;
-        let words = assemble(places, map.as_raw_fd()).ok_or(Unusable::Types)?;
+        let words = assemble(places, map.as_raw_fd()).ok_or(SlotsUnusable::Types)?;
         let program = load(places, &words).map_err(refused("loading the program"))?;
         let link = iterate(&program, process).map_err(refused("making an iterator of the program"))?;
         Ok(Self { link, map, process, descriptor })
     }
 
     /// The word that the descriptor's file belongs to: of a VM's descriptor, the address of its ``struct kvm``.
-    pub(super) fn object(&self) -> Result<u64, Unusable> {
+    pub(super) fn object(&self) -> Result<u64, SlotsUnusable> {
         let mut word = [0; 8];
         self.copy(0, &mut word)?;
         Ok(u64::from_ne_bytes(word))
     }
 
     /// Copies kernel memory. Fails where there is none, and when the process or the descriptor is gone.
-    pub(super) fn read(&self, address: u64, out: &mut [u8]) -> Result<(), Unusable> {
+    pub(super) fn read(&self, address: u64, out: &mut [u8]) -> Result<(), SlotsUnusable> {
         if address == 0 {
-            return Err(Unusable::Gone);
+            return Err(SlotsUnusable::Gone);
         }
         self.copy(address, out)
     }
 
-    fn copy(&self, address: u64, out: &mut [u8]) -> Result<(), Unusable> {
-        let refused = |source| Unusable::Refused { step: "asking the program", source };
-        let bytes = u32::try_from(out.len()).ok().filter(|_| out.len() <= LONGEST).ok_or(Unusable::Gone)?;
+    fn copy(&self, address: u64, out: &mut [u8]) -> Result<(), SlotsUnusable> {
+        let refused = |source| SlotsUnusable::Refused { step: "asking the program", source };
+        let bytes =
+            u32::try_from(out.len()).ok().filter(|_| out.len() <= LONGEST).ok_or(SlotsUnusable::Gone)?;
         let mut request = [0_u8; REQUEST];
         let head = [
             self.process.to_ne_bytes(),
@@ -217,7 +244,7 @@ impl Program {
             Attributes::new().with_descriptor(0, &self.link).open(call::ITER_CREATE).map_err(refused)?;
         // Reading runs the program, descriptor by descriptor, until there is as much as is asked for.
         match File::from(answers).read_exact(out) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Unusable::Gone),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(SlotsUnusable::Gone),
             read => read.map_err(refused),
         }
     }
@@ -245,7 +272,9 @@ fn load(places: &Places, words: &[u64]) -> io::Result<OwnedFd> {
     attributes(None).open(call::PROG_LOAD).map_err(|error| {
         // The verifier says why when it is asked to.
         let mut log = vec![0; 64 << 10];
-        if error.kind() == io::ErrorKind::PermissionDenied || attributes(Some(&mut log)).open(call::PROG_LOAD).is_ok() {
+        if error.kind() == io::ErrorKind::PermissionDenied
+            || attributes(Some(&mut log)).open(call::PROG_LOAD).is_ok()
+        {
             return error;
         }
         let text = String::from_utf8_lossy(&log);
