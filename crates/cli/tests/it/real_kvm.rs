@@ -4,11 +4,22 @@
 
 use crate::lab_host::{drift_is_found_and_cut_off, its_end_is_told, snapshot_equals_truth};
 use facts::{Hypervisor, Metadata, Snapshot, Vm};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use testkit::Need;
-use testkit::host::{InnerBacking, KvmHost};
+use testkit::host::{Host, InnerBacking, KvmHost};
 
 const TAP: &str = "tap-kvm";
+
+/// What `birthmark doctor` says on a host, by the name of the check.
+fn doctor(host: &Host) -> BTreeMap<String, String> {
+    // It ends with 1 here: nothing is set up for the daemon.
+    let said = host.run("birthmark doctor --json").unwrap();
+    let checks: Vec<Value> =
+        serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+    let text = |check: &Value, key: &str| check[key].as_str().unwrap().to_owned();
+    checks.iter().map(|check| (text(check, "name"), text(check, "detail"))).collect()
+}
 
 #[test]
 fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
@@ -51,6 +62,15 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
         host.json("birthmark snapshot metadata:instance/flavor@name=small --json").unwrap();
     assert_eq!(by_metadata.vm.id, format!("uuid:{}", uuid(0)));
 
+    // The host's own kernel says where the memory of each is: its verifier takes our program, its types (KVM's are a module's) tell
+    // where the slots are.
+    let checks = doctor(&host);
+    assert!(checks["memory slots"].contains("can be read"), "{checks:?}");
+    for guest in &guests {
+        let memory = &checks[&format!("memory of {}", guest.name())];
+        assert!(memory.contains("laid out as the kernel's memory slots say"), "{memory}");
+    }
+
     // By name, and the one that libvirt started by the UUID that libvirt gave it, while libvirt holds its monitor.
     for guest in &guests[1..] {
         snapshot_equals_truth(&host, guest, guest.name());
@@ -63,4 +83,16 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
     drift_is_found_and_cut_off(&host, &guests[1], TAP, "10.79.0.2");
     host.succeed(&format!("kill {}", listed["memfd"].pid.unwrap())).unwrap();
     its_end_is_told(&host);
+
+    // A host that is locked down does not let its kernel be read, by nobody: the rules stand in, and see the same.
+    host.succeed(
+        "mount -t securityfs securityfs /sys/kernel/security && echo confidentiality >/sys/kernel/security/lockdown",
+    )
+    .unwrap();
+    let checks = doctor(&host);
+    assert!(checks["memory slots"].contains("the kernel refused"), "{checks:?}");
+    assert!(checks["memory of anonymous"].contains("by the rules of its machine"), "{checks:?}");
+    for guest in [&guests[0], &guests[2]] {
+        snapshot_equals_truth(&host, guest, guest.name());
+    }
 }

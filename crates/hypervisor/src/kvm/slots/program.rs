@@ -272,7 +272,7 @@ fn load(places: &Places, words: &[u64]) -> io::Result<OwnedFd> {
     attributes(None).open(call::PROG_LOAD).map_err(|error| {
         // The verifier says why when it is asked to.
         let mut log = vec![0; 64 << 10];
-        if error.kind() == io::ErrorKind::PermissionDenied
+        if error.raw_os_error() == Some(libc::EPERM)
             || attributes(Some(&mut log)).open(call::PROG_LOAD).is_ok()
         {
             return error;
@@ -368,5 +368,34 @@ impl Attributes {
         let descriptor = self.call(command)?;
         // SAFETY: the call just made this descriptor (close-on-exec, as all of bpf's are), and nothing else owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACES: Places =
+        Places { iterator: 7, meta: 0, task: 8, fd: 16, file: 24, seq: 0, tgid: 0x9a4, private_data: 0xc8 };
+
+    #[test]
+    fn every_jump_but_one_leads_to_the_end_and_no_loop_exists() {
+        let words = assemble(&PLACES, 5).unwrap();
+        assert_eq!(words.len(), 32);
+        assert_eq!(words[30..], [0xb7, 0x95], "`return 0`");
+        let jumps: Vec<(usize, usize)> = (0..)
+            .zip(&words)
+            .filter(|(_, word)| matches!(**word as u8, 0x15 | 0x25 | 0x55 | 0x5d))
+            .map(|(at, word)| (at, at + 1 + usize::from((word >> 16) as u16)))
+            .collect();
+        assert_eq!(jumps.len(), 7);
+        assert_eq!(jumps.iter().filter(|(_, to)| *to == 30).count(), 6, "{jumps:?}");
+        // Forwards, every one of them: what is read as negative would be far behind the end.
+        assert!(jumps.iter().all(|(from, to)| from < to && *to <= 30), "{jumps:?}");
+    }
+
+    #[test]
+    fn an_offset_that_no_instruction_can_hold_is_no_program() {
+        assert!(assemble(&Places { tgid: 1 << 15, ..PLACES }, 5).is_none());
     }
 }
