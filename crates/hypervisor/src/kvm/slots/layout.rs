@@ -80,7 +80,7 @@ pub(crate) fn of_machine(
     for (&block, &start) in &blocks {
         let size = machine.blocks.get(block).map_or(0, |block| block.size);
         let found = holding(mappings, start, size).filter(|found| is_memory(&found.mapping));
-        located.push(found.ok_or_else(|| Error::SlotNotMapped { pid, start, size })?);
+        located.push(found.ok_or(Error::SlotNotMapped { pid, start, size })?);
     }
     let number = |block: usize| blocks.keys().position(|&known| known == block);
     let mut layout = (Vec::new(), located);

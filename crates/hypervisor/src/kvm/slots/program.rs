@@ -385,8 +385,9 @@ mod tests {
         assert_eq!(words[30..], [0xb7, 0x95], "`return 0`");
         let jumps: Vec<(usize, usize)> = (0..)
             .zip(&words)
-            .filter(|(_, word)| matches!(**word as u8, 0x15 | 0x25 | 0x55 | 0x5d))
-            .map(|(at, word)| (at, at + 1 + usize::from((word >> 16) as u16)))
+            .filter(|(_, word)| matches!(word.to_le_bytes()[0], 0x15 | 0x25 | 0x55 | 0x5d))
+            .map(|(at, word)| (at, word.to_le_bytes()))
+            .map(|(at, bytes)| (at, at + 1 + usize::from(u16::from_le_bytes([bytes[2], bytes[3]]))))
             .collect();
         assert_eq!(jumps.len(), 7);
         assert_eq!(jumps.iter().filter(|(_, to)| *to == 30).count(), 6, "{jumps:?}");

@@ -299,13 +299,10 @@ mod tests {
     use proptest::prelude::*;
     use std::fs;
 
-    /// `/sys/kernel/btf` of this machine: the kernel's, and KVM's where that is a module.
+    /// `/sys/kernel/btf` of this machine: the kernel's, and KVM's where that is a module. `None`: this kernel has no types, so there is
+    /// nothing to compare.
     fn here() -> Option<(Vec<u8>, Option<Vec<u8>>)> {
-        let Ok(kernel) = fs::read("/sys/kernel/btf/vmlinux") else {
-            println!("skipped: this kernel has no types");
-            return None;
-        };
-        Some((kernel, fs::read("/sys/kernel/btf/kvm").ok()))
+        Some((fs::read("/sys/kernel/btf/vmlinux").ok()?, fs::read("/sys/kernel/btf/kvm").ok()))
     }
 
     #[test]

@@ -78,12 +78,11 @@ impl Offsets {
     }
 }
 
+/// Copies kernel memory from an address.
+type ReadKernel<'r> = dyn Fn(u64, &mut [u8]) -> Result<(), SlotsUnusable> + 'r;
+
 /// The slots of the VM at `kvm`, by guest-physical address. `read` copies kernel memory.
-pub(super) fn slots(
-    offsets: &Offsets,
-    kvm: u64,
-    read: &dyn Fn(u64, &mut [u8]) -> Result<(), SlotsUnusable>,
-) -> Result<Vec<Slot>, SlotsUnusable> {
+pub(super) fn slots(offsets: &Offsets, kvm: u64, read: &ReadKernel<'_>) -> Result<Vec<Slot>, SlotsUnusable> {
     let walk = Walk { offsets, read };
     for _ in 0..TRIES {
         let before = walk.state(kvm)?;
@@ -103,7 +102,7 @@ pub(super) fn slots(
 
 struct Walk<'w> {
     offsets: &'w Offsets,
-    read: &'w dyn Fn(u64, &mut [u8]) -> Result<(), SlotsUnusable>,
+    read: &'w ReadKernel<'w>,
 }
 
 impl Walk<'_> {
