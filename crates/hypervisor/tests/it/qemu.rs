@@ -241,7 +241,10 @@ fn a_vm_is_listed_with_its_name_uuid_and_size() {
     let checks = host_checks();
     let check = checks.iter().find(|check| check.name == format!("memory of {}", vm.name)).unwrap();
     assert!(check.ok, "{check:?}");
-    assert_eq!(check.detail, "255 MiB, private to the VMM: read through /proc/PID/mem");
+    assert_eq!(
+        check.detail,
+        "255 MiB, private to the VMM: read through /proc/PID/mem, laid out by the rules of its machine"
+    );
 }
 
 #[test]
