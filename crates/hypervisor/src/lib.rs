@@ -27,6 +27,7 @@ pub use error::Error;
 pub use host::{Check, host_checks};
 pub use kvm::SlotsUnusable;
 pub use open::{
-    LayoutOrigin, LayoutSource, ListProblem, Listing, OpenOptions, OpenedVm, find, list, nics, open, open_with,
+    LayoutOrigin, LayoutSource, ListProblem, Listing, OpenOptions, OpenedVm, find, list, nics, open,
+    open_with,
 };
 pub use target::Target;
