@@ -363,6 +363,15 @@ pub enum Error {
         /// The rules' word.
         rules: String,
     },
+    /// The pages that KVM shares with a VMM could not be used.
+    #[error("The vCPU pages of process {pid} cannot be used")]
+    RunPage {
+        /// The process.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel's own memory slots were asked for and cannot be had.
     #[error("The kernel's memory slots of process {pid} cannot be read")]
     SlotsUnusable {

@@ -55,13 +55,15 @@ pub struct VmmSpec {
     pub twice: bool,
     /// The memory is the guest's alone (guest_memfd).
     pub private: bool,
+    /// The guest goes on after its first byte, and comes out to the VMM about once a millisecond.
+    pub runs_on: bool,
 }
 
 impl VmmSpec {
     /// A VMM of this name that does all as it should.
     #[must_use]
     pub fn new(exe: &'static str, ram: (u64, u64), mapped: Mapped, form: MapForm) -> Self {
-        Self { exe, ram, mapped, form, told: None, twice: false, private: false }
+        Self { exe, ram, mapped, form, told: None, twice: false, private: false, runs_on: false }
     }
 }
 
@@ -98,7 +100,7 @@ impl Vmm {
         let mut child = Command::new(&exe)
             .args([spec.ram.0, spec.ram.1, told.0, told.1].map(|size| size.to_string()))
             .args([format!("{:?}", spec.mapped), format!("{:?}", spec.form)])
-            .args([spec.twice, spec.private].map(|on| on.to_string()))
+            .args([spec.twice, spec.private, spec.runs_on].map(|on| on.to_string()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -137,6 +139,9 @@ impl Drop for Vmm {
         let _ = self.child.wait();
     }
 }
+
+/// What the guest's vCPU has in CR3, and as the base of its interrupt descriptors.
+pub const CR3_AND_IDT: (u64, u64) = (0x7000, 0x5678);
 
 /// Where the guest itself writes [`WRITTEN_BY_GUEST`].
 pub const GUEST_WRITES_AT: u64 = 0x5000;

@@ -127,7 +127,8 @@ impl Process {
     }
 }
 
-fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+/// A descriptor of a process.
+pub(super) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open takes a pid and flags, touches no memory of ours, and returns a new descriptor or -1.
     let result = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
     let raw = i32::try_from(result).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;

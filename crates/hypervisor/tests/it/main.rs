@@ -16,5 +16,6 @@ mod other_vmms;
 mod plugged;
 mod process_memory;
 mod qemu;
+mod run_page;
 mod shared_memory;
 mod target;

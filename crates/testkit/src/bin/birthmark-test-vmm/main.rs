@@ -14,7 +14,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use testkit::vmm::{GUEST_WRITES_AT, Vmm, WRITTEN_BY_GUEST};
+use std::time::Duration;
+use testkit::vmm::{CR3_AND_IDT, GUEST_WRITES_AT, Vmm, WRITTEN_BY_GUEST};
 
 const FOUR_GIB: u64 = 1 << 32;
 
@@ -27,7 +28,7 @@ struct Part {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [low, high, told_low, told_high, mapped, form, twice, private] = arguments.as_slice() else {
+    let [low, high, told_low, told_high, mapped, form, twice, private, runs_on] = arguments.as_slice() else {
         bail!("This program is started by the tests");
     };
     let (low, high): (u64, u64) = (low.parse()?, high.parse()?);
@@ -51,7 +52,7 @@ fn main() -> Result<()> {
         }
     }
     if private != "true" {
-        run(&vm, &parts)?;
+        run(&vm, &parts, runs_on == "true")?;
     }
     println!("ready");
     std::io::stdout().flush()?;
@@ -196,19 +197,30 @@ fn memory_map(form: &str, low: u64, high: u64) -> Result<Vec<(u64, Vec<u8>)>> {
     })
 }
 
-/// Runs five bytes of real mode: one byte into memory, and a halt.
-fn run(vm: &VmFd, parts: &[Part]) -> Result<()> {
+/// Runs some bytes of real mode: one byte into memory, and a halt, or a byte to a port for ever.
+fn run(vm: &VmFd, parts: &[Part], on: bool) -> Result<()> {
     let [low, high, ..] = GUEST_WRITES_AT.to_le_bytes();
-    write(parts, 0x1000, &[0xc6, 0x06, low, high, WRITTEN_BY_GUEST, 0xf4])?;
+    let then: &[u8] = if on { &[0xe6, 0x80, 0xeb, 0xfc] } else { &[0xf4] };
+    write(parts, 0x1000, &[&[0xc6, 0x06, low, high, WRITTEN_BY_GUEST], then].concat())?;
     let mut vcpu = vm.create_vcpu(0)?;
     let mut segments = vcpu.get_sregs()?;
     segments.cs.base = 0;
     segments.cs.selector = 0;
+    (segments.cr3, segments.idt.base) = CR3_AND_IDT;
     vcpu.set_sregs(&segments)?;
     let mut registers = vcpu.get_regs()?;
     registers.rip = 0x1000;
     registers.rflags = 2;
     vcpu.set_regs(&registers)?;
+    if on {
+        ensure!(matches!(vcpu.run()?, VcpuExit::IoOut(0x80, _)), "The guest did not come to its port");
+        std::thread::spawn(move || {
+            while vcpu.run().is_ok() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        return Ok(());
+    }
     let halted = matches!(vcpu.run()?, VcpuExit::Hlt);
     ensure!(halted, "The guest did not come to its halt");
     // The VM keeps its vCPU, as that of a VMM does.
