@@ -86,6 +86,10 @@ pub(crate) struct TargetArg {
     /// runs again whatever happens to this program; one that stood before is left so.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) pause: Option<u64>,
+    /// Where memory alone does not show the kernel and no monitor answers, have KVM write the vCPUs' registers into the page that it
+    /// shares with the VMM. Intrusive: that page, which is not the guest's, is written to for up to a second.
+    #[arg(long)]
+    pub(crate) vcpu_page: bool,
 }
 
 /// What the guard of a pause is told. For this program's own use.

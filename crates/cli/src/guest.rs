@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::Duration;
-use vmi_core::Budget;
+use vmi_core::{Budget, Registers};
 
 /// What finding a kernel may cost: one pass over guest memory.
 const LOCATE: Budget = Budget { time: Duration::from_secs(60), bytes: 1 << 40 };
@@ -29,11 +29,12 @@ pub(crate) struct Guest {
     kernel: Option<Kernel>,
     pulse: Pulse,
     store: Store,
-    /// Why stored profiles were not used.
+    /// Why stored profiles, or the vCPUs' pages, were not used.
     passed_over: RefCell<Vec<String>>,
     told: bool,
     scan: bool,
     pause: Option<Duration>,
+    vcpu_page: bool,
 }
 
 impl Guest {
@@ -50,6 +51,7 @@ impl Guest {
             told: false,
             scan: false,
             pause: None,
+            vcpu_page: false,
         })
     }
 
@@ -58,6 +60,7 @@ impl Guest {
         Ok(Self {
             scan: args.scan,
             pause: args.pause.map(Duration::from_millis),
+            vcpu_page: args.vcpu_page,
             ..Self::open(&args.target)?
         })
     }
@@ -173,8 +176,20 @@ impl Guest {
         Ok(kernel)
     }
 
+    /// Of the vCPUs, as far as they may be asked for. None is no error: then memory is searched.
+    fn registers(&self) -> Vec<Registers> {
+        let asked = self.opened.registers();
+        if asked.is_err() && self.vcpu_page {
+            return self.opened.registers_by_run_page().unwrap_or_else(|error| {
+                self.passed_over.borrow_mut().push(format!("--vcpu-page: {:#}", anyhow::Error::new(error)));
+                Vec::new()
+            });
+        }
+        asked.unwrap_or_default()
+    }
+
     fn locate(&self, profiles: &dyn Fn(&str) -> Vec<Stored>) -> Result<Kernel, introspect::Error> {
-        let registers = || self.opened.registers().unwrap_or_default();
+        let registers = || self.registers();
         // What cannot be used is told when it is of the guest's release.
         let known = || -> Box<dyn Iterator<Item = Outline>> { Box::new(self.store.outlines()) };
         let sources = Sources { registers: &registers, profiles, known: &known };

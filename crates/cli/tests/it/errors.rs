@@ -73,6 +73,20 @@ fn a_vm_whose_memory_is_its_own_is_unreadable_with_the_reason_and_status_2() {
 }
 
 #[test]
+fn the_vcpus_of_a_vmm_without_a_monitor_are_asked_only_when_told_to() {
+    if !testkit::require(&[testkit::Need::Root]) || !Vmm::can_start() {
+        return;
+    }
+    let spec = VmmSpec::new("firecracker", (512 << 20, 0), Mapped::Anonymous, MapForm::ZeroPage);
+    let vmm = Vmm::start(&VmmSpec { runs_on: true, ..spec }).unwrap();
+    let target = format!("pid:{}", vmm.pid());
+    // Its memory has no kernel; only the vCPU tells that none has begun to run.
+    assert!(run(["ps", &target]).error().contains("No running Linux kernel found"));
+    let told = run(["ps", &target, "--vcpu-page"]);
+    assert!(told.error().contains("no vCPU runs an operating system's kernel"), "{told:?}");
+}
+
+#[test]
 fn a_vm_that_does_not_exist_is_an_error_that_says_where_to_look() {
     let ran = run(["ps", "no-such-vm"]);
     assert!(ran.error().contains("No VM `no-such-vm` is on this host"), "{ran:?}");
