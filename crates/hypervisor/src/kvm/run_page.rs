@@ -111,7 +111,7 @@ impl Wanting {
     }
 
     fn at(&self, offset: usize) -> *mut u64 {
-        debug_assert!(offset % 8 == 0 && offset + 8 <= PAGE.get());
+        debug_assert!(offset.is_multiple_of(8) && offset + 8 <= PAGE.get());
         // SAFETY: every offset is one of the constants above, inside the page and a multiple of 8.
         unsafe { self.base.byte_add(offset) }.cast().as_ptr()
     }
