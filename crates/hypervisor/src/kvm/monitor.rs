@@ -1,23 +1,26 @@
 //! What QEMU's monitor knows, when the caller asks for it: the exact layout (`info mtree -f`) and the vCPUs' registers
-//! (`info registers -a`), through QMP.
+//! (`info registers -a`, or where QEMU has no human monitor the notes of a small core dump), through QMP.
 //!
 //! Never the default. A QMP socket serves one client; where another holds it (libvirt does), ours waits in the socket's
-//! queue unanswered, so every step has a deadline of 100 ms. Nothing but these two is asked here (`pause` does more, on request); the
-//! second interrupts
-//! each vCPU for a moment (cpu_synchronize_state), as reading a register from outside must.
+//! queue unanswered, so every step has a deadline of 100 ms. Nothing but these is asked here (`pause` does more, on request); asking
+//! for registers interrupts each vCPU for a moment (cpu_synchronize_state), as reading a register from outside must.
 
 use super::cmdline::{Keys, Options};
 use super::layout::{Placement, by_rules, part};
 use super::machine::Machine;
 use crate::Error;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use crate::dump::{self, RawLayout};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
+};
 use serde_json::{Value, json};
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use vmi_core::{Gpa, Gva, Region, Registers};
+use vmi_core::{Gpa, Gva, PAGE_SIZE, Region, Registers};
 
 const DEADLINE: Duration = Duration::from_millis(100);
 /// A flat view is some ten kilobytes; QEMU puts a whole answer on one line.
@@ -50,13 +53,41 @@ pub fn flat_view(pid: u32, options: &Options) -> Result<Vec<FlatRange>, Error> {
 /// Asks the monitor of a QEMU process for the registers of all vCPUs.
 pub fn registers(pid: u32, options: &Options) -> Result<Vec<Registers>, Error> {
     let path = socket_path(pid, options).ok_or(Error::NoMonitor { pid })?;
-    let text =
-        ask(&path, "info registers -a").map_err(|source| Error::MonitorSilent { pid, path, source })?;
-    let registers = parse_registers(&text);
-    if registers.is_empty() {
-        return Err(Error::MonitorAnswer { pid, answer: text.chars().take(200).collect() });
+    match ask(&path, "info registers -a") {
+        Ok(text) => {
+            let registers = parse_registers(&text);
+            if registers.is_empty() { registers_by_dump(pid, options) } else { Ok(registers) }
+        }
+        // It answered that it does not do that: a QEMU built without its human monitor.
+        Err(refused) if refused.kind() == io::ErrorKind::Other => registers_by_dump(pid, options),
+        Err(source) => Err(Error::MonitorSilent { pid, path, source }),
     }
-    Ok(registers)
+}
+
+/// The same out of the notes of a core dump of the guest's first page, which QEMU writes into a file of ours in memory. QEMU stops the
+/// guest for that moment, about a millisecond, and lets it go on itself. Only once the guest is in 64-bit mode.
+pub fn registers_by_dump(pid: u32, options: &Options) -> Result<Vec<Registers>, Error> {
+    let path = socket_path(pid, options).ok_or(Error::NoMonitor { pid })?;
+    let file = memfd_create(c"birthmark-registers", MFdFlags::MFD_CLOEXEC).map_err(|errno| Error::Map {
+        pid,
+        len: PAGE_SIZE,
+        source: errno.into(),
+    })?;
+    dump_first_page(&path, &file).map_err(|source| Error::MonitorSilent { pid, path, source })?;
+    let core = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(dump::open(Path::new(&core), RawLayout::default())?.registers().to_vec())
+}
+
+fn dump_first_page(path: &Path, into: &OwnedFd) -> io::Result<()> {
+    const NAME: &str = "birthmark";
+    let mut monitor = Monitor::connect(path)?;
+    monitor.greet()?;
+    let command = json!({"execute": "getfd", "arguments": {"fdname": NAME}});
+    monitor.execute_with(&command, Some(into.as_raw_fd()))?;
+    // QEMU closes its copy of the descriptor with the dump.
+    let arguments =
+        json!({"paging": false, "protocol": format!("fd:{NAME}"), "begin": 0, "length": PAGE_SIZE});
+    monitor.execute(&json!({"execute": "dump-guest-memory", "arguments": arguments})).map(drop)
 }
 
 /// The vCPUs of `info registers -a`: `CR0=80050033 CR2=… CR3=000000000e8d2000 CR4=000006f0` and
@@ -156,7 +187,21 @@ impl Monitor {
 
     /// Runs a command and gives its answer, events left out.
     pub(super) fn execute(&mut self, command: &Value) -> io::Result<Value> {
-        self.stream.write_all(format!("{command}\n").as_bytes())?;
+        self.execute_with(command, None)
+    }
+
+    /// The same, with a descriptor that the command is about.
+    fn execute_with(&mut self, command: &Value, descriptor: Option<RawFd>) -> io::Result<Value> {
+        let text = format!("{command}\n");
+        let sent = match descriptor {
+            None => 0,
+            Some(descriptor) => {
+                let rights = [ControlMessage::ScmRights(&[descriptor])];
+                let parts = [IoSlice::new(text.as_bytes())];
+                sendmsg::<UnixAddr>(self.stream.as_raw_fd(), &parts, &rights, MsgFlags::empty(), None)?
+            }
+        };
+        self.stream.write_all(text.as_bytes().get(sent..).unwrap_or_default())?;
         for _ in 0..MAX_LINES {
             let mut line = String::new();
             if self.lines.read_line(&mut line)? == 0 {

@@ -5,8 +5,13 @@ use hypervisor::kvm::cmdline::Options;
 use hypervisor::kvm::layout::Placement;
 use hypervisor::kvm::machine::{Machine, parse as machine};
 use hypervisor::kvm::monitor::{FlatRange, parse, placements};
+use hypervisor::kvm::monitor::{registers, registers_by_dump};
 use proptest::prelude::*;
-use vmi_core::{Gpa, Region};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
+use testkit::{Guest, GuestSpec, Kernel, Need};
+use vmi_core::{Gpa, Region, Registers};
 
 /// QEMU 7.2.22 under KVM, q35, two NUMA nodes of 1536 MiB.
 const Q35: &str = "\
@@ -86,4 +91,68 @@ proptest! {
     fn no_answer_breaks_the_parser(text in "(FlatView #|AS \"memory\"|\n|[0-9a-f]{16}|-| \\(prio |, ram\\): |@|\\PC)*") {
         let _ = placements(1, &numa(), &parse(&text));
     }
+}
+
+/// Asks until the monitor answers in time: the machine may be busy.
+fn patiently(ask: impl Fn() -> Result<Vec<Registers>, Error>) -> Vec<Registers> {
+    let answers = (0..20).map(|_| ask());
+    answers.into_iter().find(|answer| !matches!(answer, Err(Error::MonitorSilent { .. }))).unwrap().unwrap()
+}
+
+#[test]
+fn registers_are_the_same_by_the_human_monitor_and_by_a_core_dump() {
+    if !testkit::require(&[Need::Guest(Kernel::V6_1), Need::Root]) {
+        return;
+    }
+    let guest = Guest::boot(GuestSpec::new(Kernel::V6_1).memory_mib(256).vcpus(2)).unwrap();
+    let arguments = fs::read(format!("/proc/{}/cmdline", guest.pid())).unwrap();
+    let arguments: Vec<String> =
+        arguments.split(|&byte| byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect();
+    let options = Options::parse(&arguments[1..]);
+    let seen = guest.paused(|guest| {
+        let both = [registers, registers_by_dump].map(|ask| patiently(|| ask(guest.pid(), &options)));
+        Ok(both)
+    });
+    let [by_monitor, by_dump] = seen.unwrap();
+    assert_eq!(by_monitor.len(), 2);
+    assert_eq!(by_dump, by_monitor);
+    assert!(by_dump.iter().all(|vcpu| vcpu.cr3 != 0 && vcpu.cr0 >> 31 & 1 == 1), "{by_dump:?}");
+    // QEMU lets a guest that ran go on by itself.
+    assert_eq!(patiently(|| registers_by_dump(guest.pid(), &options)).len(), 2);
+    let status = guest.qmp(&serde_json::json!({"execute": "query-status"})).unwrap();
+    assert_eq!(status["running"], true);
+}
+
+#[test]
+fn a_qemu_without_a_human_monitor_is_asked_for_a_core_dump() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("qmp");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let qemu = std::thread::spawn(move || {
+        let mut asked = Vec::new();
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().unwrap();
+            writeln!(stream, "{{\"QMP\": {{}}}}").unwrap();
+            for line in BufReader::new(stream.try_clone().unwrap()).lines() {
+                let command: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+                let name = command["execute"].as_str().unwrap().to_owned();
+                let answer = match name.as_str() {
+                    "human-monitor-command" => r#"{"error": {"class": "CommandNotFound", "desc": "no"}}"#,
+                    "dump-guest-memory" => r#"{"error": {"class": "GenericError", "desc": "not now"}}"#,
+                    _ => r#"{"return": {}}"#,
+                };
+                writeln!(stream, "{answer}").unwrap();
+                asked.push(name);
+            }
+        }
+        asked
+    });
+    let options = Options::parse(&["-qmp".to_owned(), format!("unix:{}", socket.display())]);
+    let error = registers(std::process::id(), &options).unwrap_err();
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("not now"), "{error:?}");
+    let asked = qemu.join().unwrap();
+    assert_eq!(
+        asked,
+        ["qmp_capabilities", "human-monitor-command", "qmp_capabilities", "getfd", "dump-guest-memory"]
+    );
 }
