@@ -26,6 +26,8 @@ pub struct Packages {
 const INFO: &str = "/var/lib/dpkg/info";
 /// Where RPM's database is: as Fedora and openSUSE have it, as all others, as an ostree.
 const RPM: [&str; 3] = ["/usr/lib/sysimage/rpm", "/var/lib/rpm", "/usr/share/rpm"];
+/// What it is called, the newest format first: one that was converted may have left the older file.
+const RPM_FILES: [&str; 3] = ["rpmdb.sqlite", "Packages.db", "Packages"];
 /// Most bytes of RPM's database and of its log.
 const RPM_MAX: u64 = 512 << 20;
 /// Longest path, as in Linux (`PATH_MAX`).
@@ -66,27 +68,18 @@ impl Packages {
 
     /// Adds what RPM's database says. One that is damaged is as if there were none, and is noted.
     fn add_rpm(&mut self, tree: &Tree, notes: &mut Vec<String>) -> Result<(), Error> {
-        let found = RPM.iter().find(|place| tree.get(&format!("{place}/rpmdb.sqlite")).is_some());
-        let Some(place) = found else {
-            let older = |name: &str| RPM.iter().any(|place| tree.get(&format!("{place}/{name}")).is_some());
-            if older("Packages") || older("Packages.db") {
-                notes.push(
-                    "Its packages are RPMs, whose database is not the SQLite one of rpm 4.16 and newer and is not read (`rpmdb --rebuilddb` \
-                     with `_db_backend sqlite` makes one): no file carries its package."
-                        .to_owned(),
-                );
-            }
-            return Ok(());
-        };
-        let read = |name: &str| match tree.read(&format!("{place}/{name}"), RPM_MAX) {
+        let places = RPM_FILES.iter().flat_map(|name| RPM.iter().map(move |place| format!("{place}/{name}")));
+        let found = places.into_iter().find(|path| tree.get(path).is_some());
+        let Some(path) = found else { return Ok(()) };
+        let read = |path: &str| match tree.read(path, RPM_MAX) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Error::NoSuchFile { .. }) => Ok(Some(Vec::new())),
             Err(Error::FileTooLarge { .. }) => Ok(None),
             Err(error) => Err(error),
         };
-        let (Some(database), Some(log)) = (read("rpmdb.sqlite")?, read("rpmdb.sqlite-wal")?) else {
+        let (Some(database), Some(log)) = (read(&path)?, read(&format!("{path}-wal"))?) else {
             notes.push(format!(
-                "Its RPM database below {place} has more than {RPM_MAX} bytes and is not read: no file carries its package."
+                "Its RPM database {path} or its log has more than {RPM_MAX} bytes and is not read: no file carries its package."
             ));
             return Ok(());
         };
@@ -107,9 +100,8 @@ impl Packages {
             self.packages.push(Package { name: installed.name, version: installed.version });
         });
         if let Err(error) = read {
-            notes.push(format!(
-                "Its RPM database {place}/rpmdb.sqlite is not read ({error}): no file carries its package."
-            ));
+            notes
+                .push(format!("Its RPM database {path} is not read ({error}): no file carries its package."));
             self.packages.truncate(packages);
             return Ok(());
         }

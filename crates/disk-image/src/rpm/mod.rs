@@ -1,13 +1,17 @@
-//! RPM's database: the packages of an image and the files they own (`rpmdb.sqlite`, what rpm 4.16 and newer make by default).
+//! RPM's database: the packages of an image and the files they own, in each of the formats that rpm has had.
 //!
-//! - `sqlite`: rows of one table of an SQLite file, with its write-ahead log
+//! - `sqlite`: `rpmdb.sqlite`, rows of one table of an SQLite file, with its write-ahead log
+//! - `ndb`: `Packages.db`, rpm's own format
+//! - `bdb`: `Packages`, a hash table of Berkeley DB
 //! - `header`: what one package says of itself
 //!
 //! The database is from an image and as hostile as that: every page is followed once, every number is checked against what there
 //! is, and what is wrong ends the reading with its place. It is what the image says of itself; nothing proves it. Must never write,
 //! and must never give a part of a damaged database for the whole.
 
+mod bdb;
 mod header;
+mod ndb;
 mod sqlite;
 
 pub use header::Installed;
@@ -23,7 +27,7 @@ const FILES_MAX: usize = 10_000_000;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RpmError {
     /// Another file.
-    #[error("it is no SQLite database")]
+    #[error("it is no database of rpm")]
     NoDatabase,
     /// A field of the file's header.
     #[error("its {what} is {found}, which makes no sense")]
@@ -62,15 +66,14 @@ pub enum RpmError {
     },
 }
 
-/// Reads the packages of a database and of its write-ahead log (empty: there is none), in the order of their installation.
+/// What is done with each package: its number and its header.
+type Take<'t> = dyn FnMut(i64, &[u8]) -> Result<(), RpmError> + 't;
+
+/// Reads the packages of a database, whatever its format, and of its write-ahead log (empty: there is none; only SQLite has one), in
+/// the order of their installation.
 pub fn read(database: &[u8], log: &[u8], mut take: impl FnMut(Installed)) -> Result<(), RpmError> {
-    let sqlite = Sqlite::open(database, log)?;
-    let root = sqlite.table("Packages")?.ok_or(RpmError::NoTable)?;
     let (mut count, mut files) = (0_usize, 0_usize);
-    sqlite.rows(root, &mut |row, values| {
-        let Some(Value::Bytes(blob)) = values.get(1) else {
-            return Err(RpmError::Package { row, what: "has no header" });
-        };
+    let mut one = |row: i64, blob: &[u8]| {
         count = count.saturating_add(1);
         if count > PACKAGES_MAX {
             return Err(RpmError::TooMany { what: "packages", limit: PACKAGES_MAX });
@@ -82,5 +85,17 @@ pub fn read(database: &[u8], log: &[u8], mut take: impl FnMut(Installed)) -> Res
         }
         take(package);
         Ok(())
+    };
+    if database.starts_with(ndb::MAGIC) {
+        return ndb::blobs(database, &mut one);
+    }
+    if bdb::is_one(database) {
+        return bdb::blobs(database, &mut one);
+    }
+    let sqlite = Sqlite::open(database, log)?;
+    let root = sqlite.table("Packages")?.ok_or(RpmError::NoTable)?;
+    sqlite.rows(root, &mut |row, values| match values.get(1) {
+        Some(Value::Bytes(blob)) => one(row, blob),
+        _ => Err(RpmError::Package { row, what: "has no header" }),
     })
 }

@@ -288,9 +288,196 @@ fn a_program_of_an_image_carries_its_rpm_and_a_database_that_is_not_read_is_told
     assert!(damaged.notes[0].contains("rpmdb.sqlite is not read"), "{:?}", damaged.notes);
     let older = look(&lab, |lab| {
         fs::remove_file(lab.path("root/usr/lib/sysimage/rpm/rpmdb.sqlite")).unwrap();
-        lab.file("usr/lib/sysimage/rpm/Packages.db", 0o644, b"RpmP");
+        lab.file("usr/lib/sysimage/rpm/Packages.db", 0o644, &ndb(&made.blobs()));
     });
-    assert!(older.notes[0].contains("rebuilddb"), "{:?}", older.notes);
+    assert_eq!((older.packages, older.notes.len()), (2, 0), "{:?}", older.notes);
+    let damaged = look(&lab, |lab| lab.file("usr/lib/sysimage/rpm/Packages.db", 0o644, b"RpmP"));
+    assert!(damaged.notes[0].contains("Packages.db is not read"), "{:?}", damaged.notes);
+}
+
+/// `Packages.db` as rpmpkg.c writes it: this Debian's rpm was built without that format.
+fn ndb(blobs: &[(u32, Vec<u8>)]) -> Vec<u8> {
+    let pages = (blobs.len() + 2).div_ceil(256).max(1);
+    let mut slots = Vec::new();
+    let mut data = Vec::new();
+    let mut block = pages * 256;
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+    for (number, blob) in blobs {
+        let length = blob.len() as u32;
+        let mut whole = [words(&[u32::from_le_bytes(*b"BlbS"), *number, 7, length]), blob.clone()].concat();
+        // With its tail it fills blocks of 16 bytes.
+        whole.resize((blob.len() + 28).div_ceil(16) * 16 - 12, 0);
+        let (low, high) = whole.iter().fold((1, 0), |(low, high), byte| {
+            let low = (low + u64::from(*byte)) % 65521;
+            (low, (high + low) % 65521)
+        });
+        whole.extend(words(&[(high << 16 | low) as u32, length, u32::from_le_bytes(*b"BlbE")]));
+        slots.extend(words(&[
+            u32::from_le_bytes(*b"Slot"),
+            *number,
+            block as u32,
+            (whole.len() / 16) as u32,
+        ]));
+        block += whole.len() / 16;
+        data.extend(whole);
+    }
+    let free = words(&[u32::from_le_bytes(*b"Slot"), 0, 0, 0]);
+    slots.extend(free.repeat(pages * 256 - 2 - blobs.len()));
+    let header = words(&[u32::from_le_bytes(*b"RpmP"), 0, 9, pages as u32, 1 + blobs.len() as u32, 0, 0, 0]);
+    [header, slots, data].concat()
+}
+
+#[test]
+fn rpms_own_format_gives_the_same_as_its_sqlite_and_any_change_to_it_is_refused_or_nothing() {
+    if !require(&RPM) {
+        return;
+    }
+    let made = Made::new(300, 2);
+    let (database, log) = made.bytes();
+    let mut blobs = made.blobs();
+    let packages = all(&database, &log).unwrap();
+    assert_eq!(packages.len(), 300);
+    let whole = ndb(&blobs);
+    assert_eq!(all(&whole, &[]).unwrap(), packages);
+    // Slots are in any order.
+    blobs.reverse();
+    assert_eq!(all(&ndb(&blobs), &[]).unwrap(), packages);
+    for end in (0..whole.len()).step_by(4099) {
+        assert!(all(&whole[..end], &[]).is_err(), "{end}");
+    }
+    let few = ndb(&made.blobs()[..3]);
+    let three = all(&few, &[]).unwrap();
+    let said = |at: usize, value: u32| {
+        let mut bytes = few.clone();
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        all(&bytes, &[]).unwrap_err().to_string()
+    };
+    let block = |slot: usize| u32::from_le_bytes(few[32 + slot * 16 + 8..][..4].try_into().unwrap());
+    assert!(said(4, 1).contains("version"));
+    assert!(said(12, u32::MAX).contains("pages"));
+    assert!(said(32, 0).contains("mark of a slot"));
+    assert!(said(32 + 4, 0).contains("lies where none can"));
+    assert!(said(32 + 4, 2).contains("twice") || said(32 + 4, 3).contains("twice"));
+    assert!(said(32 + 8, 3).contains("lies where none can"));
+    assert!(said(32 + 8, block(1)).contains("lies over another"));
+    assert!(said(32 + 12, u32::MAX).contains("cut off"));
+    assert!(said(few.len() - 12, 0).contains("checksum"));
+    // No byte of a blob can be altered unseen.
+    for at in (4096..few.len()).step_by(97) {
+        let mut bytes = few.clone();
+        bytes[at] ^= 0x10;
+        assert!(all(&bytes, &[]).is_err(), "{at}");
+    }
+    assert_eq!(three.len(), 3);
+}
+
+impl Made {
+    /// The header of each package and its number, as rpm has written them.
+    fn blobs(&self) -> Vec<(u32, Vec<u8>)> {
+        python(
+            &self.path("db"),
+            "import sqlite3
+for number, blob in sqlite3.connect('rpmdb.sqlite').execute('select hnum, blob from Packages order by hnum'):
+    open('blobs', 'a').write(f'{number} {blob.hex()}\\n')",
+        );
+        let text = fs::read_to_string(self.path("db/blobs")).unwrap();
+        fs::remove_file(self.path("db/blobs")).unwrap();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        text.lines()
+            .map(|line| {
+                let (number, hex) = line.split_once(' ').unwrap();
+                (number.parse().unwrap(), hex.as_bytes().chunks(2).map(byte).collect())
+            })
+            .collect()
+    }
+
+    /// `Packages`, written by Berkeley DB itself, in a directory where rpm can read it.
+    fn berkeley(&self, directory: &str, page_size: u32, last: u32) -> Vec<u8> {
+        let directory = self.path(directory);
+        fs::create_dir(&directory).unwrap();
+        let lines: String = self
+            .blobs()
+            .iter()
+            .map(|(number, blob)| {
+                let hex: String = blob.iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("{number} {hex}\n")
+            })
+            .collect();
+        fs::write(directory.join("blobs"), lines).unwrap();
+        let program = format!(
+            "use DB_File; my $info = DB_File::HASHINFO->new; $info->{{bsize}} = {page_size};
+             tie my %table, 'DB_File', 'Packages', O_RDWR | O_CREAT, 0644, $info or die $!;
+             $table{{pack('V', 0)}} = pack('V', {last});
+             open my $blobs, '<', 'blobs' or die $!;
+             while (<$blobs>) {{ my ($number, $hex) = split; $table{{pack('V', $number)}} = pack('H*', $hex); }}"
+        );
+        run(Command::new("perl").arg("-MFcntl").arg("-e").arg(program).current_dir(&directory));
+        fs::remove_file(directory.join("blobs")).unwrap();
+        fs::read(directory.join("Packages")).unwrap()
+    }
+}
+
+#[test]
+fn what_rpm_reads_of_a_berkeley_db_is_what_is_read_whatever_the_size_of_the_pages() {
+    if !require(&RPM) {
+        return;
+    }
+    let made = Made::new(12, 80);
+    let (database, log) = made.bytes();
+    let packages = all(&database, &log).unwrap();
+    for size in [512, 4096, 65536] {
+        let directory = format!("berkeley-{size}");
+        let file = made.berkeley(&directory, size, 30);
+        assert_eq!(u32::from_le_bytes(file[20..24].try_into().unwrap()), size);
+        assert_eq!(all(&file, &[]).unwrap_or_else(|error| panic!("{size}: {error}")), packages, "{size}");
+        let output = Command::new("rpm")
+            .args(["--define", "_db_backend bdb_ro", "-qa", "--qf", "[%{=NAME} %{=EVR} %{FILENAMES}\n]"])
+            .arg("--dbpath")
+            .arg(made.path(&directory))
+            .output()
+            .unwrap();
+        let rpm: BTreeSet<_> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+        assert_eq!(said(&packages), rpm, "pages of {size}");
+        for end in (0..file.len()).step_by(1021) {
+            assert!(all(&file[..end], &[]).is_err(), "{end} of {size}");
+        }
+    }
+}
+
+#[test]
+fn a_berkeley_db_that_contradicts_itself_is_refused() {
+    if !require(&RPM) {
+        return;
+    }
+    let made = Made::new(2, 40);
+    let file = made.berkeley("berkeley", 4096, 9);
+    let page = |number: usize| number * 4096;
+    let pages = file.len() / 4096;
+    let of_kind = |kinds: &[u8]| {
+        (1..pages).filter(|number| kinds.contains(&file[page(*number) + 25])).collect::<Vec<_>>()
+    };
+    let (hash, overflow) = (of_kind(&[2, 13]), of_kind(&[7]));
+    let filled = *hash.iter().find(|number| file[page(**number) + 20] > 0).unwrap();
+    let said = |at: usize, value: &[u8]| {
+        let mut bytes = file.clone();
+        bytes[at..at + value.len()].copy_from_slice(value);
+        all(&bytes, &[]).unwrap_err().to_string()
+    };
+    assert!(said(16, &7_u32.to_le_bytes()).contains("version"));
+    assert!(said(20, &4097_u32.to_le_bytes()).contains("page size"));
+    assert!(said(24, &[1]).contains("cipher"));
+    assert!(said(25, &[9]).contains("kind"));
+    assert!(said(32, &1_000_000_u32.to_le_bytes()).contains("number of pages"));
+    assert!(said(page(filled) + 20, &[3]).contains("without a value"));
+    assert!(said(page(filled) + 20, &[0xfe, 0x0f]).contains("lie over each other"));
+    assert!(said(page(filled) + 26, &[2, 0]).contains("lie over each other"));
+    // The value that the second item is: a chain that leads to itself, to nothing, to a page of another kind.
+    let chained = *overflow.first().unwrap();
+    assert!(said(page(chained) + 16, &(chained as u32).to_le_bytes()).contains("part of two things"));
+    assert!(said(page(chained) + 16, &9999_u32.to_le_bytes()).contains("is not there"));
+    assert!(said(page(chained) + 16, &(filled as u32).to_le_bytes()).contains("no part of a value"));
+    assert!(said(page(chained) + 22, &[0xff, 0xff]).contains("more than it has"));
+    assert!(said(page(chained) + 22, &[1, 0]).contains("another length"));
 }
 
 #[test]
@@ -298,7 +485,9 @@ fn a_database_with_any_bytes_does_no_harm() {
     if !require(&RPM) {
         return;
     }
-    let (database, _) = Made::new(2, 40).bytes();
+    let made = Made::new(2, 40);
+    let (database, _) = made.bytes();
+    let (own, berkeley) = (ndb(&made.blobs()), made.berkeley("berkeley", 512, 9));
     let change = (0..database.len(), prop_oneof![any::<u8>(), Just(0), Just(0xff), Just(0x7f)]);
     let cases = proptest::collection::vec(change, 1..8);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
@@ -315,6 +504,11 @@ fn a_database_with_any_bytes_does_no_harm() {
             // The first pages hold what says where everything is.
             changes.iter().for_each(|(at, value)| bytes[at % 8192] = *value);
             let _ = all(&bytes, &bytes);
+            for whole in [&own, &berkeley] {
+                let mut bytes = whole.clone();
+                changes.iter().for_each(|(at, value)| bytes[at % whole.len()] = *value);
+                let _ = all(&bytes, &[]);
+            }
             Ok(())
         })
         .unwrap();
