@@ -11,6 +11,7 @@
 //! whole or not at all. Must never invent a fact, and never sign.
 
 mod draft;
+mod pairs;
 mod programs;
 mod sightings;
 mod sockets;
@@ -30,6 +31,7 @@ use crate::policy::Policy;
 use crate::reading::{Owners, Serving, Unknown};
 use crate::text::shown;
 use facts::Snapshot;
+use serde::{Deserialize, Serialize};
 use sockets::Sockets;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,8 +66,8 @@ pub fn certify(snapshots: &[Snapshot], options: &LearnOptions) -> Result<Stateme
     learner.draft(options).map(|draft| draft.statement)
 }
 
-/// Learns look by look. Its size depends on what is seen, not on how often.
-#[derive(Clone, Debug)]
+/// Learns look by look. Its size depends on what is seen, not on how often. It can be stored (it is serde) and goes on where it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Learner {
     strict: bool,
     flows: bool,
@@ -74,10 +76,13 @@ pub struct Learner {
     vms: BTreeMap<String, usize>,
     names: BTreeSet<String>,
     arch: String,
+    #[serde(with = "pairs")]
     kernels: BTreeMap<KernelIdentity, sightings::Sightings>,
     programs: Programs,
     sockets: Sockets,
+    #[serde(with = "pairs")]
     modules: BTreeMap<Pattern, sightings::Sightings>,
+    #[serde(with = "pairs")]
     ebpf: BTreeMap<EbpfEntry, sightings::Sightings>,
     /// Some look did not know the eBPF programs: then nothing can be said of them.
     ebpf_unknown: bool,

@@ -7,6 +7,7 @@ use crate::certificate::Identity;
 use crate::pattern::Pattern;
 use crate::{Capabilities, PortRule};
 use facts::{ExeState, Family, Process, ProcessState, Snapshot, Socket, SocketState};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -55,6 +56,12 @@ pub(crate) fn standing(process: &Process) -> Result<Standing<'_>, Unknown> {
         }
         (Some(state), path) => Ok(Standing::Program(path, state)),
     }
+}
+
+/// Whether it is between two programs: the kernel replaces what makes a program one after the other, and no instruction of either
+/// runs. Other threads run on until the old program is given up, so it must be alone.
+pub(crate) fn is_executing(process: &Process) -> bool {
+    process.executing == Some(true) && process.threads == Some(1)
 }
 
 /// As whom it runs.
@@ -157,7 +164,8 @@ pub(crate) fn role(socket: &Socket) -> Result<Role<'_>, Unknown> {
 }
 
 /// Who opened a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Direction {
     /// The guest.
     Egress,
@@ -227,6 +235,8 @@ pub(crate) enum Parent<'s> {
     None,
     /// Its executable; its name in brackets for a kernel thread.
     Program(Cow<'s, str>),
+    /// It is ending, and the first process (or whoever stands in for it) is about to adopt its children.
+    Dying,
     /// It ended while the guest was read.
     Vanished,
 }
@@ -245,6 +255,14 @@ impl<'s> Owners<'s> {
         // A guest that shows one pid twice must not make it a matter of chance whose it is.
         by_pid.dedup_by_key(|(pid, _)| *pid);
         Self { by_pid, last: Cell::new(0) }
+    }
+
+    /// The program of the first process.
+    pub(crate) fn first_program(&self) -> Option<&'s str> {
+        match standing(self.by_pid(1)?) {
+            Ok(Standing::Program(path, ExeState::Present)) => path,
+            _ => None,
+        }
     }
 
     fn by_pid(&self, pid: u32) -> Option<&'s Process> {
@@ -269,7 +287,8 @@ impl<'s> Owners<'s> {
             Standing::Program(None, _) | Standing::FalseKernelThread | Standing::Leaderless => {
                 Parent::Program(Cow::Borrowed(&parent.name))
             }
-            Standing::Dying | Standing::Gone => Parent::Vanished,
+            Standing::Dying => Parent::Dying,
+            Standing::Gone => Parent::Vanished,
         })
     }
 
@@ -279,8 +298,10 @@ impl<'s> Owners<'s> {
             return Err(Unknown("ownership"));
         }
         let mut owners = BTreeSet::new();
+        let mut passing = BTreeSet::new();
         for pid in &socket.processes {
             let process = self.by_pid(*pid).ok_or(Unknown("processes"))?;
+            let owners = if is_executing(process) { &mut passing } else { &mut owners };
             match standing(process)? {
                 Standing::Program(path, _) => owners.insert(path.unwrap_or(process.name.as_str())),
                 Standing::KernelThread | Standing::FalseKernelThread => owners.insert(process.name.as_str()),
@@ -288,6 +309,7 @@ impl<'s> Owners<'s> {
                 Standing::Dying | Standing::Gone => false,
             };
         }
-        Ok(owners)
+        // What is about to be closed still leads to the sockets of the old program after the new one is in its place.
+        Ok(if owners.is_empty() { passing } else { owners })
     }
 }

@@ -1,4 +1,4 @@
-//! What came and went between two looks without being seen.
+//! What came and went between two looks without being seen, and whether anything happened at all.
 //!
 //! The kernel counts every task that it makes. What two looks show of it is subtracted; the rest ran and ended between
 //! them. It is a number and not a finding: a busy shell script makes hundreds of them a second. Must never give a number that is
@@ -15,6 +15,8 @@ pub struct Tasks {
     forks: Option<u64>,
     /// In order.
     processes: Vec<(Key, Threads)>,
+    /// CPU time of each, in the same order.
+    cpu_times: Vec<Option<u64>>,
 }
 
 /// What makes a boot the same: the boot id is made up when somebody first asks for it; the page tables' place is chosen at
@@ -36,11 +38,12 @@ impl Tasks {
     /// Those of a look.
     #[must_use]
     pub fn of(snapshot: &Snapshot) -> Self {
-        let mut processes: Vec<_> =
-            snapshot.processes.iter().map(|process| (key(process), threads(process))).collect();
-        processes.sort_by_key(|(key, _)| *key);
+        let mut processes: Vec<&Process> = snapshot.processes.iter().collect();
+        processes.sort_by_key(|process| key(process));
+        let cpu_times = processes.iter().map(|process| process.cpu_time_ns).collect();
+        let processes = processes.into_iter().map(|process| (key(process), threads(process))).collect();
         let (taken_at, boot) = (snapshot.taken_at.clone(), boot(snapshot));
-        Self { taken_at, boot, forks: snapshot.activity.forks, processes }
+        Self { taken_at, boot, forks: snapshot.activity.forks, processes, cpu_times }
     }
 
     /// Compares the kernel's counters at that look and a later one with what the looks show. `None`: a counter or the process
@@ -56,6 +59,19 @@ impl Tasks {
         let created = later.activity.forks?.checked_sub(self.forks?)?;
         let seen: u64 = later.processes.iter().map(|process| self.new_tasks(process)).sum();
         Some(Turnover { since: self.taken_at.clone(), created, unseen: created.saturating_sub(seen) })
+    }
+
+    /// Whether the guest did nothing between that look and a later one, as one does whose CPU its host has given to somebody else:
+    /// then the later look shows the same moment again, and confirms nothing. What is not known is no such proof.
+    #[must_use]
+    pub fn stood_still(&self, later: &Snapshot) -> bool {
+        let now = Self::of(later);
+        let same = |(before, now): (&Option<u64>, &Option<u64>)| before.is_some() && before == now;
+        self.boot == now.boot
+            && self.forks.is_some()
+            && self.forks == now.forks
+            && self.processes.iter().map(|(key, _)| key).eq(now.processes.iter().map(|(key, _)| key))
+            && self.cpu_times.iter().zip(&now.cpu_times).all(same)
     }
 
     /// Tasks of a process that it did not have then.

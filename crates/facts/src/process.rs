@@ -239,6 +239,13 @@ pub struct Process {
     /// It has begun to end (`PF_EXITING`): it gives back what it has, one thing after the other.
     #[serde(default)]
     pub exiting: bool,
+    /// It is in the middle of `execve`: file, arguments, name and identity are the new program's one after the other, and no
+    /// instruction of either program runs in its leader meanwhile. `None`: this kernel does not tell.
+    #[serde(default)]
+    pub executing: Option<bool>,
+    /// It was forked and has executed no program since: it goes on in its parent's. True of kernel threads too.
+    #[serde(default)]
+    pub forked_only: Option<bool>,
     /// Start, nanoseconds of the guest's boot clock (suspend included).
     pub start_time_ns: Option<u64>,
     /// The same by the guest's wall clock as it is set now, RFC 3339.

@@ -57,6 +57,7 @@ const TYPES: &[WantedType] = &[
             "thread_node",
             "atomic_flags",
             "seccomp",
+            "in_execve",
         ],
     ),
     some("signal_struct", &["nr_threads", "thread_head", "pids", "tty", "sum_sched_runtime"]),

@@ -15,8 +15,11 @@ pub(super) fn compare(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
     let mut hidden: BTreeMap<Cause, Vec<&Socket>> = BTreeMap::new();
     for socket in snapshot.sockets.iter().filter(|socket| !socket.views_missing.is_empty()) {
         let (kind, place) = (kind(socket), place(socket));
-        let parts =
-            [kind.as_str(), &place].into_iter().chain(socket.views_missing.iter().map(String::as_str));
+        // What has no name and no owner, and is not the very same one in the next look, was on its way.
+        let sock = socket.sock.to_string();
+        let which = (place == NAMELESS && socket.processes.is_empty()).then_some(sock.as_str());
+        let parts = [kind.as_str(), &place].into_iter().chain(which);
+        let parts = parts.chain(socket.views_missing.iter().map(String::as_str));
         hidden.entry(cause("socket", parts)).or_default().push(socket);
     }
     for (cause, sockets) in hidden {
@@ -49,6 +52,9 @@ fn draft(first: &Socket, sockets: &[&Socket]) -> Draft {
     if pids.is_empty() { draft } else { draft.with("pids", list(&pids)) }
 }
 
+/// Place of a socket that has none.
+const NAMELESS: &str = "without a name";
+
 /// Family and protocol: `inet tcp`.
 fn kind(socket: &Socket) -> String {
     let family = family_text(socket.family);
@@ -68,6 +74,6 @@ fn place(socket: &Socket) -> String {
     match (socket.remote_address, socket.remote_port, socket.local_port) {
         (Some(address), Some(port), _) if !waits => format!("to {}", SocketAddr::new(address, port)),
         (.., Some(port)) => port.to_string(),
-        _ => "without a name".to_owned(),
+        _ => NAMELESS.to_owned(),
     }
 }

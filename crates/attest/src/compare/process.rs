@@ -3,12 +3,12 @@
 use super::PROPOSAL_LIMIT;
 use super::draft::{Cause, Draft, Drafts, Patch, cause, unknown_fact};
 use crate::blind::{Blind, Table};
-use crate::certificate::{Certificate, Count, Presence, ProcessEntry};
+use crate::certificate::{Certificate, Count, Identity, Presence, ProcessEntry};
 use crate::describe;
 use crate::generalise;
 use crate::learn::{Look, Programs, parent_template};
 use crate::pattern::Pattern;
-use crate::reading::{Owners, Parent, Standing, Unknown, identity, name_template, standing};
+use crate::reading::{Owners, Parent, Standing, Unknown, identity, is_executing, name_template, standing};
 use crate::text::{list, shown};
 use facts::{ExeState, Process, Snapshot, rule};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -30,6 +30,8 @@ pub(super) fn compare(
     comparison.counts(blind.iter().any(|blind| blind.table == Table::Processes), drafts);
 }
 
+/// ``CAP_SETGID``, include/uapi/linux/capability.h.
+const CAP_SETGID: u64 = 1 << 6;
 /// What is unknown when the program of a parent is.
 const PARENT: &str = "parent";
 
@@ -122,6 +124,8 @@ enum Fit {
     Parent,
     /// It fits as far as is known.
     Unknown(Unknown),
+    /// It fits in what is the new program's already: it is in the middle of execve.
+    Passing,
     Full,
 }
 
@@ -200,7 +204,10 @@ impl<'c, 's> Comparison<'c, 's> {
             }
             Ok(Standing::Leaderless) => self.program(process, None, ExeState::None),
             Ok(Standing::FalseKernelThread) => {
-                let cause = cause("false kernel thread", [process.exe.as_deref().unwrap_or(&process.name)]);
+                let file = process.exe.as_deref().unwrap_or(&process.name);
+                let pid = in_passing(process);
+                let parts = [file, &pid].into_iter().filter(|part| !part.is_empty());
+                let cause = cause("false kernel thread", parts);
                 self.report(rule::PROCESS_IDENTITY, cause, Reason::FalseKernelThread, process);
             }
             Ok(Standing::KernelThread) => self.kernel_thread(process),
@@ -242,6 +249,8 @@ impl<'c, 's> Comparison<'c, 's> {
     fn program(&mut self, process: &'s Process, path: Option<&'s str>, state: ExeState) {
         match self.best_fit(process, path, state) {
             Some((Fit::Full, index)) => self.count(index),
+            // It is about to be what the entry is about.
+            Some((Fit::Passing, index)) => self.account(index),
             best => self.misfit(process, path, state, best),
         }
     }
@@ -256,7 +265,7 @@ impl<'c, 's> Comparison<'c, 's> {
     ) {
         let file = describe::file(path, state);
         // Every program of several threads looks like that while it ends, so here too it must be the same one twice.
-        let pid = if state == ExeState::None { process.pid.to_string() } else { String::new() };
+        let pid = if state == ExeState::None { process.pid.to_string() } else { in_passing(process) };
         let of_file = |more: &str| cause("program", [file.as_str(), more, &pid]);
         let named =
             |more: &str| cause("named program", [file.as_str(), name_template(process).as_str(), more, &pid]);
@@ -264,7 +273,7 @@ impl<'c, 's> Comparison<'c, 's> {
             Some((Fit::Unknown(Unknown(fact)), index)) => {
                 self.account(index);
                 // A parent ends any time; only the same orphan twice is worth telling.
-                let pid = if fact == PARENT { process.pid.to_string() } else { String::new() };
+                let pid = if fact == PARENT { process.pid.to_string() } else { in_passing(process) };
                 let cause = cause("program", [file.as_str(), fact, &pid]);
                 self.report(rule::GUEST_BLIND, cause, Reason::Fact(fact), process);
             }
@@ -292,6 +301,11 @@ impl<'c, 's> Comparison<'c, 's> {
             Some((Fit::ExeState, index)) => {
                 self.account(index);
                 self.report(rule::PROCESS_CHANGED, of_file(""), Reason::ExeState(index), process);
+            }
+            // The name is still the old program's and tells nothing.
+            None if is_executing(process) => {
+                let cause = cause("program", [file.as_str(), "", ""]);
+                self.report(rule::PROCESS_UNKNOWN, cause, Reason::Program, process);
             }
             other => {
                 if let Some(index) = self.index.program_named(&process.name) {
@@ -419,6 +433,13 @@ fn fit(entry: &ProcessEntry, process: &Process, state: ExeState, owners: &Owners
     if !container {
         return Fit::Container;
     }
+    // Name, arguments and identity are still the old program's, in part or all of them. They are judged before anything runs.
+    if is_executing(process) && !fits_self(entry, process) {
+        return match fit_parent(entry, process, owners) {
+            Fit::Full => Fit::Passing,
+            other => other,
+        };
+    }
     if !fits_name(entry, &process.name) {
         return Fit::Name;
     }
@@ -435,13 +456,28 @@ fn fit(entry: &ProcessEntry, process: &Process, state: ExeState, owners: &Owners
     }
 }
 
+/// Whether name, arguments and identity are all as certified.
+fn fits_self(entry: &ProcessEntry, process: &Process) -> bool {
+    let arguments = || match (&entry.args, &process.args) {
+        (None, _) => true,
+        (Some(templates), Some(args)) => fits_arguments(templates, args),
+        (Some(_), None) => false,
+    };
+    fits_name(entry, &process.name) && arguments() && fit_identity(entry, process) == Fit::Full
+}
+
 fn fit_parent(entry: &ProcessEntry, process: &Process, owners: &Owners<'_>) -> Fit {
     let Some(parents) = &entry.parents else { return Fit::Full };
+    let may_be = |program: Option<&str>| {
+        program.is_some_and(|program| parents.iter().any(|parent| parent.matches(program)))
+    };
     match owners.parent(process) {
         Ok(Parent::None) => Fit::Full,
-        Ok(Parent::Program(program)) if parents.iter().any(|parent| parent.matches(&program)) => Fit::Full,
+        Ok(Parent::Program(program)) if may_be(Some(&program)) => Fit::Full,
         Ok(Parent::Program(_)) => Fit::Parent,
-        Ok(Parent::Vanished) | Err(_) => Fit::Unknown(Unknown(PARENT)),
+        // A busy service takes its time to end. Who adopts its children may have them, so nothing is gained by not waiting for it.
+        Ok(Parent::Dying) if may_be(owners.first_program()) => Fit::Full,
+        Ok(Parent::Dying | Parent::Vanished) | Err(_) => Fit::Unknown(Unknown(PARENT)),
     }
 }
 
@@ -463,8 +499,16 @@ fn fit_identity(entry: &ProcessEntry, process: &Process) -> Fit {
         Err(unknown) => return Fit::Unknown(unknown),
         Ok(seen) => seen,
     };
+    // Who starts a session forks, and the copy takes on the group long before it is the user. A certified identity that may take
+    // on any group gains nothing by having done so (docs/decisions/0023).
+    let may_change_group = |allowed: &Identity| {
+        process.forked_only == Some(true)
+            && !process.kernel_thread
+            && allowed.capabilities.mask() & CAP_SETGID != 0
+    };
     let allowed = entry.identities.iter().any(|allowed| {
-        (allowed.uid, allowed.euid, allowed.gid, allowed.egid) == (seen.uid, seen.euid, seen.gid, seen.egid)
+        (allowed.uid, allowed.euid) == (seen.uid, seen.euid)
+            && ((allowed.gid, allowed.egid) == (seen.gid, seen.egid) || may_change_group(allowed))
             && seen.capabilities.beyond(allowed.capabilities).is_empty()
     });
     if allowed { Fit::Full } else { Fit::Identity }
@@ -550,6 +594,11 @@ impl Group<'_> {
 
     fn evidence(&self, draft: Draft) -> Draft {
         let names: BTreeSet<_> = self.processes.iter().map(|process| shown(&process.name)).collect();
+        let draft = if self.processes.iter().all(|process| is_executing(process)) {
+            draft.with("state", "in the middle of execve".to_owned())
+        } else {
+            draft
+        };
         draft
             .with("pids", list(self.processes.iter().map(|process| process.pid)))
             .with("tasks", list(self.processes.iter().map(|process| process.task)))
@@ -628,11 +677,16 @@ impl Group<'_> {
     }
 }
 
+/// The pid of a process in the middle of execve, empty for others: only the very same one twice in a row is worth telling.
+fn in_passing(process: &Process) -> String {
+    if is_executing(process) { process.pid.to_string() } else { String::new() }
+}
+
 /// The program that started a process; empty where there is none or it is unknown.
 fn parent_text(owners: &Owners<'_>, process: &Process) -> String {
     match owners.parent(process) {
         Ok(Parent::Program(program)) => program.into_owned(),
-        Ok(Parent::None | Parent::Vanished) | Err(_) => String::new(),
+        Ok(Parent::None | Parent::Dying | Parent::Vanished) | Err(_) => String::new(),
     }
 }
 

@@ -6,28 +6,32 @@
 //! whoever may have parents may have that one.
 
 use super::draft::Noted;
+use super::pairs;
 use super::sightings::{Look, Sightings};
 use crate::certificate::{Count, Identity, Presence, ProcessEntry};
 use crate::generalise::{self, is_temporary};
 use crate::pattern::Pattern;
-use crate::reading::{Owners, Parent, Standing, Unknown, identity, name_template, standing};
+use crate::reading::{Owners, Parent, Standing, Unknown, identity, is_executing, name_template, standing};
 use facts::{ExeState, Process};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most ways to start one service that are certified one by one.
 const WAYS: usize = 4;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Programs {
-    programs: BTreeMap<ProgramKey, BTreeMap<Arguments, Program>>,
+    #[serde(with = "pairs")]
+    programs: BTreeMap<ProgramKey, Ways>,
     kernel_threads: Program,
     /// Processes that were just ending: by then nothing but the name and the identity is left of a program.
+    #[serde(with = "pairs")]
     dying: BTreeMap<Pattern, Program>,
     /// Executable of the first process.
     init: Option<Pattern>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct ProgramKey {
     executable: Option<Pattern>,
     /// [`ExeState`] by its place in the enumeration, for the order.
@@ -36,10 +40,14 @@ struct ProgramKey {
     name: Pattern,
 }
 
+/// Ways in which one program was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Ways(#[serde(with = "pairs")] BTreeMap<Arguments, Program>);
+
 /// Templates of an argument vector; `None`: it could not be read.
 type Arguments = Option<Vec<Pattern>>;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Program {
     names: BTreeSet<Pattern>,
     identities: BTreeSet<Identity>,
@@ -73,6 +81,10 @@ pub(crate) fn parent_template(parent: &str) -> Pattern {
 impl Programs {
     /// Adds one process. `Err`: a fact that a certificate needs is unknown, and the process is left out.
     pub(crate) fn add(&mut self, look: Look, process: &Process, owners: &Owners<'_>) -> Result<(), Unknown> {
+        // Neither the old program nor the new one: the next look shows which.
+        if is_executing(process) {
+            return Ok(());
+        }
         let name = name_template(process);
         let program = match standing(process)? {
             Standing::Gone => return Ok(()),
@@ -126,7 +138,7 @@ impl Programs {
             in_container: process.container.is_some(),
             name: name.clone(),
         };
-        let program = self.programs.entry(key).or_default().entry(arguments).or_default();
+        let program = self.programs.entry(key).or_default().0.entry(arguments).or_default();
         program.identities.insert(identity);
         program.generated |= file.is_some_and(|file| file.generated);
         program.redacted |= redacted;
@@ -141,7 +153,7 @@ impl Programs {
         let of = |program: &Program| {
             program.names.len().saturating_add(program.identities.len()).saturating_add(program.parents.len())
         };
-        let programs = self.programs.values().flat_map(BTreeMap::values);
+        let programs = self.programs.values().flat_map(|ways| ways.0.values());
         programs.chain(self.dying.values()).chain([&self.kernel_threads]).map(of).sum()
     }
 
@@ -153,7 +165,7 @@ impl Programs {
             let covered = self
                 .programs
                 .values()
-                .flat_map(BTreeMap::values)
+                .flat_map(|ways| ways.0.values())
                 .chain([&self.kernel_threads])
                 .flat_map(|program| &program.names)
                 .any(covers);
@@ -166,7 +178,7 @@ impl Programs {
                 };
                 // Whoever started it, it is not there to stay.
                 let program = Program { started_by_init: false, ..dying };
-                self.programs.entry(key).or_default().entry(None).or_default().merge(program);
+                self.programs.entry(key).or_default().0.entry(None).or_default().merge(program);
             }
         }
     }
@@ -178,7 +190,7 @@ impl Programs {
         let mut entries: Vec<_> = self
             .programs
             .into_iter()
-            .flat_map(|(key, ways)| entries_of(&key, ways, looks, init.as_ref()))
+            .flat_map(|(key, ways)| entries_of(&key, ways.0, looks, init.as_ref()))
             .collect();
         let threads = self.kernel_threads;
         if !threads.names.is_empty() {

@@ -1,9 +1,10 @@
 //! How often and on how many VMs something was seen: what a reviewer wants to know first.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// In which looks and on which VMs something was seen. Looks come in ascending order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Sightings {
     /// Number of looks.
     pub(crate) looks: usize,

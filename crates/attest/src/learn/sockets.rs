@@ -5,6 +5,7 @@
 //! the guest calls is certified address by address, up to a number that a person still reads.
 
 use super::draft::Noted;
+use super::pairs;
 use super::sightings::{Look, Sightings};
 use crate::certificate::{AddressRule, ListenerEntry, PortRule, RawSocketEntry};
 use crate::flow::{Cidr, FlowEntry, Flows};
@@ -12,26 +13,34 @@ use crate::generalise;
 use crate::pattern::Pattern;
 use crate::reading::{Direction, Endpoint, Owners, Role, Serving, Unknown, role};
 use facts::{Family, Socket};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most peers of one kind of flow that are certified one by one.
 const PEERS: usize = 16;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sockets {
+    #[serde(with = "pairs")]
     listeners: BTreeMap<ListenerKey, Seen>,
+    #[serde(with = "pairs")]
     raw: BTreeMap<(Family, Option<String>), Seen>,
-    flows: BTreeMap<FlowKey, BTreeMap<Cidr, Sightings>>,
+    #[serde(with = "pairs")]
+    flows: BTreeMap<FlowKey, Peers>,
 }
 
-#[derive(Clone, Debug, Default)]
+/// With whom one kind of flow was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Peers(#[serde(with = "pairs")] BTreeMap<Cidr, Sightings>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Seen {
     owners: BTreeSet<String>,
     sightings: Sightings,
     generated: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct ListenerKey {
     protocol: String,
     family: Family,
@@ -40,7 +49,7 @@ struct ListenerKey {
     path: Option<Pattern>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct FlowKey {
     direction: Direction,
     protocol: String,
@@ -94,7 +103,7 @@ impl Sockets {
                     port: connection.port,
                     owners,
                 };
-                self.flows.entry(key).or_default().entry(cidr).or_default().add(look);
+                self.flows.entry(key).or_default().0.entry(cidr).or_default().add(look);
             }
         }
         Ok(())
@@ -102,7 +111,7 @@ impl Sockets {
 
     /// How many different things were seen.
     pub(super) fn len(&self) -> usize {
-        let flows: usize = self.flows.values().map(BTreeMap::len).sum();
+        let flows: usize = self.flows.values().map(|peers| peers.0.len()).sum();
         self.listeners.len().saturating_add(self.raw.len()).saturating_add(flows)
     }
 
@@ -155,7 +164,7 @@ impl Sockets {
                 Direction::Egress => (&mut flows.egress, egress),
                 Direction::Ingress => (&mut flows.ingress, ingress),
             };
-            for (cidr, noted) in networks(key.direction, peers) {
+            for (cidr, noted) in networks(key.direction, &peers.0) {
                 entries.push(FlowEntry {
                     protocol: key.protocol.clone(),
                     cidr,

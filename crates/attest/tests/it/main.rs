@@ -7,6 +7,7 @@ mod compare_ebpf;
 mod compare_flow;
 mod compare_hidden;
 mod compare_kernel;
+mod compare_passing; // processes on their way
 mod compare_process;
 mod compare_socket;
 mod diff;

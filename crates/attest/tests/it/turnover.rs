@@ -69,3 +69,29 @@ fn what_is_not_known_is_no_number() {
     blind.processes.clear();
     assert_eq!(turnover(&before, &blind), None);
 }
+
+#[test]
+fn a_guest_in_which_nothing_ran_stood_still_and_one_of_which_that_is_not_known_did_not() {
+    let mut before = with_forks(100);
+    before.processes.iter_mut().for_each(|process| process.cpu_time_ns = Some(5_000));
+    assert!(Tasks::of(&before).stood_still(&before.clone()));
+    let moved = |change: &dyn Fn(&mut Snapshot)| {
+        let mut after = before.clone();
+        change(&mut after);
+        !Tasks::of(&before).stood_still(&after)
+    };
+    assert!(moved(&|s| s.processes[3].cpu_time_ns = Some(5_001)));
+    assert!(moved(&|s| s.activity.forks = Some(101)));
+    assert!(moved(&|s| drop(s.processes.pop())));
+    assert!(moved(&|s| s.processes[3].start_time_ns = Some(77)));
+    assert!(moved(&|s| s.kernel.kaslr_offset = Address(0x99)));
+    // The order of rows is nothing that happened.
+    assert!(!moved(&|s| s.processes.reverse()));
+    for unknown in
+        [|s: &mut Snapshot| s.activity.forks = None, |s: &mut Snapshot| s.processes[3].cpu_time_ns = None]
+    {
+        let mut same = before.clone();
+        unknown(&mut same);
+        assert!(!Tasks::of(&same).stood_still(&same.clone()));
+    }
+}

@@ -1,7 +1,7 @@
 //! `birthmark audit`: the verdict on a VM, and what it stands on.
 //!
 //! A finding about a running guest counts only when looks in a row agree (invariant 8): as long as something is seen that
-//! is not confirmed yet, the guest is looked at again a moment later. A verdict that nothing is known stands behind
+//! is not confirmed yet, the guest is looked at again a moment later, when something has run in it. A verdict that nothing is known stands behind
 //! (`unreadable`) ends as an error, never as a good or a bad result.
 
 use super::words;
@@ -23,6 +23,10 @@ const PAUSE: Duration = Duration::from_millis(20);
 const MORE_LOOKS: u32 = 4;
 /// Most looks, whatever a policy asks for.
 const LOOKS_MAX: u32 = 200;
+
+/// Looks that may show a guest to which nothing has happened since the one before: a second of them. One that stands longer is idle,
+/// or pretends to be.
+const STANDING_MAX: u32 = 50;
 
 /// What the looks together say.
 struct Seen {
@@ -105,8 +109,17 @@ fn observe(guest: &mut Guest, certificate: Option<&Certificate>) -> anyhow::Resu
     let mut looks = 0_u32;
     let mut most = LOOKS_MAX;
     let mut first: Option<Tasks> = None;
+    let mut last: Option<Tasks> = None;
+    let mut standing = 0_u32;
     loop {
         let snapshot = guest.look(Tables::ALL)?;
+        // The same moment again, in which a race is still what it was: a busy host has given the guest's CPUs to somebody else.
+        if standing < STANDING_MAX && last.as_ref().is_some_and(|last| last.stood_still(&snapshot)) {
+            standing = standing.saturating_add(1);
+            sleep(PAUSE);
+            continue;
+        }
+        last = Some(Tasks::of(&snapshot));
         looks = looks.saturating_add(1);
         let found = match certificate {
             Some(certificate) => attest::compare(certificate, &snapshot),
@@ -129,7 +142,7 @@ fn observe(guest: &mut Guest, certificate: Option<&Certificate>) -> anyhow::Resu
                 looks,
             });
         }
-        first.get_or_insert_with(|| Tasks::of(&snapshot));
+        first = first.or_else(|| last.clone());
         sleep(PAUSE);
     }
 }

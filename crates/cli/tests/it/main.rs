@@ -4,6 +4,7 @@
 //! `ps` and `watch` on one into `processes.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
+mod calm;
 mod certificate;
 mod change;
 mod daemon;

@@ -7,7 +7,7 @@
 use super::file::{Files, Lead};
 use super::layout::Resolver;
 use super::task::Seen;
-use super::{io_uring, list, scm};
+use super::{io_uring, list, scm, task};
 use crate::session::{Session, member};
 use facts::{Ownership, ProblemKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -60,8 +60,8 @@ pub(super) fn tables(session: &Session<'_>, processes: &[Seen]) -> Result<Vec<Ta
 }
 
 /// Tables of all processes that there are now: those that began since, and those of `processes` that still run, also where
-/// no list leads to them.
-pub(super) fn tables_now(session: &Session<'_>, processes: &[Seen]) -> Result<Vec<Table>, ReadError> {
+/// no list leads to them; and whether these may not be all, since somebody is closing what no table leads to any more.
+pub(super) fn tables_now(session: &Session<'_>, processes: &[Seen]) -> Result<(Vec<Table>, bool), ReadError> {
     let layout = &session.kernel.layouts().net.holder;
     let mut tasks = BTreeSet::new();
     if let Some(head) = session.kernel.symbol("init_task").and_then(|task| task.checked_add(layout.tasks)) {
@@ -79,7 +79,9 @@ pub(super) fn tables_now(session: &Session<'_>, processes: &[Seen]) -> Result<Ve
         }
     }
     let mut tables = Vec::new();
+    let mut closing = false;
     for task in tasks {
+        closing |= session.known("task_struct", task, task::is_closing(session, task))? == Some(true);
         let read = || {
             let pid = session.space.u32(member(task, layout.tgid)?)?;
             Ok((pid, session.space.pointer(member(task, layout.files)?)?))
@@ -88,7 +90,7 @@ pub(super) fn tables_now(session: &Session<'_>, processes: &[Seen]) -> Result<Ve
         tables.push((pid, files));
         of_threads(session, pid, task, &mut tables)?;
     }
-    Ok(tables)
+    Ok((tables, closing))
 }
 
 /// Adds the tables of the threads of the process `pid`, whose leader is `task`. A thread can have left its process's table

@@ -5,6 +5,14 @@
 
 use guest_profiles::Profile;
 
+/// One bit of a record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flag {
+    /// Of its byte.
+    pub(crate) offset: u64,
+    pub(crate) mask: u8,
+}
+
 /// Resolves members and remembers which were missing.
 #[derive(Debug)]
 pub(crate) struct Resolver<'p> {
@@ -34,6 +42,15 @@ impl<'p> Resolver<'p> {
     /// The same for a member that not every kernel has.
     pub(crate) fn optional(&self, name: &str, path: &str) -> Option<u64> {
         self.profile.field(name, path).ok().map(|field| field.offset)
+    }
+
+    /// Where a bitfield of one bit is that not every kernel has.
+    pub(crate) fn flag(&self, name: &str, path: &str) -> Option<Flag> {
+        let field = self.profile.field(name, path).ok()?;
+        let bits = field.bits.filter(|bits| bits.width == 1 && bits.shift < 64)?;
+        // One byte is enough, wherever the storage of the bitfield begins.
+        let offset = field.offset.checked_add(u64::from(bits.shift / 8))?;
+        Some(Flag { offset, mask: 1 << (bits.shift % 8) })
     }
 
     /// The first of several names that the kernel has.

@@ -244,7 +244,9 @@ pub(crate) fn sockets(
         }
         session.space.forget();
         let hashed = Hashed::read(session, &namespaces(session)?)?;
-        let holders = Holders::find(session, &holder::tables_now(session, processes)?, &hashed.unix)?;
+        let (tables, closing) = holder::tables_now(session, processes)?;
+        let mut holders = Holders::find(session, &tables, &hashed.unix)?;
+        holders.complete &= !closing;
         let views = Views { hashed, holders };
         let all = views.all();
         for sk in suspects {

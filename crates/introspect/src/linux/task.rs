@@ -3,7 +3,7 @@
 //! Which tasks there are is [`super::processes`]'s question; here one is read, together with what says that it was still the
 //! same process at the end of the reading as at its start.
 
-use super::layout::Resolver;
+use super::layout::{Flag, Resolver};
 use super::{cgroup, cred, list, mm, namespace, signal, thread, timekeeping};
 use crate::session::{Environment, Session, member};
 use facts::{Address, ExeState, ProblemKind, Process, ProcessState, Seccomp, TaskKind};
@@ -13,6 +13,8 @@ use vmi_core::{Gva, ReadError};
 pub(super) const PF_KTHREAD: u32 = 0x0020_0000;
 /// ``PF_EXITING``, include/linux/sched.h (6.12).
 const PF_EXITING: u32 = 0x4;
+/// ``PF_FORKNOEXEC``, include/linux/sched.h (5.10 to 7.2 the same): set by fork, cleared by execve.
+const PF_FORKNOEXEC: u32 = 0x40;
 /// ``TASK_COMM_LEN``, include/linux/sched.h.
 const COMM: usize = 16;
 /// ``PID_MAX_LIMIT``, include/linux/threads.h: no pid reaches it.
@@ -52,6 +54,8 @@ pub(crate) struct Layout {
     atomic_flags: u64,
     /// `None`: a kernel without `CONFIG_SECCOMP`.
     seccomp_mode: Option<u64>,
+    /// ``in_execve``, which security modules ask for (fs/exec.c, bprm_execve()).
+    in_execve: Option<Flag>,
     has_user_workers: bool,
 }
 
@@ -80,6 +84,7 @@ impl Layout {
             usage: resolver.offset("task_struct", "usage"),
             atomic_flags: resolver.offset("task_struct", "atomic_flags"),
             seccomp_mode: resolver.optional("task_struct", "seccomp.mode"),
+            in_execve: resolver.flag("task_struct", "in_execve"),
             has_user_workers: resolver.optional("kernel_clone_args", "user_worker").is_some(),
         }
     }
@@ -144,6 +149,28 @@ impl Stamp {
     }
 }
 
+/// What execve replaces step by step. A row whose parts are from before and after such a step is of no program that ever ran.
+#[derive(PartialEq, Eq)]
+struct Run {
+    mm: Gva,
+    cred: Gva,
+    executing: Option<bool>,
+}
+
+impl Run {
+    fn of(session: &Session<'_>, task: Gva) -> Result<Self, ReadError> {
+        let layout = &session.kernel.layouts().task;
+        let flag = |flag: Flag| -> Result<bool, ReadError> {
+            Ok(session.space.u8(member(task, flag.offset)?)? & flag.mask != 0)
+        };
+        Ok(Self {
+            mm: session.space.pointer(member(task, layout.mm)?)?,
+            cred: session.space.pointer(member(task, layout.real_cred)?)?,
+            executing: layout.in_execve.map(flag).transpose()?,
+        })
+    }
+}
+
 /// The thread group leader of a task. `None`: it is an idle task.
 pub(super) fn leader(session: &Session<'_>, task: Gva) -> Result<Option<Gva>, ReadError> {
     let layout = &session.kernel.layouts().task;
@@ -153,6 +180,16 @@ pub(super) fn leader(session: &Session<'_>, task: Gva) -> Result<Option<Gva>, Re
     }
     let leader = session.space.pointer(member(task, layout.group_leader)?)?;
     Ok(Some(leader).filter(|leader| !leader.is_null()))
+}
+
+/// Whether a task has let go of its table of descriptors and may still be closing, one by one, what was in it (``exit_files()``,
+/// fs/file.c): nothing leads to those files any more, and they are still open.
+pub(super) fn is_closing(session: &Session<'_>, task: Gva) -> Result<bool, ReadError> {
+    let layout = &session.kernel.layouts().task;
+    let word = |offset| session.space.u32(member(task, offset)?);
+    Ok(session.space.pointer(member(task, layout.files)?)?.is_null()
+        && word(layout.exit_state)? == 0
+        && word(layout.flags)? & (PF_EXITING | PF_KTHREAD) == PF_EXITING)
 }
 
 /// Whether the object of the slab cache at `task` is a thread group leader that lives: neither free memory, nor a copy of its
@@ -172,12 +209,12 @@ pub(super) fn is_leader_in_use(session: &Session<'_>, task: Gva) -> Result<bool,
 /// A process that is on the task list. `Ok(None)`: the task went away, or kept changing, while it was read.
 pub(super) fn listed(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, ReadError> {
     for _ in 0..2 {
-        let before = Stamp::of(session, task)?;
-        let seen = read(session, task, &before)?;
+        let before = (Stamp::of(session, task)?, Run::of(session, task)?);
+        let seen = read(session, task, &before.0, &before.1)?;
         if !is_listed(session, task)? {
             return Ok(None);
         }
-        if Stamp::of(session, task)? == before {
+        if (Stamp::of(session, task)?, Run::of(session, task)?) == before {
             return Ok(Some(seen));
         }
         session.space.look().forget_pages();
@@ -195,8 +232,9 @@ pub(super) fn unlisted(session: &Session<'_>, task: Gva) -> Result<Option<Seen>,
     if !lives {
         return Ok(None);
     }
-    let seen = read(session, task, &before)?;
-    Ok((Stamp::of(session, task)? == before).then_some(seen))
+    let run = Run::of(session, task)?;
+    let seen = read(session, task, &before, &run)?;
+    Ok(((Stamp::of(session, task)?, Run::of(session, task)?) == (before, run)).then_some(seen))
 }
 
 /// Whether the predecessor on the task list still points at this task.
@@ -208,7 +246,7 @@ fn is_listed(session: &Session<'_>, task: Gva) -> Result<bool, ReadError> {
     list::is_linked(session, member(task, session.kernel.layouts().task.tasks)?)
 }
 
-fn read(session: &Session<'_>, task: Gva, stamp: &Stamp) -> Result<Seen, ReadError> {
+fn read(session: &Session<'_>, task: Gva, stamp: &Stamp, run: &Run) -> Result<Seen, ReadError> {
     let layout = &session.kernel.layouts().task;
     let space = &session.space;
     let pointer = |offset| space.pointer(member(task, offset)?);
@@ -223,7 +261,7 @@ fn read(session: &Session<'_>, task: Gva, stamp: &Stamp) -> Result<Seen, ReadErr
     let flags = space.u32(member(task, layout.flags)?)?;
     let (name, kind, state) = identity(session, task, stamp)?;
     let kernel_thread = kind == TaskKind::Kernel;
-    let mm = pointer(layout.mm)?;
+    let mm = run.mm;
     let files = pointer(layout.files)?;
 
     let parent = pointer(layout.real_parent)?;
@@ -242,6 +280,8 @@ fn read(session: &Session<'_>, task: Gva, stamp: &Stamp) -> Result<Seen, ReadErr
         name,
         kernel_thread,
         exiting: flags & PF_EXITING != 0,
+        executing: run.executing,
+        forked_only: Some(flags & PF_FORKNOEXEC != 0),
         state,
         start_time_ns: Some(stamp.start_time),
         started_at: timekeeping::wall_clock(session.boot_time(), stamp.start_time),
@@ -261,7 +301,7 @@ fn read(session: &Session<'_>, task: Gva, stamp: &Stamp) -> Result<Seen, ReadErr
         task: Address(task.0),
         ..Process::default()
     };
-    cred::fill(session, pointer(layout.real_cred)?, &mut process)?;
+    cred::fill(session, run.cred, &mut process)?;
     let shared = pointer(layout.signal)?;
     signal::fill(session, task, shared, &mut process)?;
     if session.wants.threads && !shared.is_null() {

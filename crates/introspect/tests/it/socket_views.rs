@@ -108,6 +108,26 @@ fn hidden_from<'s>(snapshot: &'s Snapshot, like: &Socket, missing: &[&str], kind
     seen
 }
 
+/// A process that ends lets go of its table before it has closed what is in it, and nothing leads to its sockets meanwhile.
+fn closing(stopped: &Stopped<'_>, clean: &Snapshot) {
+    let threads =
+        |pid| clean.processes.iter().find(|process| process.pid == pid).and_then(|process| process.threads);
+    let alone = |socket: &&Socket| {
+        matches!(*socket.processes, [pid] if threads(pid) == Some(1)) && socket.family == Family::Inet
+    };
+    let socket = clean.sockets.iter().find(alone).unwrap();
+    let process = clean.processes.iter().find(|process| process.pid == socket.processes[0]).unwrap();
+    let files = stopped.member(process.task.0, "task_struct", "files");
+    let flags = stopped.member(process.task.0, "task_struct", "flags");
+    let gone = stopped.look_with(&[(files, 0)]);
+    let of =
+        |snapshot: &Snapshot| snapshot.sockets.iter().find(|seen| seen.sock == socket.sock).unwrap().clone();
+    assert_eq!(of(&gone).views_missing, ["file_table"], "who does not end has a table");
+    let ending = stopped.look_with(&[(files, 0), (flags, stopped.peek(flags) | 4)]);
+    assert_eq!((of(&ending).ownership, of(&ending).views_missing), (None, Vec::new()));
+    assert_eq!(attest::cross_views(&ending, &attest::Policy::default()), []);
+}
+
 pub fn check(opened: &Opened) {
     let program = filter_program(opened);
     opened.guest.qmp(&serde_json::json!({"execute": "stop"})).unwrap();
@@ -145,6 +165,7 @@ pub fn check(opened: &Opened) {
             hidden_from(&snapshot, socket, &["hash_table", "address_table"], kind);
         }
     }
+    closing(&stopped, &clean);
     let again = opened.snapshot().unwrap();
     assert_eq!(again.sockets, clean.sockets, "what was changed is put back");
     opened.guest.qmp(&serde_json::json!({"execute": "cont"})).unwrap();
