@@ -245,12 +245,12 @@ pub enum Event {
         /// The page for the person who reviews it.
         review_page: PathBuf,
     },
-    /// The draft of a service that is learned could not be made or written. Once per reason.
+    /// The draft of a service that is learned, or what was learned, could not be made, read or written. Once per reason.
     #[serde(rename = "learning.problem")]
     LearningProblem {
         /// The service.
         service: String,
-        /// The draft.
+        /// The draft, or what could not be read.
         path: PathBuf,
         /// Why.
         reason: String,

@@ -96,7 +96,9 @@ impl Daemon {
             .mode(0o700)
             .create(state_dir)
             .with_context(|| format!("Cannot make the state directory {}", state_dir.display()))?;
-        for directory in [memory::DIRECTORY, learning::DIRECTORY].map(|name| state_dir.join(name)) {
+        for directory in
+            [memory::DIRECTORY, learning::DIRECTORY, learning::KEPT].map(|name| state_dir.join(name))
+        {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -112,11 +114,14 @@ impl Daemon {
             .with_context(|| format!("Cannot append to {}", config.findings.display()))?;
         let workers = config.workers;
         let started = Timestamp::now();
-        let learning = config
-            .learn
-            .iter()
-            .map(|of| Learning::new(of.clone(), state_dir, started))
-            .collect::<Result<Vec<_>, _>>()?;
+        learning::forget_others(state_dir, &config.learn)
+            .with_context(|| format!("Cannot tidy {}", state_dir.join(learning::KEPT).display()))?;
+        let mut learning = Vec::new();
+        for of in &config.learn {
+            let (learned, problem) = Learning::new(of.clone(), state_dir, started)?;
+            learning.push(learned);
+            problem.iter().for_each(|event| sink.emit(event));
+        }
         let shared = Arc::new(Shared {
             config,
             engine,

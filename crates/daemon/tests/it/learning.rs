@@ -115,18 +115,96 @@ fn a_look_in_which_something_is_hidden_or_unknown_teaches_nothing() {
     }
 }
 
+/// Runs the daemon for a few looks.
+fn observe(site: &Site, host: &Shared, config: &str) {
+    let running = site.start(host, config);
+    let looks = host.looks("web");
+    wait_until("looks", || host.looks("web") > looks + 3);
+    running.stop();
+}
+
 #[test]
-fn each_run_writes_a_draft_of_its_own_so_that_a_restart_forgets_nothing() {
+fn learning_goes_on_over_a_restart_of_the_daemon() {
     let (site, host) = (Site::new(), Shared::default());
     host.run(&vm("web", 1), "tap0");
-    for _ in 0..2 {
-        let running = site.start(&host, &learn());
-        let looks = host.looks("web");
-        wait_until("looks", || host.looks("web") > looks + 3);
-        running.stop();
-    }
-    assert_eq!(drafts(&site).len(), 2);
+    host.drift("web", "/opt/only-in-the-first-run");
+    observe(&site, &host, &learn());
+    let first = host.looks("web");
+    host.conform("web");
+    observe(&site, &host, &learn());
+    let looks = host.looks("web");
+    assert!(looks > first);
+    let [path] = <[PathBuf; 1]>::try_from(drafts(&site)).unwrap();
+    let draft = read(&path);
+    assert!(draft.about[0].contains(&format!("{looks} looks")), "{:?} and not {looks}", draft.about);
+    let literal = Pattern::literal("/opt/only-in-the-first-run");
+    let processes = &draft.statement.predicate.processes;
+    assert!(processes.iter().any(|entry| entry.executable.as_ref() == Some(&literal)));
     assert_eq!(crate::world::events(&site.path("findings.jsonl"), "learning.draft").len(), 2);
+
+    // Who takes the block out has ended the observation: the next one is another.
+    site.start(&host, ENFORCE).stop();
+    assert!(fs::read_dir(site.path("state/learning")).unwrap().next().is_none());
+    let before = host.looks("web");
+    observe(&site, &host, &learn());
+    let [_, second] = <[PathBuf; 2]>::try_from(drafts(&site)).unwrap();
+    assert!(read(&second).about[0].contains(&format!("{} looks", host.looks("web") - before)));
+}
+
+#[test]
+fn what_was_learned_and_cannot_be_understood_is_told_and_put_aside_and_learning_starts_anew() {
+    let with_flows = format!("{}flows = true\n", learn());
+    type Damage = fn(&str) -> String;
+    let cases: [(&str, Damage, &str); 5] = [
+        ("no JSON", |text| text[..text.len() / 2].to_owned(), "EOF"),
+        ("another version", |text| text.replace("learning/v1", "learning/v2"), "schema"),
+        ("another service", |text| text.replace("\"service\": \"web\"", "\"service\": \"mail\""), "mail"),
+        ("a count of another kind", |text| text.replacen("\"looks\": ", "\"looks\": -", 1), "invalid value"),
+        ("other settings", str::to_owned, "flows"),
+    ];
+    for (case, damage, words) in cases {
+        let (site, host) = (Site::new(), Shared::default());
+        host.run(&vm("web", 1), "tap0");
+        observe(&site, &host, &learn());
+        let before = host.looks("web");
+        let file = site.path("state/learning/web.json");
+        let damaged = damage(&fs::read_to_string(&file).unwrap());
+        fs::write(&file, &damaged).unwrap();
+        let config = if case == "other settings" { with_flows.clone() } else { learn() };
+        observe(&site, &host, &config);
+        let problems = crate::world::events(&site.path("findings.jsonl"), "learning.problem");
+        let [problem] = problems.as_slice() else { panic!("{case}: {problems:?}") };
+        let reason = problem["reason"].as_str().unwrap();
+        assert!(reason.contains(words) && reason.contains("starts anew"), "{case}: {reason}");
+        assert_eq!(problem["path"], file.to_str().unwrap());
+        assert_eq!(fs::read_to_string(file.with_extension("aside")).unwrap(), damaged);
+        // The draft of before is still there, and the new one is of what was seen since.
+        let [old, new] = <[PathBuf; 2]>::try_from(drafts(&site)).unwrap();
+        assert!(read(&old).about[0].contains(&format!("{before} looks")), "{case}");
+        assert!(read(&new).about[0].contains(&format!("{} looks", host.looks("web") - before)), "{case}");
+    }
+}
+
+#[test]
+fn what_cannot_be_kept_is_told_once_and_the_draft_is_written_all_the_same() {
+    let (site, host) = (Site::new(), Shared::default());
+    host.run(&vm("web", 1), "tap0");
+    fs::create_dir_all(site.path("state")).unwrap();
+    host.show("web", Face::Booting("not yet".into()));
+    let running = site.start(&host, &learn());
+    running.wait_for("vm.booting", |_| true);
+    fs::remove_dir(site.path("state/learning")).unwrap();
+    host.conform("web");
+    running.wait_for("learning.draft", |_| true);
+    let problem = running.wait_for("learning.problem", |_| true);
+    assert!(problem["reason"].as_str().unwrap().contains("begin anew"), "{problem}");
+    let looks = host.looks("web");
+    wait_until("more looks", || host.looks("web") > looks + 3);
+    assert_eq!(running.events("learning.problem").len(), 1);
+    fs::create_dir(site.path("state/learning")).unwrap();
+    running.stop();
+    assert!(site.path("state/learning/web.json").exists());
+    assert_eq!(drafts(&site).len(), 1);
 }
 
 #[test]
