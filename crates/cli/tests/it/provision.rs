@@ -379,3 +379,69 @@ fn what_packer_runs_when_it_has_built_an_image_certifies_it() {
     let verified = run(["verify", &text(&dir.join("output/web.json")), "--trusted-key", &signer.public()]);
     assert!(verified.stdout.contains("web, serial 3"), "{verified:?}");
 }
+
+#[test]
+fn the_disk_of_a_full_debian_tells_its_packages_units_and_kernel_the_same_each_time() {
+    if !require(&[Need::Debian]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = text(&testkit::debian::disk().unwrap());
+    let draft = |name: &str| {
+        let output = text(&dir.path().join(name));
+        let args = ["certify", "--image", &image, "--service", "web", "-o", &output];
+        let ran = run(args.into_iter().chain(["--not-before", "2026-01-01T00:00:00Z"]));
+        assert_eq!(ran.status, Some(0), "{ran:?}");
+        fs::read(output).unwrap()
+    };
+    let first = draft("one");
+    assert!(first == draft("two"), "the same image gave other bytes");
+    let draft: serde_json::Value = serde_json::from_slice(&first).unwrap();
+    let statement = &draft["statement"];
+    let predicate = &statement["predicate"];
+    let subjects = statement["subject"].as_array().unwrap();
+    let names: Vec<_> = subjects.iter().map(|subject| subject["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["kernel", "image"]);
+
+    // dpkg's word, as the disk has it.
+    let files = predicate["files"].as_array().unwrap();
+    let package = |path: &str| {
+        let file = files.iter().find(|file| file["path"] == path).unwrap_or_else(|| panic!("no {path}"));
+        file["package"].as_str().unwrap_or_default().split('=').next().unwrap().to_owned()
+    };
+    for (path, of) in [
+        ("/usr/sbin/nginx", "nginx"),
+        ("/usr/sbin/sshd", "openssh-server"),
+        ("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
+        ("/usr/lib/systemd/systemd", "systemd"),
+        ("/usr/sbin/runc", "runc"),
+        ("/usr/sbin/lab-metrics", "lab-metrics"),
+    ] {
+        assert_eq!(package(path), of, "{path}");
+    }
+    let without = files.iter().filter(|file| file["package"].is_null()).count();
+    assert!(files.len() > 700 && without * 10 < files.len(), "{without} of {} have no package", files.len());
+
+    // The units: as whom a service runs, and what systemd listens on for one.
+    let entry = |path: &str| {
+        let entries = predicate["processes"].as_array().unwrap();
+        entries.iter().find(|entry| entry["executable"] == path).unwrap_or_else(|| panic!("no {path}"))
+    };
+    let networkd = entry("/usr/lib/systemd/systemd-networkd")["identities"].as_array().unwrap();
+    let users = networkd.iter().filter(|identity| identity["uid"] != 0).collect::<Vec<_>>();
+    assert!(
+        !users.is_empty() && users[0]["capabilities"].to_string().contains("cap_net_admin"),
+        "{networkd:#?}"
+    );
+    let listeners = predicate["listeners"].as_array().unwrap();
+    assert!(
+        listeners.iter().any(|listener| listener["path"] == "/run/dbus/system_bus_socket"),
+        "{listeners:#?}"
+    );
+
+    // The kernel of the disk, as a look at a VM finds it.
+    let release = predicate["guest"]["kernels"][0]["release"].as_str().unwrap();
+    assert!(release.starts_with("6.1.") && release.ends_with("-cloud-amd64"), "{release}");
+    let modules = predicate["modules"].as_array().unwrap();
+    assert!(modules.iter().any(|module| module["name"] == "virtio_net"), "{} modules", modules.len());
+}

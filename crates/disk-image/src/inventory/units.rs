@@ -173,6 +173,11 @@ fn service(
         let mut word = line.split_whitespace().next().unwrap_or_default();
         let mut full_rights = false;
         while let Some(rest) = word.strip_prefix(['@', '-', ':', '+', '!', '|']) {
+            // `!!` is for kernels without ambient capabilities (before 4.3); on others it changes nothing.
+            if let Some(rest) = word.strip_prefix("!!") {
+                word = rest;
+                continue;
+            }
             full_rights |= word.starts_with('+') || word.starts_with('!');
             word = rest;
         }
