@@ -8,6 +8,7 @@ mod adapter;
 mod bench;
 mod ci;
 mod demo;
+mod hosts;
 mod matrix;
 mod profiles;
 mod run;
@@ -25,7 +26,8 @@ cargo xtask COMMAND
   ci             what must be green before a change lands: fmt, clippy, tidy, deny, docs, test
   tidy           the house rules that no compiler checks
   matrix         every pair of kernels, machines and kinds of memory, on real guests: about an hour; writes
-                 docs/support-matrix.md (--fresh forgets earlier results, --document only writes)
+                 docs/support-matrix.md (--fresh forgets earlier results, --document only writes, --hosts runs
+                 the lab's hosts instead and writes the part about them)
   bench [ARGS]   every bench; ARGS go to cargo bench
   profiles       makes the shipped kernel profiles (profiles/) anew
   setup          installs what the lab needs and fetches its kernels (the others do this themselves)

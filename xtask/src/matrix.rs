@@ -5,7 +5,7 @@
 //! failed is tried again.
 
 use crate::run::{cargo, command, root, step};
-use crate::setup;
+use crate::{hosts, setup};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -21,6 +21,13 @@ pub(crate) const DOCUMENT: &str = "docs/support-matrix.md";
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let directory = root().join("target/matrix");
+    let written = root().join(DOCUMENT);
+    if arguments == ["--hosts"] {
+        hosts::run()?;
+        let text = fs::read_to_string(&written).with_context(|| format!("{DOCUMENT} could not be read"))?;
+        return fs::write(&written, hosts::splice(&text)?)
+            .with_context(|| format!("{DOCUMENT} could not be written"));
+    }
     fs::create_dir_all(&directory).with_context(|| format!("{} could not be made", directory.display()))?;
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => guests(&directory)?,
@@ -30,10 +37,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
             guests(&directory)?;
         }
         ["--document"] => {}
-        other => bail!("`cargo xtask matrix` takes --fresh or --document, not {}", other.join(" ")),
+        other => bail!("`cargo xtask matrix` takes --fresh, --document or --hosts, not {}", other.join(" ")),
     }
-    let document = document(&Results::read(&directory)?)?;
-    fs::write(root().join(DOCUMENT), document).with_context(|| format!("{DOCUMENT} could not be written"))
+    let document = hosts::splice(&document(&Results::read(&directory)?)?)?;
+    fs::write(written, document).with_context(|| format!("{DOCUMENT} could not be written"))
 }
 
 fn guests(directory: &Path) -> Result<()> {

@@ -1,7 +1,7 @@
 //! The house rules that no compiler checks: ARCHITECTURE.md says why each of them is there.
 
-use crate::matrix;
 use crate::run::root;
+use crate::{hosts, matrix};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,14 @@ pub(crate) fn run() -> Result<()> {
             faults.push(format!("{needed} is missing"));
         }
     }
-    support_matrix(&read(&root().join(matrix::DOCUMENT))?, &mut faults);
+    let document = read(&root().join(matrix::DOCUMENT))?;
+    support_matrix(&document, &mut faults);
+    if hosts::splice(&document)? != document {
+        faults.push(format!(
+            "{}: its part about real hypervisors is not what docs/lab-results say: `cargo xtask matrix --hosts`",
+            matrix::DOCUMENT
+        ));
+    }
     if faults.is_empty() {
         eprintln!("tidy: all house rules hold");
         return Ok(());

@@ -22,39 +22,66 @@ pub fn snapshot_equals_truth(host: &Host, guest: &Inner<'_>, target: &str) -> Sn
     snapshot
 }
 
-/// The report of an audit and its exit status, against the certificate in `/run/good.json`.
+/// The report of an audit and its exit status, against the certificate that [`certify`] made.
 fn audit(host: &Host, target: &str) -> (Option<i32>, Value) {
     let ran = host.run(&format!(
-        "birthmark audit {target} --certificate /run/good.json --trusted-key /run/key.pub --json"
+        "cd /run/{target}.d && birthmark audit {target} --certificate good.json --trusted-key key.pub --json"
     ));
     let ran = ran.unwrap();
     let report = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
     (ran.status, report)
 }
 
-/// A web server is certified and conforms; a rogue program is drift for `audit`; the daemon sees it, cuts the guest off at
-/// `device`, lets it back on the network when it is released, and notices its end. `address` is that of the guest's `eth0`.
-pub fn drift_is_found_and_cut_off(host: &Host, guest: &Inner<'_>, device: &str, address: &str) {
-    let name = guest.name();
-    guest.net_up("eth0", &format!("{address}/24"), None).unwrap();
-    let listener = |exe: &str, port: u16| Spawn {
+fn listener(exe: &str, port: u16) -> Spawn {
+    Spawn {
         exe: exe.into(),
         sockets: vec![SocketSpec::TcpListen { address: ([0, 0, 0, 0], port).into() }],
         activity: Activity::Echo,
         ..Spawn::default()
-    };
+    }
+}
+
+/// A web server is started in the guest and certified, by a certificate and a key in `/run/NAME.d`; the guest conforms.
+fn certify(host: &Host, guest: &Inner<'_>) {
+    let name = guest.name();
     guest.spawn(listener("/usr/sbin/webserver", 80)).unwrap();
     host.succeed(&format!(
-        "cd /run && birthmark keygen -o key && \
-         birthmark certify {name} --service web --selector 'name=*' --key key -o good.json && mkdir certificates && cp good.json certificates/"
+        "mkdir -p /run/{name}.d/certificates && cd /run/{name}.d && birthmark keygen -o key && \
+         birthmark certify {name} --service web --selector 'name=*' --key key -o good.json && cp good.json certificates/"
     ))
     .unwrap();
     let (status, report) = audit(host, name);
     assert_eq!((status, &report["verdict"]), (Some(0), &serde_json::json!(Verdict::Conforms)), "{report}");
+}
+
+/// A rogue program in the guest is drift for `audit`.
+fn drift_is_told(host: &Host, guest: &Inner<'_>) {
+    let (status, report) = audit(host, guest.name());
+    assert_eq!((status, &report["verdict"]), (Some(1), &serde_json::json!(Verdict::Drifted)), "{report}");
+    for rule in ["process.unknown", "socket.listener.unknown"] {
+        let findings = report["findings"].as_array().unwrap();
+        assert!(findings.iter().any(|finding| finding["rule"] == rule), "{rule}: {report}");
+    }
+}
+
+/// A web server is certified and conforms; a rogue program is drift.
+pub fn audit_tells_drift(host: &Host, guest: &Inner<'_>) {
+    certify(host, guest);
+    let rogue = guest.spawn(listener("/tmp/rogue", 4444)).unwrap();
+    drift_is_told(host, guest);
+    guest.kill(rogue.pid).unwrap();
+}
+
+/// The same; and the daemon sees it, cuts the guest off at `device`, lets it back on the network when it is released, and notices its
+/// end. `address` is that of the guest's `eth0`.
+pub fn drift_is_found_and_cut_off(host: &Host, guest: &Inner<'_>, device: &str, address: &str) {
+    let name = guest.name();
+    guest.net_up("eth0", &format!("{address}/24"), None).unwrap();
+    certify(host, guest);
 
     let config = format!(
         "interval = '1s'\nconfirm_after = '5ms'\nstate_dir = '/run/state'\nfindings = '/run/findings'\n\
-         socket = '/run/d.sock'\ncertificates = '/run/certificates'\ntrusted_keys = ['/run/key.pub']\nonly = ['{name}']\n\
+         socket = '/run/d.sock'\ncertificates = '/run/{name}.d/certificates'\ntrusted_keys = ['/run/{name}.d/key.pub']\nonly = ['{name}']\n\
          [quarantine]\nenabled = true\nmode = 'enforce'\n"
     );
     host.succeed(&format!("cat >/run/d.toml <<'END'\n{config}END")).unwrap();
@@ -73,12 +100,7 @@ pub fn drift_is_found_and_cut_off(host: &Host, guest: &Inner<'_>, device: &str, 
         assert!(rules.contains(&format!("hook {hook} device \"{device}\"")), "{rules}");
     }
     assert_ne!(host.run(&reached).unwrap().status, Some(0), "a guest in quarantine must not be reached");
-    let (status, report) = audit(host, name);
-    assert_eq!((status, &report["verdict"]), (Some(1), &serde_json::json!(Verdict::Drifted)), "{report}");
-    for rule in ["process.unknown", "socket.listener.unknown"] {
-        let findings = report["findings"].as_array().unwrap();
-        assert!(findings.iter().any(|finding| finding["rule"] == rule), "{rule}: {report}");
-    }
+    drift_is_told(host, guest);
 
     guest.kill(rogue.pid).unwrap();
     host.succeed(&format!("birthmark release {name} --socket /run/d.sock")).unwrap();

@@ -19,6 +19,7 @@ mod provision;
 mod real_kvm;
 mod real_xen;
 mod run;
+mod shown;
 mod signed;
 mod signing;
 mod trust;

@@ -2,7 +2,10 @@
 //! every kind, one of them under libvirt (facts/lab.md 3). The host is emulated, so this runs anywhere; one boot is shared by
 //! all that is shown.
 
-use crate::lab_host::{drift_is_found_and_cut_off, its_end_is_told, snapshot_equals_truth};
+use crate::lab_host::{
+    audit_tells_drift, drift_is_found_and_cut_off, its_end_is_told, snapshot_equals_truth,
+};
+use crate::shown::Shown;
 use facts::{Hypervisor, Metadata, Snapshot, Vm};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -35,6 +38,11 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
         host.start_qemu("huge", &uuid(3), InnerBacking::HugePages, None).unwrap(),
     ];
     host.wait(&guests).unwrap();
+    let kinds = ["anonymous memory, by libvirt", "memfd", "anonymous memory", "huge pages of 2 MiB"];
+    let mut shown = Shown::on(
+        "kvm.json",
+        "KVM: `kvm_amd` of Debian's kernel 6.1 on an emulated CPU with SVM, guests of `qemu -accel kvm` 7.2 and libvirt 9.0",
+    );
 
     let listed: Vec<Vm> = host.json("birthmark list --json").unwrap();
     let listed: BTreeMap<&str, &Vm> = listed.iter().map(|vm| (vm.name.as_str(), vm)).collect();
@@ -44,6 +52,8 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
         assert_eq!(vm.id, format!("uuid:{}", uuid(number)));
         assert_eq!((vm.hypervisor, vm.memory_bytes, vm.vcpus), (Hypervisor::Kvm, Some(160 << 20), Some(1)));
     }
+
+    kinds.iter().for_each(|kind| shown.that(kind, &["list"]));
 
     // What libvirt says of its guest, and of no other's.
     for guest in &guests[1..] {
@@ -62,6 +72,8 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
         host.json("birthmark snapshot metadata:instance/flavor@name=small --json").unwrap();
     assert_eq!(by_metadata.vm.id, format!("uuid:{}", uuid(0)));
 
+    shown.that(kinds[0], &["metadata"]);
+
     // The host's own kernel says where the memory of each is: its verifier takes our program, its types (KVM's are a module's) tell
     // where the slots are.
     let checks = doctor(&host);
@@ -79,10 +91,19 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
     assert_eq!(snapshot.vm.name, "managed");
     assert!(host.succeed("virsh -c qemu:///system domstate managed").unwrap().contains("running"));
 
+    kinds.iter().for_each(|kind| shown.that(kind, &["snapshot"]));
+
+    for (guest, kind) in guests.iter().zip(kinds) {
+        if kind != "memfd" {
+            audit_tells_drift(&host, guest);
+            shown.that(kind, &["audit"]);
+        }
+    }
     guests[1].load_module("virtio_net").unwrap();
     drift_is_found_and_cut_off(&host, &guests[1], TAP, "10.79.0.2");
     host.succeed(&format!("kill {}", listed["memfd"].pid.unwrap())).unwrap();
     its_end_is_told(&host);
+    shown.that(kinds[1], &["audit", "daemon", "quarantine", "end"]);
 
     // A host that is locked down does not let its kernel be read, by nobody: the rules stand in, and see the same.
     host.succeed(
@@ -95,4 +116,5 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
     for guest in [&guests[0], &guests[2]] {
         snapshot_equals_truth(&host, guest, guest.name());
     }
+    shown.keep_or_compare();
 }

@@ -2,12 +2,18 @@
 //! is emulated, so this runs anywhere. One boot is shared by all that is shown, but for the guest with an emulated PC: its BIOS
 //! keeps the one CPU busy for longer than everything else takes, so it has a boot of its own.
 
-use crate::lab_host::{drift_is_found_and_cut_off, its_end_is_told, snapshot_equals_truth};
+use crate::lab_host::{
+    audit_tells_drift, drift_is_found_and_cut_off, its_end_is_told, snapshot_equals_truth,
+};
+use crate::shown::Shown;
 use facts::{ConsistencyMode, Hypervisor, Snapshot, Vm, VmState};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use testkit::Need;
 use testkit::host::{DomainKind, Inner, XenHost};
+
+const HOST: &str =
+    "Xen 4.17 on an emulated CPU with SVM, Debian's kernel 6.1 as its first domain, guests of `xl`";
 
 fn uuid(number: u32) -> String {
     format!("7b0e7b5e-0000-4000-8000-{number:012}")
@@ -144,6 +150,11 @@ fn domains_of_a_real_xen_are_found_read_audited_and_cut_off() {
         assert!((150..=170).contains(&mib), "{vm:?}");
     }
 
+    let mut shown = Shown::on("xen.json", HOST);
+    let [pvh, pv] = ["PVH", "PV"];
+    shown.that(pvh, &["list"]);
+    shown.that(pv, &["list"]);
+
     // By number and by UUID; by name is how the daemon's line below does it.
     snapshot_equals_truth(&host, &guests[0], &format!("xen:{}", listed["pvh"].domid.unwrap()));
     snapshot_equals_truth(&host, &guests[1], &format!("uuid:{}", uuid(1)));
@@ -151,12 +162,16 @@ fn domains_of_a_real_xen_are_found_read_audited_and_cut_off() {
         a_paused_look_equals_truth(&host, guest);
     }
     a_pause_ends_whatever_happens_and_nests(&host, &guests[1]);
+    audit_tells_drift(&host, &guests[1]);
+    shown.that(pv, &["snapshot", "pause", "pause ends", "audit"]);
 
     let domid = listed["pvh"].domid.unwrap();
     guests[0].load_module("xen_netfront").unwrap();
     drift_is_found_and_cut_off(&host, &guests[0], &format!("vif{domid}.0"), "10.79.0.2");
     host.destroy(&guests[0]).unwrap();
     its_end_is_told(&host);
+    shown.that(pvh, &["snapshot", "pause", "audit", "daemon", "quarantine", "end"]);
+    shown.keep_or_compare();
 }
 
 #[test]
@@ -178,4 +193,8 @@ fn a_domain_with_an_emulated_pc_is_found_and_read() {
     assert_eq!((vm.domid, vm.pid, vm.vcpus), (Some(host.domid(&guest).unwrap()), None, Some(1)));
     snapshot_equals_truth(&host, &guest, "hvm");
     a_paused_look_equals_truth(&host, &guest);
+    audit_tells_drift(&host, &guest);
+    let mut shown = Shown::on("xen-hvm.json", HOST);
+    shown.that("HVM, emulated PC", &["list", "snapshot", "pause", "audit"]);
+    shown.keep_or_compare();
 }
