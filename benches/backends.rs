@@ -17,7 +17,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use testkit::host::{DomainKind, Host, InnerBacking, KvmHost, XenHost};
 use testkit::{Backing, Guest, GuestSpec};
-use vmi_core::{Gpa, PAGE_SIZE};
+use vmi_core::{AddressSpace, Gpa, Gva, Look, PAGE_SIZE};
 
 /// Where it is put in the lab's hosts.
 const INSIDE: &str = "lab/backends";
@@ -118,6 +118,9 @@ fn measure(target: &str) -> Result<Measured> {
         },
         BUDGET,
     )?;
+    if vm.vm.domid.is_some() {
+        registers_hold(&vm)?;
+    }
     let traced = Traced::new(memory);
     let snapshot = look(&traced, &kernel, &vm)?;
     anyhow::ensure!(snapshot.problems.is_empty(), "A look with problems: {:?}", snapshot.problems);
@@ -183,6 +186,22 @@ fn measure(target: &str) -> Result<Measured> {
         line_bytes,
         heap_lines,
     })
+}
+
+/// Whether the registers that the hypervisor tells are those of this guest: through their page tables, its interrupt table is there (a
+/// paravirtual guest has none of its own, and its kernel was found by its page tables already).
+fn registers_hold(vm: &OpenedVm) -> Result<()> {
+    let lookup = Look::begin(&*vm.memory, BUDGET)?;
+    let registers = vm.registers()?;
+    anyhow::ensure!(!registers.is_empty(), "{} has no vCPU", vm.vm.name);
+    for one in registers.iter().filter(|one| one.idt != Gva(0)) {
+        let translated = one
+            .roots()
+            .iter()
+            .any(|root| AddressSpace::new(&lookup, *root, one.levels()).translate(one.idt).is_ok());
+        anyhow::ensure!(one.has_paging() && translated, "{}: {one:?}", vm.vm.name);
+    }
+    Ok(())
 }
 
 fn look(memory: &dyn vmi_core::GuestMemory, kernel: &Kernel, vm: &OpenedVm) -> Result<facts::Snapshot> {

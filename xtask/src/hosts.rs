@@ -19,9 +19,10 @@ const RESULTS: [(&str, &str); 3] = [
     ("docs/lab-results/xen-hvm.json", "real_xen::a_domain_with_an_emulated_pc_is_found_and_read"),
 ];
 /// What can be shown, in the order of the columns, and what it means.
-const COLUMNS: [(&str, &str); 9] = [
+const COLUMNS: [(&str, &str); 11] = [
     ("list", "`birthmark list` has it with name, UUID, memory and vCPUs"),
     ("metadata", "what libvirt says of it is listed, and is a target"),
+    ("slots", "where its memory is was told by the kernel's memory slots"),
     ("snapshot", "every process, socket and module equals the guest's own `/proc`"),
     ("pause", "the same while it stands (`--pause`), and it runs after that"),
     (
@@ -35,6 +36,10 @@ const COLUMNS: [(&str, &str); 9] = [
         "and cuts the guest off at its tap or vif, and lets it back on the network when it is released",
     ),
     ("end", "and tells when the guest has ended"),
+    (
+        "locked down",
+        "*snapshot* again on a host whose kernel lets nobody read it, so the machine's rules tell where memory is",
+    ),
 ];
 
 #[derive(Debug, Deserialize)]
@@ -127,8 +132,11 @@ mod tests {
             [host("KVM", "memfd", &["list", "audit"]), host("Xen", "PV", &[]), host("Xen", "HVM", &["end"])];
         let text = section(&hosts).unwrap();
         assert!(text.starts_with(HEADING), "{text}");
-        assert!(text.contains("| memfd | yes | - | - | - | - | yes | - | - | - |"), "{text}");
-        assert!(text.contains("| PV | - | - | - | - | - | - | - | - | - |\n| HVM | - | - |"), "{text}");
+        assert!(text.contains("| memfd | yes | - | - | - | - | - | yes | - | - | - | - |"), "{text}");
+        assert!(
+            text.contains("| PV | - | - | - | - | - | - | - | - | - | - | - |\n| HVM | - | - |"),
+            "{text}"
+        );
         assert_eq!(text.matches("\nXen (2026-11-28):").count(), 1, "{text}");
     }
 

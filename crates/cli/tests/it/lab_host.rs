@@ -1,7 +1,7 @@
 //! What is shown alike on every host of the lab, whatever its hypervisor: snapshots that equal the guest's `/proc`, audits,
 //! and the daemon's whole line from drift to quarantine and back.
 
-use facts::{Snapshot, Verdict};
+use facts::{ConsistencyMode, Snapshot, Verdict};
 use serde_json::Value;
 use testkit::host::{Host, Inner};
 use testkit::{Activity, SocketSpec, Spawn};
@@ -30,6 +30,15 @@ fn audit(host: &Host, target: &str) -> (Option<i32>, Value) {
     let ran = ran.unwrap();
     let report = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
     (ran.status, report)
+}
+
+/// A guest stands while it is looked at, which then sees what its `/proc` does, and runs after that.
+pub fn paused_look_equals_truth(host: &Host, guest: &Inner<'_>) {
+    let name = guest.name();
+    let snapshot = snapshot_equals_truth(host, guest, &format!("{name} --pause 10000"));
+    assert_eq!(snapshot.consistency.mode, ConsistencyMode::Paused, "{name}");
+    let stood = snapshot.consistency.paused_us.unwrap();
+    assert!((1..10_000_000).contains(&stood), "{name}: {stood} us");
 }
 
 fn listener(exe: &str, port: u16) -> Spawn {

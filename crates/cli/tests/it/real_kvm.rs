@@ -3,7 +3,8 @@
 //! all that is shown.
 
 use crate::lab_host::{
-    audit_tells_drift, drift_is_found_and_cut_off, its_end_is_told, snapshot_equals_truth,
+    audit_tells_drift, drift_is_found_and_cut_off, its_end_is_told, paused_look_equals_truth,
+    snapshot_equals_truth,
 };
 use crate::shown::Shown;
 use facts::{Hypervisor, Metadata, Snapshot, Vm};
@@ -83,6 +84,8 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
         assert!(memory.contains("laid out as the kernel's memory slots say"), "{memory}");
     }
 
+    kinds.iter().for_each(|kind| shown.that(kind, &["slots"]));
+
     // By name, and the one that libvirt started by the UUID that libvirt gave it, while libvirt holds its monitor.
     for guest in &guests[1..] {
         snapshot_equals_truth(&host, guest, guest.name());
@@ -92,6 +95,13 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
     assert!(host.succeed("virsh -c qemu:///system domstate managed").unwrap().contains("running"));
 
     kinds.iter().for_each(|kind| shown.that(kind, &["snapshot"]));
+    // The monitor of the other one is libvirt's.
+    for (guest, kind) in guests.iter().zip(kinds).skip(1) {
+        paused_look_equals_truth(&host, guest);
+        shown.that(kind, &["pause"]);
+    }
+    let refused = host.run("birthmark snapshot managed --pause 10000").unwrap();
+    assert!(refused.status == Some(2) && refused.stderr.contains("did not answer in time"), "{refused:?}");
 
     for (guest, kind) in guests.iter().zip(kinds) {
         if kind != "memfd" {
@@ -116,5 +126,6 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
     for guest in [&guests[0], &guests[2]] {
         snapshot_equals_truth(&host, guest, guest.name());
     }
+    [kinds[0], kinds[2]].iter().for_each(|kind| shown.that(kind, &["locked down"]));
     shown.keep_or_compare();
 }

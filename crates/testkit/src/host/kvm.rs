@@ -162,7 +162,8 @@ impl KvmHost {
                 "qemu-system-x86_64 -name guest={name},debug-threads=on -uuid {uuid} -accel kvm -cpu host {object} \
                  -machine {machine} -m {GUEST_MIB} -nodefaults -no-user-config -no-reboot -display none \
                  -chardev socket,id=port,path={port},server=on,wait=off -device virtio-serial-pci \
-                 -device virtconsole,chardev=port -serial file:/run/{name}.console {network} -kernel /{VMLINUX} \
+                 -device virtconsole,chardev=port -serial file:/run/{name}.console \
+                 -qmp unix:/run/{name}.qmp,server=on,wait=off {network} -kernel /{VMLINUX} \
                  -initrd /{INITRAMFS} -append '{PARAMETERS}'"
             ),
         )?;
