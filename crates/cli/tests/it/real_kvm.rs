@@ -123,7 +123,7 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
     let checks = doctor(&host);
     assert!(checks["memory slots"].contains("the kernel refused"), "{checks:?}");
     assert!(checks["memory of anonymous"].contains("by the rules of its machine"), "{checks:?}");
-    for guest in [&guests[0], &guests[2]] {
+    for guest in [&guests[0], &guests[2], &guests[3]] {
         snapshot_equals_truth(&host, guest, guest.name());
     }
     [kinds[0], kinds[2]].iter().for_each(|kind| shown.that(kind, &["locked down"]));

@@ -69,7 +69,7 @@ pub enum InnerBacking {
     Anonymous,
     /// A memfd, shared.
     Memfd,
-    /// A memfd of 2 MiB pages, shared.
+    /// A file of 2 MiB pages in a hugetlbfs, shared.
     HugePages,
 }
 
@@ -141,7 +141,9 @@ impl KvmHost {
                 (format!("-object memory-backend-memfd,id=ram,size={GUEST_MIB}M"), "q35,memory-backend=ram")
             }
             InnerBacking::HugePages => (
-                format!("-object memory-backend-memfd,id=ram,size={GUEST_MIB}M,hugetlb=on,hugetlbsize=2M"),
+                format!(
+                    "-object memory-backend-file,id=ram,size={GUEST_MIB}M,mem-path=/dev/hugepages,share=on"
+                ),
                 "q35,memory-backend=ram",
             ),
         };
