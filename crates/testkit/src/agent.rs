@@ -46,6 +46,8 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
             .arg("--target-dir")
             .arg(&target)
             .current_dir(lab::workspace())
+            // Emulated, it is slow enough as it is.
+            .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
             // The outer build's flags (coverage, sanitizers) are not for the guest.
             .env_remove("RUSTFLAGS")
             .env_remove("RUSTC_WRAPPER")

@@ -153,7 +153,7 @@ pub struct Spawn {
     /// Path of the program. If there is no such file, a copy of the agent is put there.
     pub exe: String,
     /// Run `exe` as it is: it is no copy of the agent, so nothing below `args` that the program itself must do applies
-    /// (`comm`, `threads`, `zombies`, `rewrite_args`, `sockets`, `activity`).
+    /// (`comm`, `threads`, `zombies`, `workers`, `rewrite_args`, `sockets`, `activity`).
     pub foreign: bool,
     /// The whole argument vector, `argv[0]` included; just `exe` if empty.
     pub args: Vec<String>,
@@ -197,6 +197,8 @@ pub struct Spawn {
     pub threads: u32,
     /// Children that ended and are never waited for.
     pub zombies: u32,
+    /// Children that live as long as it does, each with sockets of its own as listed below.
+    pub workers: u32,
     /// Overwrite the argument vector in memory with this text, as servers do to show their state.
     pub rewrite_args: Option<String>,
     /// Sockets, opened in this order.
@@ -233,6 +235,7 @@ impl Default for Spawn {
             comm: None,
             threads: 0,
             zombies: 0,
+            workers: 0,
             rewrite_args: None,
             sockets: Vec::new(),
             programs: Vec::new(),
@@ -565,7 +568,7 @@ pub struct Spawned {
     pub pid: u32,
     /// Local addresses of its IP sockets in the order they were opened, ports as the kernel chose them.
     pub addresses: Vec<SocketAddr>,
-    /// Pids of its children (zombies), as it sees them.
+    /// Pids of its children (zombies, then workers), as it sees them.
     pub children: Vec<u32>,
 }
 

@@ -27,6 +27,7 @@ mod agent;
 mod archive;
 pub mod command;
 mod cpio;
+pub mod crowd;
 pub mod debian;
 mod guest;
 pub mod host;

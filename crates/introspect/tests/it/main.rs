@@ -9,6 +9,7 @@ mod booting; // a guest from power-on until user space
 mod cell; // one kind of guest, booted and compared
 mod churn; // a guest that changes while it is looked at
 mod cross_views; // several views of processes and modules
+mod crowd; // thousands of processes and sockets
 mod debian; // a full Debian with all its services
 mod equal; // compares a snapshot with the guest's /proc, entry by entry
 mod equal_ebpf;

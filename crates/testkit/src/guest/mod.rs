@@ -54,7 +54,10 @@ impl Guest {
     /// Boots a guest and waits until its workload answers. What is not in the lab's cache (kernel, workload, initramfs) is
     /// made first. A boot that hangs, panics or ends is repeated, three in all; then the error shows the console's end.
     pub fn boot(spec: GuestSpec) -> Result<Self> {
-        ensure!(spec.machine != Machine::Microvm || spec.nic.is_none(), "A microvm has no network card here");
+        ensure!(
+            spec.machine != Machine::Microvm || (spec.nic.is_none() && !spec.wide_port),
+            "A microvm has no virtio devices here"
+        );
         let memory_devices = spec.numa_nodes > 1 || spec.dimm_slots || spec.second_block_mib.is_some();
         ensure!(
             spec.machine != Machine::Microvm || !memory_devices,

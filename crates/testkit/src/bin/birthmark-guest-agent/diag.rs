@@ -10,6 +10,7 @@ use crate::proc_pid::Owners;
 use crate::system;
 use nix::libc;
 use nix::sys::socket::{MsgFlags, recv, send};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use testkit::truth::{Socket, Table};
@@ -53,10 +54,17 @@ fn ask_all(
             tables.push(table);
         }
     };
+    let mut places: HashMap<u64, Vec<usize>> = HashMap::new();
+    for (at, socket) in sockets.iter().enumerate().skip(first) {
+        if let Some(inode) = socket.inode.filter(|inode| *inode != 0) {
+            places.entry(inode).or_default().push(at);
+        }
+    }
     let of_inode = |sockets: &mut Vec<Socket>, inode: u32, change: &dyn Fn(&mut Socket)| {
-        let rest = sockets.get_mut(first..).unwrap_or_default();
-        for socket in rest.iter_mut().filter(|socket| inode != 0 && socket.inode == Some(inode.into())) {
-            change(socket);
+        for at in places.get(&u64::from(inode)).into_iter().flatten() {
+            if let Some(socket) = sockets.get_mut(*at) {
+                change(socket);
+            }
         }
     };
     for (module, protocol) in [("tcp_diag", 6_u32), ("udp_diag", 17), ("udp_diag", 136), ("raw_diag", 255)] {

@@ -1,7 +1,7 @@
 //! The command port: opening this guest's own, and passing a command on to a guest that runs inside this one.
 //!
-//! Its own port is `/dev/ttyS1`, or what the kernel's command line names (`PORT=/dev/hvc0`, which the kernel hands to its
-//! first process as an environment variable). Where this system is itself a host, the ports of its guests are terminals or
+//! Its own port is `/dev/ttyS1`, or what the kernel's command line names (`PORT=/dev/hvc0` or `PORT=/dev/vport0p1`, which the
+//! kernel hands to its first process as an environment variable). Where this system is itself a host, the ports of its guests are terminals or
 //! Unix sockets.
 
 use crate::init::{Result, context, load_module, module_needs};
@@ -24,15 +24,16 @@ const LONGEST_RELAY: Duration = Duration::from_secs(50);
 /// This guest's command port in raw mode.
 pub(crate) fn open_own() -> Result<File> {
     let path = std::env::var("PORT").unwrap_or_else(|_| "/dev/ttyS1".to_owned());
-    let port = match open_terminal(&path) {
+    let open = if path.starts_with("/dev/vport") { open_port } else { open_terminal };
+    let port = match open(&path) {
         Ok(port) => port,
-        // A virtio console, whose driver is a module.
-        Err(_) if path.starts_with("/dev/hvc") => {
+        // A virtio console or port, whose driver is a module.
+        Err(_) if path.starts_with("/dev/hvc") || path.starts_with("/dev/vport") => {
             load_module("virtio_pci", &module_needs()?, 0)?;
             load_module("virtio_console", &module_needs()?, 0)?;
             let deadline = Instant::now() + DEVICE;
             loop {
-                match open_terminal(&path) {
+                match open(&path) {
                     Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
                     result => break result?,
                 }
@@ -43,11 +44,15 @@ pub(crate) fn open_own() -> Result<File> {
     Ok(port)
 }
 
-fn open_terminal(path: &str) -> Result<File> {
+/// A stream of bytes; a terminal is to be nobody's controlling one.
+fn open_port(path: &str) -> Result<File> {
     let mut options = OpenOptions::new();
-    // It is to be nobody's controlling terminal.
     let port = options.read(true).write(true).custom_flags(nix::libc::O_NOCTTY).open(path);
-    let port = context(port, &format!("Cannot open the command port {path}"))?;
+    context(port, &format!("Cannot open the command port {path}"))
+}
+
+fn open_terminal(path: &str) -> Result<File> {
+    let port = open_port(path)?;
     let mut settings = context(termios::tcgetattr(&port), "Cannot read the settings of the command port")?;
     termios::cfmakeraw(&mut settings);
     context(termios::tcsetattr(&port, SetArg::TCSANOW, &settings), "Cannot set the command port up")?;

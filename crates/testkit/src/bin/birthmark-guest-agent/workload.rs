@@ -47,11 +47,13 @@ fn prepare(spawn: &Spawn) -> Result<(Held, Holding)> {
     if let Some(name) = &spawn.comm {
         context(prctl::set_name(&context(CString::new(name.as_str()), "Not a name")?), "prctl")?;
     }
+    let workers = workers(spawn)?;
     let held = sockets::open_all(&spawn.sockets)?;
     // Held for as long as the process lives.
     programs::load_all(&spawn.programs)?.into_iter().for_each(std::mem::forget);
     // Before the threads: only a process with one thread may fork and go on.
-    let children = (0..spawn.zombies).map(|_| zombie()).collect::<Result<Vec<u32>>>()?;
+    let zombies = (0..spawn.zombies).map(|_| zombie());
+    let children = zombies.collect::<Result<Vec<u32>>>()?.into_iter().chain(workers).collect();
     if let Some(text) = &spawn.rewrite_args {
         rewrite_args(text)?;
     }
@@ -85,6 +87,39 @@ fn zombie() -> Result<u32> {
     // Waits for its end but leaves it as it is.
     context(waitid(Id::Pid(child), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT), "waitid")?;
     Ok(pid)
+}
+
+/// Children that hold sockets of their own and sleep. They end with their parent.
+fn workers(spawn: &Spawn) -> Result<Vec<u32>> {
+    let (mut ready, ready_writer) = context(std::io::pipe(), "pipe")?;
+    let parent = nix::unistd::getpid();
+    let mut pids = Vec::new();
+    for _ in 0..spawn.workers {
+        let pid = context(system::fork_into(0), "fork")?;
+        if pid == 0 {
+            work(spawn, parent, ready_writer);
+        }
+        pids.push(pid);
+    }
+    drop(ready_writer);
+    // Each says one byte, and the last who can say anything ends the reading.
+    let mut said = Vec::new();
+    context(ready.read_to_end(&mut said), "Cannot read what the workers say")?;
+    if said.len() == pids.len() {
+        return Ok(pids);
+    }
+    Err(format!("{} of {} workers came up", said.len(), pids.len()))
+}
+
+fn work(spawn: &Spawn, parent: Pid, mut ready: std::io::PipeWriter) -> ! {
+    let armed = prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
+    let held = sockets::open_all(&spawn.sockets);
+    if armed.is_ok() && held.is_ok() && nix::unistd::getppid() == parent && ready.write_all(b"r").is_ok() {
+        drop(ready);
+        sleep_for_ever();
+    }
+    // SAFETY: ends the worker without running the exit handlers it shares with its parent.
+    unsafe { libc::_exit(1) }
 }
 
 /// Overwrites the memory that `/proc/PID/cmdline` shows, as `setproctitle` does; the rest of it becomes zero.

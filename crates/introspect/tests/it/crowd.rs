@@ -1,0 +1,24 @@
+//! A guest with 5,000 processes and 20,000 sockets: every table equal to the guest's own `/proc`, within the budget that
+//! `birthmark snapshot` has when nobody asks for more.
+
+use crate::equal::differences;
+use crate::opened::Opened;
+use introspect::Options;
+use testkit::{Kernel, Need, crowd};
+
+#[test]
+fn five_thousand_processes_and_twenty_thousand_sockets_are_equal_within_the_usual_budget() {
+    if !testkit::require(&[Need::Guest(Kernel::V6_12)]) {
+        return;
+    }
+    let opened = Opened::boot(crowd::spec(Kernel::V6_12)).unwrap();
+    crowd::fill(&opened.guest).unwrap();
+    let options = Options::default();
+    let look = || introspect::snapshot(&*opened.vm.memory, &opened.kernel, opened.facts(), &options);
+    let (truth, snapshot) = opened.guest.steady(|| Ok(look()?)).unwrap();
+    assert!(truth.processes.len() >= crowd::PROCESSES && truth.sockets.len() >= crowd::SOCKETS);
+    // A budget that was used up would be a problem, and every problem is a difference.
+    let different = differences(&truth, &snapshot);
+    let first = &different[..different.len().min(40)];
+    assert!(different.is_empty(), "{} differences:\n{}", different.len(), first.join("\n"));
+}
