@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use benches::guests::{BUDGET, KERNEL, Subject};
 use benches::kernel_tables::KernelTables;
 use benches::peak_memory;
-use benches::report::{Goal, Report};
-use benches::traced::{Footprint, Traced, bytes, copy};
+use benches::report::{Goal, Report, size};
+use benches::traced::Traced;
 use criterion::{BatchSize, Criterion};
 use guest_profiles::linux::WANTED;
 use guest_profiles::{Btf, Kallsyms, Profile, ProfileIdentity};
@@ -91,19 +91,20 @@ fn looks(
         snapshot.processes.len(),
         snapshot.sockets.len(),
         snapshot.modules.len(),
-        words(&footprint)
+        footprint
     ));
 
     let mut group = criterion.benchmark_group(format!("snapshot-{name}"));
     group.bench_function("look", |b| b.iter(|| subject.snapshot().expect("a look")));
-    copies(&mut group, memory, &footprint);
+    footprint.copies(&mut group, memory);
     group.bench_function("is_current", |b| {
         b.iter(|| assert!(subject.kernel.is_current(memory).expect("a look"), "the guest runs this kernel"));
     });
     group.finish();
     let id = |function: &str| format!("snapshot-{name}/{function}");
     report.row(&format!("snapshot, {shown} : its pages"), &id("look"), Some(&id("pages")), goal);
-    report.row(&format!("snapshot, {shown} : its cache lines"), &id("look"), Some(&id("lines")), None);
+    let lines = format!("snapshot, {shown} : its {} cache lines", footprint.line_count());
+    report.row(&lines, &id("look"), Some(&id("lines")), None);
     report.row(&format!("is_current, {shown}"), &id("is_current"), None, None);
     Ok(())
 }
@@ -121,14 +122,14 @@ fn first_looks(
     let traced = Traced::new(memory);
     introspect::locate(&traced, BUDGET)?;
     let footprint = traced.footprint();
-    report.note(format!("{shown}: finding the kernel: {}", words(&footprint)));
+    report.note(format!("{shown}: finding the kernel: {}", footprint));
     let pid = subject.guest.pid();
 
     let mut group = criterion.benchmark_group(format!("first-{name}"));
     group.sample_size(10);
     group.bench_function("open", |b| b.iter(|| hypervisor::open(&Target::Pid(pid)).expect("the guest")));
     group.bench_function("locate", |b| b.iter(|| introspect::locate(memory, BUDGET).expect("the kernel")));
-    copies(&mut group, memory, &footprint);
+    footprint.copies(&mut group, memory);
     group.bench_function("look", |b| {
         b.iter(|| {
             let opened = hypervisor::open(&Target::Pid(pid)).expect("the guest");
@@ -173,7 +174,7 @@ fn first_looks(
     let id = |function: &str| format!("first-{name}/{function}");
     report.row(&format!("open a VM, {shown}"), &id("open"), None, None);
     report.row(
-        &format!("find the kernel, {shown} : its cache lines"),
+        &format!("find the kernel, {shown} : its {} cache lines", footprint.line_count()),
         &id("locate"),
         Some(&id("lines")),
         None,
@@ -308,18 +309,6 @@ fn profiles(criterion: &mut Criterion, report: &mut Report, subject: &Subject) -
     Ok(())
 }
 
-/// The two raw copies of what was read.
-fn copies(
-    group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>,
-    memory: &dyn GuestMemory,
-    footprint: &Footprint,
-) {
-    for (name, runs) in [("pages", &footprint.pages), ("lines", &footprint.lines)] {
-        let mut buffer = Vec::new();
-        group.bench_function(name, |b| b.iter(|| copy(memory, runs, &mut buffer).expect("memory")));
-    }
-}
-
 fn shuffled_pages(memory: &dyn GuestMemory) -> Result<Vec<Gpa>> {
     let mut pages = Vec::new();
     for region in memory.regions() {
@@ -353,24 +342,6 @@ fn run(program: &Path, arguments: &[&str], hints: &Path, profiles: &Path) {
         .status()
         .expect("a program");
     assert!(status.success(), "{} {arguments:?} ended with {status}", program.display());
-}
-
-fn words(footprint: &Footprint) -> String {
-    format!(
-        "{} reads of {}, in {} of cache lines, {} of pages",
-        footprint.reads,
-        size(footprint.bytes),
-        size(bytes(&footprint.lines)),
-        size(bytes(&footprint.pages))
-    )
-}
-
-fn size(bytes: u64) -> String {
-    if bytes < 1 << 20 {
-        format!("{} KiB", bytes >> 10)
-    } else {
-        format!("{:.1} MiB", bytes as f64 / 1048576.0)
-    }
 }
 
 /// A directory of this run, removed with it.

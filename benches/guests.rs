@@ -7,7 +7,7 @@ use anyhow::Result;
 use facts::Snapshot;
 use hypervisor::{OpenedVm, Target};
 use introspect::{Kernel, Options};
-use testkit::{Backing, Guest, GuestSpec, SocketSpec, Spawn, UnixType};
+use testkit::{Backing, Guest, GuestSpec, SocketSpec, Spawn, UnixType, crowd};
 use vmi_core::{Budget, GuestMemory};
 
 /// Processes of the guest, kernel threads included.
@@ -38,9 +38,7 @@ impl Subject {
         for number in 0..SERVICES {
             guest.spawn(service(number)?)?;
         }
-        let vm = hypervisor::open(&Target::Pid(guest.pid()))?;
-        let kernel = introspect::locate(&*vm.memory, BUDGET)?;
-        let subject = Self { guest, vm, kernel };
+        let subject = Self::open(guest)?;
         let missing = PROCESSES.saturating_sub(subject.snapshot()?.processes.len());
         let worker = Spawn {
             exe: "/usr/lib/server/worker".into(),
@@ -52,6 +50,19 @@ impl Subject {
         };
         subject.guest.spawn_many(u32::try_from(missing)?, worker)?;
         Ok(subject)
+    }
+
+    /// Boots the guest with thousands of processes and sockets (`testkit::crowd`).
+    pub fn boot_crowd(backing: Backing) -> Result<Self> {
+        let guest = Guest::boot(crowd::spec(KERNEL).backing(backing))?;
+        crowd::fill(&guest)?;
+        Self::open(guest)
+    }
+
+    fn open(guest: Guest) -> Result<Self> {
+        let vm = hypervisor::open(&Target::Pid(guest.pid()))?;
+        let kernel = introspect::locate(&*vm.memory, BUDGET)?;
+        Ok(Self { guest, vm, kernel })
     }
 
     /// Its memory.

@@ -93,6 +93,16 @@ impl fmt::Display for Report {
     }
 }
 
+/// Bytes with a unit.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    if bytes < 1 << 20 {
+        format!("{} KiB", bytes >> 10)
+    } else {
+        format!("{:.1} MiB", bytes as f64 / 1048576.0)
+    }
+}
+
 /// Nanoseconds with a unit, three digits.
 fn time(nanoseconds: f64) -> String {
     let (value, unit) = match nanoseconds {

@@ -1,6 +1,10 @@
 //! Guest memory that notes what is read of it.
 
+use crate::report::size;
+use criterion::BenchmarkGroup;
+use criterion::measurement::WallTime;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use vmi_core::{Access, Gpa, GuestMemory, MemoryError, PAGE_SIZE, Region};
 
@@ -44,6 +48,36 @@ impl<'m> Traced<'m> {
             lines: touched(&reads, LINE),
             pages: touched(&reads, PAGE_SIZE),
         }
+    }
+}
+
+impl Footprint {
+    /// Cache lines touched, each once: the least that can be fetched to know what the look knows.
+    #[must_use]
+    pub fn line_count(&self) -> u64 {
+        bytes(&self.lines) / LINE
+    }
+
+    /// Adds the two raw copies of what was read, of the pages and of the lines.
+    pub fn copies(&self, group: &mut BenchmarkGroup<'_, WallTime>, memory: &dyn GuestMemory) {
+        for (name, runs) in [("pages", &self.pages), ("lines", &self.lines)] {
+            let mut buffer = Vec::new();
+            group.bench_function(name, |b| b.iter(|| copy(memory, runs, &mut buffer).expect("memory")));
+        }
+    }
+}
+
+impl fmt::Display for Footprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} reads of {}, in {} cache lines ({}), {} of pages",
+            self.reads,
+            size(self.bytes),
+            self.line_count(),
+            size(bytes(&self.lines)),
+            size(bytes(&self.pages))
+        )
     }
 }
 
