@@ -79,7 +79,7 @@ pub(crate) enum Command {
 pub(crate) struct TargetArg {
     /// VM name, pid:N, uuid:U, xen:DOMID, metadata:KEY=VALUE (of libvirt), or path of a memory image.
     pub(crate) target: Target,
-    /// Search memory itself too, for processes and modules that are on no list of the guest's kernel. Takes longer.
+    /// Search memory itself too, for processes, sockets and modules that are on no list of the guest's kernel. Takes longer.
     #[arg(long)]
     pub(crate) scan: bool,
     /// Stop the guest while looking, for so many milliseconds at most (a Xen domain, or a guest of QEMU with a QMP socket). It
@@ -319,7 +319,7 @@ pub(crate) struct CertifyArgs {
     /// image's newest file.
     #[arg(long, value_name = "TIME", requires = "image", conflicts_with = "targets")]
     pub(crate) not_before: Option<jiff::Timestamp>,
-    /// Search memory itself too, for processes and modules that are on no list of the guest's kernel. Takes longer.
+    /// Search memory itself too, for processes, sockets and modules that are on no list of the guest's kernel. Takes longer.
     #[arg(long, requires = "targets")]
     pub(crate) scan: bool,
     /// Name of the service that VMs like this one provide.

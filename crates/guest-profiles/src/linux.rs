@@ -292,6 +292,7 @@ const SYMBOLS: &[&str] = &[
     "raw_v4_hashinfo",
     "raw_v6_hashinfo",
     "runqueues",
+    "sock_inode_cachep",
     "socket_file_ops",
     "swapper_pg_dir",
     "sysctl_bootid",

@@ -48,7 +48,7 @@ pub struct Options {
     pub budget: Budget,
     /// What it reads.
     pub tables: Tables,
-    /// Whether memory itself is searched for processes and modules that are on no list. Reads some 20 MiB for each GiB.
+    /// Whether memory itself is searched for processes, sockets and modules that are on no list. Reads some 20 MiB for each GiB.
     pub scan: bool,
     /// Whether the threads of each process are listed.
     pub threads: bool,
@@ -68,6 +68,9 @@ impl Default for Options {
     }
 }
 
+/// How many objects are fetched ahead of the one that is read.
+const AHEAD: usize = 8;
+
 /// Problems kept of one look. A guest that causes more gets one line that counts the rest.
 const PROBLEMS_MAX: usize = 256;
 
@@ -79,7 +82,10 @@ pub(crate) struct Session<'a> {
     pub(crate) space: AddressSpace<'a, 'a>,
     pub(crate) paths: linux::path::PathCache,
     pub(crate) groups: linux::cgroup::GroupCache,
+    pub(crate) namespaces: linux::namespace::NamespaceCache,
     pub(crate) wants: Options,
+    /// What descriptors lead to eBPF programs by, once the descriptors were followed for the sake of sockets.
+    pub(crate) ebpf_leads: RefCell<Option<Vec<linux::holder::EbpfLead>>>,
     boot_time: Option<i64>,
     problems: RefCell<Vec<Problem>>,
     suppressed: Cell<u64>,
@@ -92,8 +98,10 @@ impl<'a> Session<'a> {
         Self {
             kernel,
             wants: Options::default(),
+            ebpf_leads: RefCell::default(),
             boot_time: None,
             groups: linux::cgroup::GroupCache::default(),
+            namespaces: linux::namespace::NamespaceCache::default(),
             space: AddressSpace::new(look, kernel.root(), kernel.levels()),
             paths: linux::path::PathCache::default(),
             problems: RefCell::default(),
@@ -143,6 +151,29 @@ impl<'a> Session<'a> {
             Ok(value) => Ok(Some(value)),
             Err(error) => self.unreadable(what, at, error).map(|()| None),
         }
+    }
+
+    /// What `read` says of each of `objects`. Meanwhile `len` bytes at what `place` makes of the objects after it are on their way.
+    pub(crate) fn each<O: Copy, T>(
+        &self,
+        objects: &[O],
+        place: impl Fn(O) -> Option<Gva>,
+        len: u64,
+        mut read: impl FnMut(O) -> Result<T, ReadError>,
+    ) -> Result<Vec<T>, ReadError> {
+        let mut coming = objects.iter();
+        let mut expect = |count| {
+            for at in coming.by_ref().take(count).filter_map(|object| place(*object)) {
+                self.space.expect(at, len);
+            }
+        };
+        expect(AHEAD);
+        let mut results = Vec::with_capacity(objects.len());
+        for object in objects {
+            expect(1);
+            results.push(read(*object)?);
+        }
+        Ok(results)
     }
 
     /// A table is read again from its start.
@@ -239,10 +270,10 @@ pub(crate) fn snapshot(
     let activity =
         one(&session, "counter of tasks", linux::activity::activity(&session))?.unwrap_or_default();
     processes.sort_by_key(|process| (process.facts.pid, process.facts.task));
-    let mut sockets = table(&session, "sockets", tables.sockets, |sockets| {
+    let sockets = table(&session, "sockets", tables.sockets, |sockets| {
         linux::net::sockets(&session, &processes, sockets)
     })?;
-    sockets.sort_by(|a, b| linux::net::order(a).cmp(&linux::net::order(b)));
+    let sockets = linux::net::sorted(sockets);
     let mut modules =
         table(&session, "modules", tables.modules, |modules| linux::module::modules(&session, modules))?;
     modules.sort_by(|a, b| (&a.name, a.module).cmp(&(&b.name, b.module)));

@@ -87,6 +87,10 @@ pub trait GuestMemory: Send + Sync + fmt::Debug {
     /// pages read as zeros.
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryError>;
 
+    /// Says that these bytes will be read soon, so that a backend that can has them fetched meanwhile. Reads nothing, and asks
+    /// for nothing that is not there.
+    fn expect(&self, _at: Gpa, _len: u64) {}
+
     /// The parts of `within` that may hold anything but zeros: ascending, page-aligned, inside the regions. Parts that
     /// are left out were never touched by the guest.
     fn populated(&self, within: Region) -> Result<Vec<Region>, MemoryError>;

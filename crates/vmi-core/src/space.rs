@@ -103,6 +103,16 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
         Ok(())
     }
 
+    /// Says that `len` bytes from `at`, as far as they are in its page, will be read soon. Only where it is known already which
+    /// page that is: a walk through the tables would wait for memory itself.
+    pub fn expect(&self, at: Gva, len: u64) {
+        let known = lookup(&self.large, at, LARGE_PAGE).or_else(|| lookup(&self.small, at, PAGE_SIZE));
+        if let Some(found) = known {
+            let in_page = found.page_size - (found.at.0 & (found.page_size - 1));
+            self.look.memory().expect(found.at, len.min(in_page));
+        }
+    }
+
     fn array<const N: usize>(&self, at: Gva) -> Result<[u8; N], ReadError> {
         let mut bytes = [0; N];
         self.read(at, &mut bytes)?;

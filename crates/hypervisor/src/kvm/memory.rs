@@ -159,6 +159,16 @@ impl GuestMemory for KvmMemory {
         if rest.is_empty() { Ok(()) } else { Err(MemoryError::Outside { at, len }) }
     }
 
+    fn expect(&self, at: Gpa, len: u64) {
+        let first = self.placements.partition_point(|placement| placement.guest.end() <= at);
+        if let Some(placement) = self.placements.get(first)
+            && placement.guest.contains(at, len)
+            && let Some(Block::Shared(memory)) = self.blocks.get(placement.block)
+        {
+            memory.expect(placement.offset.saturating_add(at.0.saturating_sub(placement.guest.start.0)), len);
+        }
+    }
+
     fn populated(&self, within: Region) -> Result<Vec<Region>, MemoryError> {
         let mut found = Vec::new();
         for (block, part, guest) in self.parts(within.start, within.len) {

@@ -3,7 +3,7 @@
 //! ``prog_idr`` is what `bpftool prog` lists. A program that is attached (`bpf_link`, `bpf_place`) or held by a descriptor and is
 //! not in there is listed as well: its views tell.
 
-use super::file::{Files, Lead};
+use super::file::Lead;
 use super::layout::Resolver;
 use super::task::Seen;
 use super::{bpf_link, bpf_place, bpf_words, holder, timekeeping, xarray};
@@ -100,6 +100,16 @@ struct Entry {
     pids: BTreeSet<u32>,
 }
 
+impl Entry {
+    fn has_no_number(&self) -> bool {
+        !self.views.contains(&View::Table)
+    }
+
+    fn is_attached(&self) -> bool {
+        self.views.contains(&View::Link) || self.views.contains(&View::Place)
+    }
+}
+
 /// By ``struct bpf_prog *``.
 #[derive(Debug, Default)]
 struct Found(BTreeMap<Gva, Entry>);
@@ -141,10 +151,16 @@ pub(crate) fn programs(
     for (program, attachment) in bpf_place::places(session)? {
         found.entry(program, View::Place).places.insert(attachment);
     }
-    held(session, processes, &links, &mut found)?;
-    // One that is attached or held has a number for as long as it is; one loaded since the table was read has one by now.
-    if found.0.values().any(|entry| !entry.views.contains(&View::Table)) {
+    // The descriptors were followed for the sockets, if those were asked for.
+    let known = session.ebpf_leads.take();
+    let leads = known.map_or_else(|| holder::ebpf_leads(session, processes), Ok)?;
+    held(session, leads, &links, &mut found)?;
+    // One that is attached or held has a number for as long as it is; one loaded since the table was read has one by now, and
+    // one that was closed since the descriptors were followed is held no more.
+    if found.0.values().any(Entry::has_no_number) {
         session.space.forget();
+        found.0.retain(|_, entry| !entry.has_no_number() || entry.is_attached());
+        held(session, holder::ebpf_leads(session, processes)?, &links, &mut found)?;
         in_table(session, &mut found)?;
     }
     if found.0.len() > PROGRAMS_MAX {
@@ -188,51 +204,45 @@ fn in_table(session: &Session<'_>, found: &mut Found) -> Result<(), ReadError> {
 /// Adds what descriptors lead to: programs, links, and perf events with a program.
 fn held(
     session: &Session<'_>,
-    processes: &[Seen],
+    leads: Vec<holder::EbpfLead>,
     links: &[Link],
     found: &mut Found,
 ) -> Result<(), ReadError> {
     let by_address: HashMap<Gva, &Link> = links.iter().map(|link| (link.at, link)).collect();
     let with_link: BTreeSet<Gva> = links.iter().filter_map(|link| link.event).collect();
-    let mut files = Files::default();
-    for (pid, table) in holder::tables(session, processes)? {
-        if table.is_null() {
-            continue;
-        }
-        for lead in files.of_table(session, table)?.iter() {
-            let program = match *lead {
-                Lead::Program(program) => Some(program),
-                Lead::Link(at) => match by_address.get(&at) {
-                    Some(link) => link.program,
-                    // Of no number: taken off the table, or made since.
-                    None => {
-                        let link = session.known("bpf_link", at, bpf_link::read(session, at))?.flatten();
-                        if let Some((program, link)) =
-                            link.and_then(|link| Some((link.program?, link.attachment)))
-                        {
-                            found.entry(program, View::Descriptor).places.insert(link);
-                            Some(program)
-                        } else {
-                            None
-                        }
+    for (pid, lead) in leads {
+        let program = match lead {
+            Lead::Program(program) => Some(program),
+            Lead::Link(at) => match by_address.get(&at) {
+                Some(link) => link.program,
+                // Of no number: taken off the table, or made since.
+                None => {
+                    let link = session.known("bpf_link", at, bpf_link::read(session, at))?.flatten();
+                    if let Some((program, link)) =
+                        link.and_then(|link| Some((link.program?, link.attachment)))
+                    {
+                        found.entry(program, View::Descriptor).places.insert(link);
+                        Some(program)
+                    } else {
+                        None
                     }
-                },
-                Lead::PerfEvent(event) => {
-                    let program = bpf_place::event_program(session, event);
-                    let program = session.known("perf_event", event, program)?.flatten();
-                    if let Some(program) = program.filter(|_| !with_link.contains(&event)) {
-                        let name = bpf_place::event_name(session, event);
-                        let name = session.known("perf_event", event, name)?.flatten();
-                        let place = bpf_place::attachment("perf_event", name, None);
-                        found.entry(program, View::Place).places.insert(place);
-                    }
-                    program
                 }
-                Lead::Sock(_) | Lead::Ring(_) | Lead::None => None,
-            };
-            if let Some(program) = program {
-                found.entry(program, View::Descriptor).pids.insert(pid);
+            },
+            Lead::PerfEvent(event) => {
+                let program = bpf_place::event_program(session, event);
+                let program = session.known("perf_event", event, program)?.flatten();
+                if let Some(program) = program.filter(|_| !with_link.contains(&event)) {
+                    let name = bpf_place::event_name(session, event);
+                    let name = session.known("perf_event", event, name)?.flatten();
+                    let place = bpf_place::attachment("perf_event", name, None);
+                    found.entry(program, View::Place).places.insert(place);
+                }
+                program
             }
+            Lead::Sock(_) | Lead::Ring(_) | Lead::None => None,
+        };
+        if let Some(program) = program {
+            found.entry(program, View::Descriptor).pids.insert(pid);
         }
     }
     Ok(())

@@ -2,6 +2,7 @@
 //! what keeps an eBPF program.
 
 use super::layout::Resolver;
+use super::object::{Object, span};
 use crate::session::{Session, member};
 use facts::ProblemKind;
 use std::collections::HashMap;
@@ -10,6 +11,8 @@ use vmi_core::{Gva, ReadError};
 
 /// Most descriptors of one process. ``sysctl_nr_open`` allows 2^20 by default; a table that claims more is not believed.
 const DESCRIPTORS_MAX: u32 = 1 << 26;
+/// Bytes of a ``struct files_struct`` in which what is asked of it, and mostly its ``struct fdtable``, lie.
+pub(super) const TABLE: u64 = 128;
 /// Most open descriptors that are followed, over all processes of a look.
 const OPEN_MAX: usize = 16 << 20;
 
@@ -22,7 +25,7 @@ pub(crate) struct Layout {
     open_fds: u64,
     operations: u64,
     private: u64,
-    socket_sk: u64,
+    pub(super) socket_sk: u64,
     socket_file: u64,
     sk_socket: u64,
     references: References,
@@ -60,7 +63,7 @@ impl Layout {
 
 /// What a ``struct file`` is to a search for sockets or eBPF programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lead {
+pub(crate) enum Lead {
     /// A socket: its ``struct sock``.
     Sock(Gva),
     /// An io_uring: its ``struct io_ring_ctx``, which may hold further files.
@@ -77,6 +80,9 @@ pub(super) enum Lead {
 
 /// A kind of file by the symbol of its operations, and what its private data is.
 type FileKind = (&'static str, fn(Gva) -> Lead);
+
+/// The same by the address of its operations. `None`: this kernel has no such files.
+type KnownKind = (Option<Gva>, fn(Gva) -> Lead);
 
 const KINDS: [FileKind; 5] = [
     ("io_uring_fops", Lead::Ring),
@@ -109,14 +115,27 @@ pub(super) fn sock_of(session: &Session<'_>, file: Gva) -> Result<Gva, ReadError
 }
 
 /// Finds sockets and rings behind files, and remembers tables and files that processes share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Files {
+    /// Operations of sockets. `None`: this kernel's symbols do not say.
+    of_sockets: Option<Gva>,
+    kinds: [KnownKind; KINDS.len()],
     tables: HashMap<Gva, Rc<[Lead]>>,
     files: HashMap<Gva, Lead>,
     open: usize,
 }
 
 impl Files {
+    pub(super) fn new(session: &Session<'_>) -> Self {
+        Self {
+            of_sockets: session.kernel.symbol("socket_file_ops"),
+            kinds: KINDS.map(|(name, lead)| (session.kernel.symbol(name), lead)),
+            tables: HashMap::new(),
+            files: HashMap::new(),
+            open: 0,
+        }
+    }
+
     /// Where the descriptors in the ``struct files_struct *`` at `files` lead.
     pub(super) fn of_table(&mut self, session: &Session<'_>, files: Gva) -> Result<Rc<[Lead]>, ReadError> {
         if let Some(known) = self.tables.get(&files) {
@@ -132,7 +151,8 @@ impl Files {
         let layout = &session.kernel.layouts().file;
         let space = &session.space;
         let fdt = space.pointer(member(files, layout.fdt)?)?;
-        let max_fds = space.u32(member(fdt, layout.max_fds)?)?;
+        let table = Object::read(session, fdt, span(&[layout.max_fds, layout.fd, layout.open_fds]))?;
+        let max_fds = table.u32(layout.max_fds)?;
         if max_fds > DESCRIPTORS_MAX {
             session.problem(
                 ProblemKind::Implausible,
@@ -141,31 +161,43 @@ impl Files {
             );
             return Ok(Vec::new());
         }
-        let fd = space.pointer(member(fdt, layout.fd)?)?;
-        let open_fds = space.pointer(member(fdt, layout.open_fds)?)?;
+        let (fd, open_fds) = (table.pointer(layout.fd)?, table.pointer(layout.open_fds)?);
         let mut leads = Vec::new();
         for word in 0..u64::from(max_fds.div_ceil(64)) {
             let at = open_fds.element(word, 8).ok_or(ReadError::NotAnAddress { at: open_fds, len: 8 })?;
             let mut bits = space.u64(at)?;
-            while bits != 0 {
-                let number = word.saturating_mul(64).saturating_add(u64::from(bits.trailing_zeros()));
-                bits &= bits - 1;
-                self.open = self.open.saturating_add(1);
-                if self.open > OPEN_MAX {
-                    session.problem(
-                        ProblemKind::Budget,
-                        format_args!("files_struct {files}"),
-                        format_args!("More than {OPEN_MAX} open descriptors in the guest."),
-                    );
-                    return Ok(leads);
-                }
-                let at = fd.element(number, 8).ok_or(ReadError::NotAnAddress { at: fd, len: 8 })?;
-                let file = space.pointer(at)?;
-                // A descriptor that is reserved and not yet installed has its bit set and no file.
-                if !file.is_null() {
-                    leads.push(self.lead(session, file)?);
-                }
+            if bits == 0 {
+                continue;
             }
+            self.open = self.open.saturating_add(bits.count_ones() as usize);
+            if self.open > OPEN_MAX {
+                session.problem(
+                    ProblemKind::Budget,
+                    format_args!("files_struct {files}"),
+                    format_args!("More than {OPEN_MAX} open descriptors in the guest."),
+                );
+                return Ok(leads);
+            }
+            // From the first that is open to the last, in one read.
+            let first = bits.trailing_zeros();
+            let count = u64::BITS.saturating_sub(bits.leading_zeros()).saturating_sub(first);
+            let number = word.saturating_mul(64).saturating_add(u64::from(first));
+            let at = fd.element(number, 8).ok_or(ReadError::NotAnAddress { at: fd, len: 8 })?;
+            let mut bytes = [0; 64 * 8];
+            let bytes = bytes.get_mut(..count as usize * 8).unwrap_or_default();
+            space.read(at, bytes)?;
+            bits >>= first;
+            let mut open = Vec::new();
+            for file in bytes.as_chunks::<8>().0 {
+                let file = Gva(u64::from_le_bytes(*file));
+                // A descriptor that is reserved and not yet installed has its bit set and no file.
+                if bits & 1 == 1 && !file.is_null() {
+                    open.push(file);
+                }
+                bits >>= 1;
+            }
+            let len = span(&[layout.operations, layout.private]);
+            leads.append(&mut session.each(&open, Some, len, |file| self.lead(session, file))?);
         }
         leads.retain(|lead| *lead != Lead::None);
         Ok(leads)
@@ -178,19 +210,22 @@ impl Files {
         }
         let layout = &session.kernel.layouts().file;
         let read = || {
-            let operations = Some(session.space.pointer(member(file, layout.operations)?)?);
-            let sk = match session.kernel.symbol("socket_file_ops") {
-                Some(of_sockets) if operations == Some(of_sockets) => Some(sock_of(session, file)?),
+            let object = Object::read(session, file, span(&[layout.operations, layout.private]))?;
+            let (operations, held) =
+                (Some(object.pointer(layout.operations)?), object.pointer(layout.private)?);
+            let sk = match self.of_sockets {
+                Some(of_sockets) if operations == Some(of_sockets) => {
+                    Some(session.space.pointer(member(held, layout.socket_sk)?)?)
+                }
                 Some(_) => None,
                 None => sock_by_its_links(session, file)?,
             };
             if let Some(sk) = sk {
                 return Ok(if sk.is_null() { Lead::None } else { Lead::Sock(sk) });
             }
-            for (name, lead) in KINDS {
-                let of_kind = session.kernel.symbol(name);
+            for (of_kind, lead) in self.kinds {
                 if of_kind.is_some() && operations == of_kind {
-                    return private(session, file).map(lead);
+                    return Ok(lead(held));
                 }
             }
             Ok(Lead::None)

@@ -7,7 +7,7 @@
 use super::file::{Files, Lead};
 use super::layout::Resolver;
 use super::task::Seen;
-use super::{io_uring, list, scm, task};
+use super::{file, io_uring, list, scm, task};
 use crate::session::{Session, member};
 use facts::{Ownership, ProblemKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -46,6 +46,9 @@ impl Layout {
 
 /// A table of descriptors (``struct files_struct *``) and a process that uses it.
 pub(super) type Table = (u32, Gva);
+
+/// A process, and where one of its descriptors leads that has to do with eBPF.
+pub(crate) type EbpfLead = (u32, Lead);
 
 /// Tables of the processes as they were read at the beginning of the look.
 pub(super) fn tables(session: &Session<'_>, processes: &[Seen]) -> Result<Vec<Table>, ReadError> {
@@ -111,18 +114,43 @@ fn of_threads(session: &Session<'_>, pid: u32, task: Gva, tables: &mut Vec<Table
         Ok(files)
     };
     for files in session.known("thread list", task, read())?.unwrap_or_default() {
-        if !tables.contains(&(pid, files)) {
+        // Those of one process stand together.
+        let mut own = tables.iter().rev().take_while(|(of, _)| *of == pid);
+        if own.all(|(_, known)| *known != files) {
             tables.push((pid, files));
         }
     }
     Ok(())
 }
 
+/// What descriptors lead to eBPF programs by, and whose they are.
+pub(super) fn ebpf_leads(session: &Session<'_>, processes: &[Seen]) -> Result<Vec<EbpfLead>, ReadError> {
+    let mut files = Files::new(session);
+    let mut leads = Vec::new();
+    for (pid, table) in tables(session, processes)?.into_iter().filter(|(_, table)| !table.is_null()) {
+        let of_table = files.of_table(session, table)?;
+        let ebpf = |lead: &&Lead| matches!(lead, Lead::Program(_) | Lead::Link(_) | Lead::PerfEvent(_));
+        leads.extend(of_table.iter().filter(ebpf).map(|lead| (pid, *lead)));
+    }
+    Ok(leads)
+}
+
 /// Who holds a socket, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Holding {
     pub(super) ownership: Ownership,
-    pub(super) pids: BTreeSet<u32>,
+    /// In the order in which they were found, perhaps repeated.
+    pids: Vec<u32>,
+}
+
+impl Holding {
+    /// Its holders, ascending.
+    pub(super) fn pids(&self) -> Vec<u32> {
+        let mut pids = self.pids.clone();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
 }
 
 /// What was found by following everything that can hold a file.
@@ -142,7 +170,7 @@ impl Holders {
     pub(super) fn find(session: &Session<'_>, tables: &[Table], hashed: &[Gva]) -> Result<Self, ReadError> {
         let problems = session.problems_met();
         let mut search =
-            Search { session, files: Files::default(), found: Self::default(), rings: Vec::new() };
+            Search { session, files: Files::new(session), found: Self::default(), rings: Vec::new() };
         // Where it is not known what an io_uring's file looks like, any of them may hold what seems to be nobody's.
         search.found.complete = session.kernel.layouts().net.io_uring.is_none()
             || session.kernel.symbol("io_uring_fops").is_some();
@@ -155,11 +183,11 @@ impl Holders {
         Ok(found)
     }
 
-    fn add(&mut self, sk: Gva, ownership: Ownership, pids: &BTreeSet<u32>) {
-        let known = self.of_sock.entry(sk).or_insert_with(|| Holding { ownership, pids: BTreeSet::new() });
+    fn add(&mut self, sk: Gva, ownership: Ownership, pids: &[u32]) {
+        let known = self.of_sock.entry(sk).or_insert_with(|| Holding { ownership, pids: Vec::new() });
         if ownership < known.ownership {
-            *known = Holding { ownership, pids: pids.clone() };
-        } else if ownership == known.ownership {
+            *known = Holding { ownership, pids: pids.to_vec() };
+        } else if ownership == known.ownership && (pids.len() != 1 || known.pids.last() != pids.last()) {
             known.pids.extend(pids);
         }
     }
@@ -170,23 +198,34 @@ struct Search<'s, 'a> {
     files: Files,
     found: Holders,
     /// Rings to follow: ``struct io_ring_ctx *``, what holds the files in it, and who.
-    rings: Vec<(Gva, Ownership, BTreeSet<u32>)>,
+    rings: Vec<(Gva, Ownership, Vec<u32>)>,
 }
 
 impl Search<'_, '_> {
     fn descriptors(&mut self, tables: &[Table]) -> Result<(), ReadError> {
-        let mut rings: BTreeMap<Gva, BTreeSet<u32>> = BTreeMap::new();
-        for (pid, files) in tables.iter().filter(|(_, files)| !files.is_null()) {
-            for lead in self.files.of_table(self.session, *files)?.iter() {
+        let mut ebpf = Vec::new();
+        let mut rings: BTreeMap<Gva, Vec<u32>> = BTreeMap::new();
+        let tables: Vec<Table> = tables.iter().copied().filter(|(_, files)| !files.is_null()).collect();
+        let session = self.session;
+        let leads = session.each(
+            &tables,
+            |(_, files)| Some(files),
+            file::TABLE,
+            |(_, files)| self.files.of_table(session, files),
+        )?;
+        for ((pid, _), leads) in tables.iter().zip(leads) {
+            for lead in leads.iter() {
                 match lead {
-                    Lead::Sock(sk) => self.found.add(*sk, Ownership::Process, &BTreeSet::from([*pid])),
+                    Lead::Sock(sk) => self.found.add(*sk, Ownership::Process, &[*pid]),
                     Lead::Ring(ring) => {
-                        rings.entry(*ring).or_default().insert(*pid);
+                        rings.entry(*ring).or_default().push(*pid);
                     }
-                    Lead::Program(_) | Lead::Link(_) | Lead::PerfEvent(_) | Lead::None => {}
+                    Lead::Program(_) | Lead::Link(_) | Lead::PerfEvent(_) => ebpf.push((*pid, *lead)),
+                    Lead::None => {}
                 }
             }
         }
+        *self.session.ebpf_leads.borrow_mut() = Some(ebpf);
         self.rings.extend(rings.into_iter().map(|(ring, pids)| (ring, Ownership::IoUring, pids)));
         Ok(())
     }
@@ -224,9 +263,15 @@ impl Search<'_, '_> {
                 socks.push(*sk);
             }
         }
-        for sk in socks {
-            let queue = scm::queue(self.session, sk);
-            let Some(queue) = self.session.known("unix receive queue", sk, queue)? else { continue };
+        let (session, place) = (self.session, scm::place(self.session));
+        let queues = session.each(
+            &socks,
+            |sk| sk.checked_add(place),
+            24,
+            |sk| session.known("unix receive queue", sk, scm::queue(session, sk)),
+        )?;
+        for (sk, queue) in socks.into_iter().zip(queues) {
+            let Some(queue) = queue else { continue };
             if !queue.files.is_empty() {
                 let pids = self.found.of_sock.get(&sk).map(|held| held.pids.clone()).unwrap_or_default();
                 for file in &queue.files {
@@ -238,10 +283,10 @@ impl Search<'_, '_> {
         Ok(())
     }
 
-    fn follow(&mut self, file: Gva, ownership: Ownership, pids: &BTreeSet<u32>) -> Result<(), ReadError> {
+    fn follow(&mut self, file: Gva, ownership: Ownership, pids: &[u32]) -> Result<(), ReadError> {
         match self.files.lead(self.session, file)? {
             Lead::Sock(sk) => self.found.add(sk, ownership, pids),
-            Lead::Ring(ring) => self.rings.push((ring, ownership, pids.clone())),
+            Lead::Ring(ring) => self.rings.push((ring, ownership, pids.to_vec())),
             Lead::Program(_) | Lead::Link(_) | Lead::PerfEvent(_) | Lead::None => {}
         }
         Ok(())

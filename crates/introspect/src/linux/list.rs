@@ -173,15 +173,14 @@ pub(crate) struct HashTable {
 /// Addresses of all nodes in all chains of a hash table. Only chains that are not empty cost more than their share of
 /// the bucket array.
 pub(crate) fn hash_table(session: &Session<'_>, what: &str, table: HashTable) -> Result<Vec<Gva>, ReadError> {
-    let mut nodes = Vec::new();
-    for head in used_heads(session, what, table)? {
-        nodes.append(&mut hlist(session, what, head)?);
-    }
-    Ok(nodes)
+    let heads = used_heads(session, what, table)?;
+    let chains =
+        session.each(&heads, |(_, first)| Some(first), 16, |(head, _)| hlist(session, what, head))?;
+    Ok(chains.concat())
 }
 
-/// Addresses of the heads of a table's chains that are not empty.
-fn used_heads(session: &Session<'_>, what: &str, table: HashTable) -> Result<Vec<Gva>, ReadError> {
+/// Addresses of the heads of a table's chains that are not empty, and what they point at.
+fn used_heads(session: &Session<'_>, what: &str, table: HashTable) -> Result<Vec<(Gva, Gva)>, ReadError> {
     let HashTable { base, count, stride, head } = table;
     if count > BUCKETS_MAX || stride == 0 || stride > CHUNK {
         session.problem(
@@ -206,9 +205,8 @@ fn used_heads(session: &Session<'_>, what: &str, table: HashTable) -> Result<Vec
                     .and_then(|bytes| <[u8; 8]>::try_from(bytes).ok())
                     .map_or(0, u64::from_le_bytes);
                 if pointer != 0 && pointer & 1 == 0 {
-                    used.extend(
-                        start.element(index as u64, stride).and_then(|bucket| bucket.checked_add(head)),
-                    );
+                    let at = start.element(index as u64, stride).and_then(|bucket| bucket.checked_add(head));
+                    used.extend(at.map(|head| (head, Gva(pointer))));
                 }
             }
         }

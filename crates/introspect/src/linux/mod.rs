@@ -48,6 +48,7 @@ pub(crate) mod scm;
 pub(crate) mod signal;
 pub(crate) mod slab;
 pub(crate) mod sock;
+pub(crate) mod sock_scan;
 pub(crate) mod stored;
 pub(crate) mod symbols;
 pub(crate) mod task;

@@ -344,10 +344,25 @@ fn range(session: &Session<'_>) -> Result<BTreeSet<Gva>, ReadError> {
         }
         for (index, word) in (0_u64..).zip(page.as_chunks::<8>().0) {
             let found = at.element(index, 8).and_then(|place| place.checked_sub(own));
-            modules.extend(found.filter(|module| module.0 == u64::from_le_bytes(*word)));
+            let Some(module) = found.filter(|module| module.0 == u64::from_le_bytes(*word)) else { continue };
+            if has_a_name(session, module)? {
+                modules.insert(module);
+            }
         }
     }
     Ok(modules)
+}
+
+/// Whether what seems to be a module says what it is called. Data of modules can have a pointer that leads as far back as a module's
+/// to itself does, and has no text there.
+fn has_a_name(session: &Session<'_>, module: Gva) -> Result<bool, ReadError> {
+    let name = member(module, session.kernel.layouts().module.name)
+        .and_then(|name| session.space.c_string(name, NAME_MAX));
+    match name {
+        Ok(name) => Ok(!name.is_empty() && name.iter().all(u8::is_ascii_graphic)),
+        Err(error) if error.ends_the_look() => Err(error),
+        Err(_) => Ok(false),
+    }
 }
 
 fn read(session: &Session<'_>, module: Gva, views: Vec<String>) -> Result<Module, ReadError> {

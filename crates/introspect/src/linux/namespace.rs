@@ -5,6 +5,8 @@
 use super::layout::Resolver;
 use crate::session::{Session, member};
 use facts::Namespaces;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use vmi_core::{Gva, ReadError};
 
 /// Deepest nesting of pid namespaces: ``MAX_PID_NS_LEVEL``, include/linux/pid_namespace.h.
@@ -54,9 +56,26 @@ impl Layout {
     }
 }
 
+/// Namespaces of one look by ``struct nsproxy *``: a thousand processes have a dozen. It never changes while somebody has it.
+pub(crate) type NamespaceCache = RefCell<HashMap<Gva, Namespaces>>;
+
 /// Namespaces of a task from its ``struct nsproxy *`` (null for a zombie) and ``struct pid *`` (null once released).
 /// The user namespace is the caller's to fill in: it hangs on the credentials.
 pub(crate) fn namespaces(session: &Session<'_>, nsproxy: Gva, pid: Gva) -> Result<Namespaces, ReadError> {
+    let known = session.namespaces.borrow().get(&nsproxy).cloned();
+    let of_proxy = match known {
+        Some(known) => known,
+        None => {
+            let read = of_proxy(session, nsproxy)?;
+            session.namespaces.borrow_mut().insert(nsproxy, read.clone());
+            read
+        }
+    };
+    Ok(Namespaces { pid: pid_namespace(session, pid)?, ..of_proxy })
+}
+
+/// Those that hang on a ``struct nsproxy *``.
+fn of_proxy(session: &Session<'_>, nsproxy: Gva) -> Result<Namespaces, ReadError> {
     let layout = &session.kernel.layouts().namespace;
     let of_proxy = |(pointer, ns): (u64, u64)| -> Result<Option<u32>, ReadError> {
         if nsproxy.is_null() {
@@ -69,7 +88,7 @@ pub(crate) fn namespaces(session: &Session<'_>, nsproxy: Gva, pid: Gva) -> Resul
         }
     };
     Ok(Namespaces {
-        pid: pid_namespace(session, pid)?,
+        pid: None,
         net: of_proxy(layout.net)?,
         mnt: of_proxy(layout.mnt)?,
         user: None,

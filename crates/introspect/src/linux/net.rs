@@ -1,21 +1,22 @@
 //! Sockets of all families and network namespaces, from independent views.
 //!
 //! *file_table*: what descriptors, rings and messages lead to, which also says who owns a socket. *hash_table*: where the
-//! protocols keep their sockets to find them for incoming packets. (UDP has a second one, *address_table*.) Each knows sockets that the other cannot: one without a
-//! process (time-wait, a request, a closing connection, the kernel's own) and one that is not bound to anything. What one
-//! of them must have and has not, also after a second look at everything, is in [`Socket::views_missing`].
+//! protocols keep their sockets to find them for incoming packets. (UDP has a second one, *address_table*.) Each knows
+//! sockets that the other cannot: one without a process (time-wait, a request, a closing connection, the kernel's own) and
+//! one that is not bound to anything. What one of them must have and has not, also after a second look at everything, is in
+//! [`Socket::views_missing`]. On request there is *slab* too, the memory that sockets are allocated from.
 
 use super::holder::{self, Holders};
 use super::layout::Resolver;
-use super::sock::{Claim, Sock};
+use super::sock::Claim;
 use super::task::Seen;
 use super::{
-    device, filter, inet, io_uring, list, namespace, netlink, packet, raw, scm, sock, tcp, udp, unix, vsock,
-    xdp,
+    device, filter, inet, io_uring, list, namespace, netlink, packet, raw, scm, sock, sock_scan, tcp, udp,
+    unix, vsock, xdp,
 };
 use crate::session::{Session, member};
 use facts::{Family, Ownership, ProblemKind, Socket, SocketPeer, SocketState};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use vmi_core::{Gva, ReadError};
 
 /// Names of the views in [`Socket::views`].
@@ -160,20 +161,30 @@ struct Views {
 }
 
 impl Views {
+    /// With the processes that there are by now.
+    fn take_again(session: &Session<'_>, processes: &[Seen]) -> Result<Self, ReadError> {
+        session.space.forget();
+        let hashed = Hashed::read(session, &namespaces(session)?)?;
+        let (tables, closing) = holder::tables_now(session, processes)?;
+        let mut holders = Holders::find(session, &tables, &hashed.unix)?;
+        holders.complete &= !closing;
+        Ok(Self { hashed, holders })
+    }
+
     fn all(&self) -> BTreeSet<Gva> {
         let addressed = self.hashed.addressed.iter().flatten();
         self.hashed.socks.iter().chain(self.holders.of_sock.keys()).chain(addressed).copied().collect()
     }
 
     /// Fills in what the views say about a socket that was read: who holds it, and which views it is and should be in.
-    fn place(&self, sk: Gva, read: &Sock, socket: &mut Socket) {
-        let held = self.holders.of_sock.get(&sk).or(match read.claim {
+    fn place(&self, sk: Gva, claim: Claim, socket: &mut Socket) {
+        let held = self.holders.of_sock.get(&sk).or(match claim {
             Claim::Lent(owner) => self.holders.of_sock.get(&owner),
             _ => None,
         });
         let in_hash = self.hashed.socks.contains(&sk);
-        socket.processes = held.map(|held| held.pids.iter().copied().collect()).unwrap_or_default();
-        socket.ownership = match (held, read.claim) {
+        socket.processes = held.map(holder::Holding::pids).unwrap_or_default();
+        socket.ownership = match (held, claim) {
             (Some(held), _) => Some(held.ownership),
             (None, Claim::TimeWait) => Some(Ownership::TimeWait),
             (None, Claim::Request) => Some(Ownership::Request),
@@ -194,7 +205,7 @@ impl Views {
         ]);
         let table = table_of(socket);
         // A socket that is on its way out is in some of its protocol's tables; one that is held, or in any of them, in all.
-        let alive = matches!(read.claim, Claim::Held | Claim::Mapped | Claim::Kernel);
+        let alive = matches!(claim, Claim::Held | Claim::Mapped | Claim::Kernel);
         let must = table.is_some_and(|table| self.hashed.whole.contains(&table));
         socket.views_missing = names([
             (socket.ownership == Some(Ownership::Nobody), FILE_TABLE),
@@ -234,29 +245,51 @@ pub(crate) fn sockets(
         );
     }
     let mut walk = Walk::new(session);
-    for sk in all.into_iter().take(SOCKETS_MAX) {
-        walk.read(sk, &views)?;
-    }
+    let all: Vec<Gva> = all.into_iter().take(SOCKETS_MAX).collect();
+    session.each(&all, Some, sock::size(session), |sk| walk.add(sk, &views))?;
     for _ in 0..SECOND_LOOKS {
         let suspects = walk.suspects();
         if suspects.is_empty() {
             break;
         }
-        session.space.forget();
-        let hashed = Hashed::read(session, &namespaces(session)?)?;
-        let (tables, closing) = holder::tables_now(session, processes)?;
-        let mut holders = Holders::find(session, &tables, &hashed.unix)?;
-        holders.complete &= !closing;
-        let views = Views { hashed, holders };
+        let views = Views::take_again(session, processes)?;
         let all = views.all();
         for sk in suspects {
-            walk.sockets.remove(&sk);
-            if all.contains(&sk) {
-                walk.read(sk, &views)?;
-            }
+            walk.again(sk, &views, all.contains(&sk))?;
         }
     }
+    if session.wants.scan {
+        scan(session, processes, &mut walk)?;
+    }
     sockets.append(&mut walk.finish());
+    Ok(())
+}
+
+/// Adds what is in the memory of sockets and in no view. What the kernel made for itself has no file, and is in no table where nobody
+/// is to find it: only what is held counts.
+fn scan(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) -> Result<(), ReadError> {
+    let Some(socks) = sock_scan::socks(session)? else { return Ok(()) };
+    let mut unknown = Vec::new();
+    for sk in socks {
+        match walk.places.binary_search(&sk).ok().and_then(|at| walk.sockets.get_mut(at)) {
+            Some(socket) => socket.views.push(sock_scan::VIEW.to_owned()),
+            None => unknown.push(sk),
+        }
+    }
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    // What was made since the views were taken is in them by now.
+    let views = Views::take_again(session, processes)?;
+    for sk in unknown {
+        if let Some((mut socket, Claim::Held | Claim::Mapped)) = walk.read(sk, &views)?
+            && let Err(at) = walk.places.binary_search(&sk)
+        {
+            socket.views.push(sock_scan::VIEW.to_owned());
+            walk.places.insert(at, sk);
+            walk.sockets.insert(at, socket);
+        }
+    }
     Ok(())
 }
 
@@ -266,7 +299,9 @@ struct Walk<'s, 'a> {
     namespaces: HashMap<Gva, Option<u32>>,
     interfaces: device::Interfaces,
     peers: HashMap<Gva, Gva>,
-    sockets: BTreeMap<Gva, Socket>,
+    /// ``struct sock *`` of each of the sockets, ascending.
+    places: Vec<Gva>,
+    sockets: Vec<Socket>,
 }
 
 impl<'s, 'a> Walk<'s, 'a> {
@@ -276,22 +311,23 @@ impl<'s, 'a> Walk<'s, 'a> {
             namespaces: HashMap::new(),
             interfaces: device::Interfaces::default(),
             peers: HashMap::new(),
-            sockets: BTreeMap::new(),
+            places: Vec::new(),
+            sockets: Vec::new(),
         }
     }
 
-    fn read(&mut self, sk: Gva, views: &Views) -> Result<(), ReadError> {
+    /// The socket at `sk`, where it stands, and what it says of who keeps it. `None`: it cannot be read, or kept changing.
+    fn read(&mut self, sk: Gva, views: &Views) -> Result<Option<(Socket, Claim)>, ReadError> {
         let session = self.session;
-        let read = match sock::read(session, sk) {
+        let mut read = match sock::read(session, sk) {
             Ok(Some(read)) => read,
             Ok(None) => {
                 session.torn();
-                return Ok(());
+                return Ok(None);
             }
-            Err(error) => return session.unreadable("sock", sk, error),
+            Err(error) => return session.unreadable("sock", sk, error).map(|()| None),
         };
-        let mut socket = read.facts.clone();
-        socket.net_namespace = match self.namespaces.get(&read.net) {
+        read.facts.net_namespace = match self.namespaces.get(&read.net) {
             Some(known) => *known,
             None => {
                 let inode = namespace::inode(session, read.net, session.kernel.layouts().net.ns)?;
@@ -300,54 +336,75 @@ impl<'s, 'a> Walk<'s, 'a> {
             }
         };
         if read.interface != 0 {
-            socket.interface = Some(self.interfaces.get(session, read.net, read.interface)?);
+            read.facts.interface = Some(self.interfaces.get(session, read.net, read.interface)?);
         }
         if let Some(peer) = read.peer {
             self.peers.insert(sk, peer);
         }
-        views.place(sk, &read, &mut socket);
-        self.sockets.insert(sk, socket);
+        views.place(sk, read.claim, &mut read.facts);
+        Ok(Some((read.facts, read.claim)))
+    }
+
+    /// Adds the socket at `sk`, which is behind all that were added before.
+    fn add(&mut self, sk: Gva, views: &Views) -> Result<(), ReadError> {
+        if let Some((socket, _)) = self.read(sk, views)? {
+            self.places.push(sk);
+            self.sockets.push(socket);
+        }
         Ok(())
     }
 
     /// Sockets that a view lacks.
     fn suspects(&self) -> Vec<Gva> {
-        self.sockets
-            .iter()
-            .filter(|(_, socket)| !socket.views_missing.is_empty())
-            .map(|(sk, _)| *sk)
-            .collect()
+        let lacks = |(_, socket): &(&Gva, &Socket)| !socket.views_missing.is_empty();
+        self.places.iter().zip(&self.sockets).filter(lacks).map(|(sk, _)| *sk).collect()
+    }
+
+    /// Reads a socket again, or drops it where no view has it any more.
+    fn again(&mut self, sk: Gva, views: &Views, seen: bool) -> Result<(), ReadError> {
+        let Ok(at) = self.places.binary_search(&sk) else { return Ok(()) };
+        let now = if seen { self.read(sk, views)? } else { None };
+        match (now, self.sockets.get_mut(at)) {
+            (Some((now, _)), Some(socket)) => *socket = now,
+            _ => {
+                self.places.remove(at);
+                self.sockets.remove(at);
+            }
+        }
+        Ok(())
     }
 
     fn finish(mut self) -> Vec<Socket> {
         for (sk, peer) in &self.peers {
-            let end = match self.sockets.get(peer) {
-                Some(end) => (end.inode, end.processes.clone()),
-                None => (None, Vec::new()),
+            let socket_of = |sk: &Gva| self.places.binary_search(sk).ok();
+            let end = socket_of(peer).and_then(|at| self.sockets.get(at));
+            let end = SocketPeer {
+                inode: end.and_then(|end| end.inode),
+                processes: end.map(|end| end.processes.clone()).unwrap_or_default(),
+                sock: facts::Address(peer.0),
             };
-            if let Some(socket) = self.sockets.get_mut(sk) {
-                let (inode, processes) = end;
-                socket.peer = Some(SocketPeer { inode, processes, sock: facts::Address(peer.0) });
+            if let Some(socket) = socket_of(sk).and_then(|at| self.sockets.get_mut(at)) {
+                socket.peer = Some(end);
             }
         }
         lend_owners(&mut self.sockets);
-        self.sockets.into_values().collect()
+        self.sockets
     }
 }
 
 /// A subflow of MPTCP is a TCP socket without a file that carries the inode number of the socket it belongs to
 /// (``mptcp_subflow_create_socket()``, net/mptcp/subflow.c), and is that socket's owner's.
-fn lend_owners(sockets: &mut BTreeMap<Gva, Socket>) {
+fn lend_owners(sockets: &mut [Socket]) {
     let mptcp = |socket: &&Socket| socket.protocol.as_deref() == Some("mptcp");
     let lent: HashMap<u64, (Vec<u32>, Option<Ownership>)> = sockets
-        .values()
+        .iter()
         .filter(mptcp)
         .filter_map(|socket| Some((socket.inode?, (socket.processes.clone(), socket.ownership))))
         .collect();
     if lent.is_empty() {
         return;
     }
-    for socket in sockets.values_mut().filter(|socket| socket.ownership == Some(Ownership::Kernel)) {
+    for socket in sockets.iter_mut().filter(|socket| socket.ownership == Some(Ownership::Kernel)) {
         if let Some((processes, ownership)) = socket.inode.and_then(|inode| lent.get(&inode)) {
             socket.processes.clone_from(processes);
             socket.ownership = *ownership;
@@ -355,8 +412,18 @@ fn lend_owners(sockets: &mut BTreeMap<Gva, Socket>) {
     }
 }
 
+/// The sockets in the order of the table. They are large, so each is moved once.
+pub(crate) fn sorted(sockets: Vec<Socket>) -> Vec<Socket> {
+    let mut order: Vec<_> =
+        sockets.iter().enumerate().map(|(index, socket)| (order(socket), index)).collect();
+    order.sort_unstable();
+    let order: Vec<usize> = order.into_iter().map(|(_, index)| index).collect();
+    let mut sockets: Vec<Option<Socket>> = sockets.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|index| sockets.get_mut(index)?.take()).collect()
+}
+
 /// The order of the table: by namespace, family, protocol and address; stable for the same guest.
-pub(crate) fn order(socket: &Socket) -> impl Ord + '_ {
+fn order(socket: &Socket) -> impl Ord + '_ {
     (
         socket.net_namespace,
         socket.protocol_family,

@@ -41,13 +41,16 @@ pub(crate) fn is_known(session: &Session<'_>) -> bool {
 
 /// ``struct task_struct *`` of all thread group leaders in the table.
 pub(crate) fn leaders(session: &Session<'_>) -> Result<HashSet<Gva>, ReadError> {
-    let mut leaders = HashSet::new();
-    let Some((tree, head)) = table(session) else { return Ok(leaders) };
-    for pid in xarray::pointers(session, tree, "pid table", head)? {
-        let leader = leader(session, pid);
-        leaders.extend(session.known("pid table", pid, leader)?.flatten());
-    }
-    Ok(leaders)
+    let Some((tree, head)) = table(session) else { return Ok(HashSet::new()) };
+    let pids = xarray::pointers(session, tree, "pid table", head)?;
+    let tasks = session.kernel.layouts().pid.pid_tasks;
+    let leaders = session.each(
+        &pids,
+        |pid| pid.checked_add(tasks),
+        16,
+        |pid| session.known("pid table", pid, leader(session, pid)),
+    )?;
+    Ok(leaders.into_iter().flatten().flatten().collect())
 }
 
 /// The tree, and where the pointer to its top node is.

@@ -107,16 +107,23 @@ pub(crate) fn processes(session: &Session<'_>, processes: &mut Vec<Seen>) -> Res
         return Ok(());
     };
     let views = Views::take(session, head)?;
-    for task in &views.list {
-        match task::listed(session, *task) {
-            Ok(Some(mut process)) => {
-                process.facts.views = views.names(*task);
-                processes.push(process);
+    let stretch = task::stretch(session);
+    session.each(
+        &views.list,
+        |task| stretch.of(task),
+        stretch.len(),
+        |task| {
+            match task::listed(session, task) {
+                Ok(Some(mut process)) => {
+                    process.facts.views = views.names(task);
+                    processes.push(process);
+                }
+                Ok(None) => session.torn(),
+                Err(error) => session.unreadable("task_struct", task, error)?,
             }
-            Ok(None) => session.torn(),
-            Err(error) => session.unreadable("task_struct", *task, error)?,
-        }
-    }
+            Ok(())
+        },
+    )?;
     if processes.is_empty() {
         session.problem(
             ProblemKind::Inconsistent,
@@ -245,13 +252,15 @@ fn still_there(session: &Session<'_>, head: Gva, rows: Vec<Seen>) -> Result<Vec<
 
 /// The thread group leaders of tasks, the idle tasks left out. Tasks that cannot be read are gone.
 fn leaders(session: &Session<'_>, tasks: Vec<Gva>) -> Result<HashSet<Gva>, ReadError> {
-    let mut leaders = HashSet::new();
-    for task in tasks {
-        match task::leader(session, task) {
-            Ok(leader) => leaders.extend(leader),
-            Err(error) if error.ends_the_look() => return Err(error),
-            Err(_) => {}
-        }
-    }
-    Ok(leaders)
+    let (place, len) = task::leader_place(session);
+    let leaders = session.each(
+        &tasks,
+        |task| task.checked_add(place),
+        len,
+        |task| match task::leader(session, task) {
+            Err(error) if !error.ends_the_look() => Ok(None),
+            leader => leader,
+        },
+    )?;
+    Ok(leaders.into_iter().flatten().collect())
 }

@@ -7,7 +7,7 @@ use crate::session::{Session, member};
 use vmi_core::{Gva, ReadError};
 
 /// Longest stretch that is copied, in bytes.
-const SPAN_MAX: u64 = 4096;
+const SPAN_MAX: u64 = 12 << 10;
 
 /// The bytes of an object from its first wanted member to its last.
 #[derive(Debug)]
@@ -35,6 +35,18 @@ impl Span {
     }
 }
 
+impl Span {
+    /// Where it is in the object at `object`.
+    pub(crate) fn of(self, object: Gva) -> Option<Gva> {
+        object.checked_add(self.first)
+    }
+
+    /// Bytes.
+    pub(crate) fn len(self) -> u64 {
+        self.end.saturating_sub(self.first)
+    }
+}
+
 impl Record {
     /// Copies `span` of the object at `object`.
     pub(crate) fn read(session: &Session<'_>, object: Gva, span: Span) -> Result<Self, ReadError> {
@@ -43,7 +55,7 @@ impl Record {
         Ok(Self { at: object, first: span.first, bytes })
     }
 
-    fn array<const N: usize>(&self, offset: u64) -> Result<[u8; N], ReadError> {
+    pub(crate) fn array<const N: usize>(&self, offset: u64) -> Result<[u8; N], ReadError> {
         let from = offset.checked_sub(self.first).and_then(|from| usize::try_from(from).ok());
         from.and_then(|from| self.bytes.get(from..from.checked_add(N)?))
             .and_then(|bytes| bytes.try_into().ok())

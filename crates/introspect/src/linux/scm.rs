@@ -64,6 +64,11 @@ pub(super) struct Queue {
     pub(super) files: Vec<Gva>,
 }
 
+/// Where the receive queue is in a ``struct sock``.
+pub(super) fn place(session: &Session<'_>) -> u64 {
+    session.kernel.layouts().net.scm.queue
+}
+
 /// The receive queue of the unix ``struct sock *`` at `sk`.
 pub(super) fn queue(session: &Session<'_>, sk: Gva) -> Result<Queue, ReadError> {
     let layout = &session.kernel.layouts().net.scm;

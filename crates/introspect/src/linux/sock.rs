@@ -34,7 +34,8 @@ pub(crate) struct Layout {
     net: u64,
     kind: u64,
     protocol: u64,
-    socket: u64,
+    pub(super) socket: u64,
+    pub(super) references: u64,
     uid: u64,
     user_data: u64,
     filter: u64,
@@ -45,7 +46,7 @@ pub(crate) struct Layout {
     /// Bytes of the first part, and of a full sock as far as it is read at once.
     common_size: u64,
     size: u64,
-    alloc_socket: u64,
+    pub(super) alloc_socket: u64,
     alloc_inode: u64,
     socket_file: u64,
     inode_number: u64,
@@ -70,6 +71,7 @@ impl Layout {
             kind: resolver.offset("sock", "sk_type"),
             protocol: resolver.offset("sock", "sk_protocol"),
             socket: resolver.offset("sock", "sk_socket"),
+            references: resolver.offset("sock_common", "skc_refcnt"),
             uid: resolver.offset("sock", "sk_uid"),
             user_data: resolver.offset("sock", "sk_user_data"),
             filter: resolver.offset("sock", "sk_filter"),
@@ -156,6 +158,11 @@ impl Common {
         matches!(family(self.family), Family::Inet | Family::Inet6)
             && matches!(self.state, TIME_WAIT | NEW_SYN_RECV)
     }
+}
+
+/// Bytes of a full sock as far as it is read at once.
+pub(super) fn size(session: &Session<'_>) -> u64 {
+    session.kernel.layouts().net.sock.size
 }
 
 /// ``skc_family`` of the ``struct sock *`` at `sk`.

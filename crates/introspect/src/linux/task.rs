@@ -4,6 +4,7 @@
 //! same process at the end of the reading as at its start.
 
 use super::layout::{Flag, Resolver};
+use super::record::{Record, Span};
 use super::{cgroup, cred, list, mm, namespace, signal, thread, timekeeping};
 use crate::session::{Environment, Session, member};
 use facts::{Address, ExeState, ProblemKind, Process, ProcessState, Seccomp, TaskKind};
@@ -57,11 +58,13 @@ pub(crate) struct Layout {
     /// ``in_execve``, which security modules ask for (fs/exec.c, bprm_execve()).
     in_execve: Option<Flag>,
     has_user_workers: bool,
+    /// Around most of what is read of a process.
+    stretch: Span,
 }
 
 impl Layout {
     pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Self {
-        Self {
+        let mut layout = Self {
             tasks: resolver.offset("task_struct", "tasks"),
             pid: resolver.offset("task_struct", "pid"),
             tgid: resolver.offset("task_struct", "tgid"),
@@ -86,7 +89,26 @@ impl Layout {
             seccomp_mode: resolver.optional("task_struct", "seccomp.mode"),
             in_execve: resolver.flag("task_struct", "in_execve"),
             has_user_workers: resolver.optional("kernel_clone_args", "user_worker").is_some(),
-        }
+            stretch: Span::around([]),
+        };
+        let Self { pid, exit_state, start_time, mm, files, real_parent, real_cred, .. } = layout;
+        let Self { comm, nsproxy, thread_pid, signal, atomic_flags, .. } = layout;
+        layout.stretch = Span::around([
+            pid,
+            exit_state,
+            start_time,
+            mm,
+            files,
+            real_parent,
+            real_cred,
+            comm,
+            comm.saturating_add(8),
+            nsproxy,
+            thread_pid,
+            signal,
+            atomic_flags,
+        ]);
+        layout
     }
 }
 
@@ -128,6 +150,15 @@ impl Stamp {
         })
     }
 
+    fn in_record(session: &Session<'_>, record: &Record) -> Result<Self, ReadError> {
+        let layout = &session.kernel.layouts().task;
+        Ok(Self {
+            pid: record.u32(layout.pid)?,
+            exit_state: record.u32(layout.exit_state)?,
+            start_time: record.u64(layout.start_time)?,
+        })
+    }
+
     /// The task's own number.
     pub(super) fn number(&self) -> u32 {
         self.pid
@@ -158,17 +189,40 @@ struct Run {
 }
 
 impl Run {
+    fn in_record(session: &Session<'_>, task: Gva, record: &Record) -> Result<Self, ReadError> {
+        let layout = &session.kernel.layouts().task;
+        let mm = record.pointer(layout.mm)?;
+        let cred = record.pointer(layout.real_cred)?;
+        Ok(Self { mm, cred, executing: Self::executing(session, task)? })
+    }
+
     fn of(session: &Session<'_>, task: Gva) -> Result<Self, ReadError> {
         let layout = &session.kernel.layouts().task;
-        let flag = |flag: Flag| -> Result<bool, ReadError> {
-            Ok(session.space.u8(member(task, flag.offset)?)? & flag.mask != 0)
-        };
         Ok(Self {
             mm: session.space.pointer(member(task, layout.mm)?)?,
             cred: session.space.pointer(member(task, layout.real_cred)?)?,
-            executing: layout.in_execve.map(flag).transpose()?,
+            executing: Self::executing(session, task)?,
         })
     }
+
+    fn executing(session: &Session<'_>, task: Gva) -> Result<Option<bool>, ReadError> {
+        let flag = |flag: Flag| -> Result<bool, ReadError> {
+            Ok(session.space.u8(member(task, flag.offset)?)? & flag.mask != 0)
+        };
+        session.kernel.layouts().task.in_execve.map(flag).transpose()
+    }
+}
+
+/// Where the first of a task is that anybody asks for: its place in the lists and its numbers.
+pub(super) fn stretch(session: &Session<'_>) -> Span {
+    session.kernel.layouts().task.stretch
+}
+
+/// Offset and length of what [`leader`] reads.
+pub(super) fn leader_place(session: &Session<'_>) -> (u64, u64) {
+    let layout = &session.kernel.layouts().task;
+    let (first, last) = (layout.pid.min(layout.group_leader), layout.pid.max(layout.group_leader));
+    (first, last.saturating_sub(first).saturating_add(8))
 }
 
 /// The thread group leader of a task. `None`: it is an idle task.
@@ -209,8 +263,9 @@ pub(super) fn is_leader_in_use(session: &Session<'_>, task: Gva) -> Result<bool,
 /// A process that is on the task list. `Ok(None)`: the task went away, or kept changing, while it was read.
 pub(super) fn listed(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, ReadError> {
     for _ in 0..2 {
-        let before = (Stamp::of(session, task)?, Run::of(session, task)?);
-        let seen = read(session, task, &before.0, &before.1)?;
+        let record = Record::read(session, task, session.kernel.layouts().task.stretch)?;
+        let before = (Stamp::in_record(session, &record)?, Run::in_record(session, task, &record)?);
+        let seen = read(session, task, &record, &before.0, &before.1)?;
         if !is_listed(session, task)? {
             return Ok(None);
         }
@@ -225,15 +280,16 @@ pub(super) fn listed(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, R
 /// A process that other views have. `Ok(None)`: it has ended, never began, or kept changing while it was read.
 pub(super) fn unlisted(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, ReadError> {
     session.space.look().forget_pages();
-    let before = Stamp::of(session, task)?;
+    let record = Record::read(session, task, session.kernel.layouts().task.stretch)?;
+    let before = Stamp::in_record(session, &record)?;
     let lives = before.exit_state & EXIT_DEAD == 0
         && before.start_time != 0
         && (1..PID_MAX_LIMIT).contains(&before.pid);
     if !lives {
         return Ok(None);
     }
-    let run = Run::of(session, task)?;
-    let seen = read(session, task, &before, &run)?;
+    let run = Run::in_record(session, task, &record)?;
+    let seen = read(session, task, &record, &before, &run)?;
     Ok(((Stamp::of(session, task)?, Run::of(session, task)?) == (before, run)).then_some(seen))
 }
 
@@ -246,10 +302,16 @@ fn is_listed(session: &Session<'_>, task: Gva) -> Result<bool, ReadError> {
     list::is_linked(session, member(task, session.kernel.layouts().task.tasks)?)
 }
 
-fn read(session: &Session<'_>, task: Gva, stamp: &Stamp, run: &Run) -> Result<Seen, ReadError> {
+fn read(
+    session: &Session<'_>,
+    task: Gva,
+    record: &Record,
+    stamp: &Stamp,
+    run: &Run,
+) -> Result<Seen, ReadError> {
     let layout = &session.kernel.layouts().task;
     let space = &session.space;
-    let pointer = |offset| space.pointer(member(task, offset)?);
+    let pointer = |offset| record.pointer(offset);
 
     if stamp.pid >= PID_MAX_LIMIT {
         session.problem(
@@ -259,8 +321,9 @@ fn read(session: &Session<'_>, task: Gva, stamp: &Stamp, run: &Run) -> Result<Se
         );
     }
     let flags = space.u32(member(task, layout.flags)?)?;
-    let (name, kind, state) = identity(session, task, stamp)?;
-    let kernel_thread = kind == TaskKind::Kernel;
+    let name = name(&record.array::<COMM>(layout.comm)?);
+    let state = state(space.u32(member(task, layout.state)?)?, stamp.exit_state);
+    let kernel_thread = thread::kind(session, flags) == TaskKind::Kernel;
     let mm = run.mm;
     let files = pointer(layout.files)?;
 
@@ -271,7 +334,7 @@ fn read(session: &Session<'_>, task: Gva, stamp: &Stamp, run: &Run) -> Result<Se
         member(parent, layout.tgid).and_then(|tgid| space.u32(tgid)),
     )?;
     let namespaces = namespace::namespaces(session, pointer(layout.nsproxy)?, pointer(layout.thread_pid)?)?;
-    let groups = cgroup::groups(session, pointer(layout.cgroups)?)?;
+    let groups = cgroup::groups(session, space.pointer(member(task, layout.cgroups)?)?)?;
     let seccomp = layout.seccomp_mode.map(|at| space.u32(member(task, at)?)).transpose()?;
 
     let mut process = Process {
@@ -297,7 +360,7 @@ fn read(session: &Session<'_>, task: Gva, stamp: &Stamp, run: &Run) -> Result<Se
             2 | 3 => Some(Seccomp::Filter),
             _ => None,
         }),
-        no_new_privs: Some(space.u64(member(task, layout.atomic_flags)?)? & PFA_NO_NEW_PRIVS != 0),
+        no_new_privs: Some(record.u64(layout.atomic_flags)? & PFA_NO_NEW_PRIVS != 0),
         task: Address(task.0),
         ..Process::default()
     };
@@ -332,10 +395,16 @@ pub(super) fn identity(
 ) -> Result<(String, TaskKind, Option<ProcessState>), ReadError> {
     let layout = &session.kernel.layouts().task;
     let space = &session.space;
-    let name = space.c_string(member(task, layout.comm)?, COMM)?;
+    let mut comm = [0; COMM];
+    space.read(member(task, layout.comm)?, &mut comm)?;
     let kind = thread::kind(session, space.u32(member(task, layout.flags)?)?);
     let state = state(space.u32(member(task, layout.state)?)?, stamp.exit_state);
-    Ok((String::from_utf8_lossy(&name).into_owned(), kind, state))
+    Ok((name(&comm), kind, state))
+}
+
+fn name(comm: &[u8; COMM]) -> String {
+    let text = comm.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
 }
 
 /// ``__task_state_index()``, include/linux/sched.h (6.12): the highest reported bit counts.

@@ -5,6 +5,7 @@
 
 use crate::opened::Opened;
 use facts::{Family, FilterKind, Ownership, Snapshot, Socket, rule};
+use introspect::Options;
 use vmi_core::{AddressSpace, Budget, Gva, Look};
 
 /// A kind of socket of the menagerie, and what to find one by.
@@ -52,9 +53,20 @@ impl Stopped<'_> {
 
     /// Looks while each of these addresses holds its value.
     fn look_with(&self, changes: &[(u64, u64)]) -> Snapshot {
+        self.with(changes, || self.opened.snapshot().unwrap())
+    }
+
+    /// The same with a search of memory.
+    fn search_with(&self, changes: &[(u64, u64)]) -> Snapshot {
+        let options = Options { scan: true, ..Options::default() };
+        let Opened { vm, kernel, .. } = self.opened;
+        self.with(changes, || introspect::snapshot(&*vm.memory, kernel, &vm.vm, &options).unwrap())
+    }
+
+    fn with(&self, changes: &[(u64, u64)], look: impl Fn() -> Snapshot) -> Snapshot {
         let before: Vec<(u64, u64)> = changes.iter().map(|(at, _)| (*at, self.peek(*at))).collect();
         changes.iter().for_each(|(at, value)| self.poke(*at, *value));
-        let snapshot = self.opened.snapshot().unwrap();
+        let snapshot = look();
         before.iter().for_each(|(at, value)| self.poke(*at, *value));
         snapshot
     }
@@ -128,6 +140,22 @@ fn closing(stopped: &Stopped<'_>, clean: &Snapshot) {
     assert_eq!(attest::cross_views(&ending, &attest::Policy::default()), []);
 }
 
+/// A search finds every socket that is held, and in an honest guest nothing that no view has: neither what is free nor what the
+/// kernel made for itself.
+fn everything_is_in_memory(clean: &Snapshot, searched: &Snapshot) {
+    assert_eq!(searched.problems, []);
+    let mut same = searched.sockets.clone();
+    // A subflow of MPTCP has the file of the socket that it works for, which alone is that file's.
+    let mptcp = same.iter().filter(|socket| socket.protocol.as_deref() == Some("mptcp"));
+    let lent: Vec<_> = mptcp.filter_map(|socket| socket.file).collect();
+    for socket in &mut same {
+        let found = socket.views.pop_if(|view| view == "slab").is_some();
+        let works_for_another = !found && socket.file.is_some_and(|file| lent.contains(&file));
+        assert!(found || works_for_another || socket.file.is_none(), "not found in memory: {socket:?}");
+    }
+    assert_eq!(same, clean.sockets);
+}
+
 pub fn check(opened: &Opened) {
     let program = filter_program(opened);
     opened.guest.qmp(&serde_json::json!({"execute": "stop"})).unwrap();
@@ -135,6 +163,8 @@ pub fn check(opened: &Opened) {
     let clean = opened.snapshot().unwrap();
     odd_holders(&clean, program);
     assert_eq!(attest::cross_views(&clean, &attest::Policy::default()), [], "an honest guest hides nothing");
+    let searched = stopped.search_with(&[]);
+    everything_is_in_memory(&clean, &searched);
     for (kind, wanted) in KINDS {
         let found = clean.sockets.iter().find(|socket| wanted(socket) && socket.views.len() >= 2);
         let socket = found.unwrap_or_else(|| panic!("no socket of kind {kind}"));
@@ -153,6 +183,26 @@ pub fn check(opened: &Opened) {
         let seen = hidden_from(&snapshot, socket, &["file_table"], kind);
         assert_eq!((seen.processes.len(), seen.ownership), (0, Some(Ownership::Nobody)), "{kind}");
         assert_eq!(seen.file, socket.file, "{kind}: the file is the evidence");
+
+        // Off all of them, and heard of nowhere: its memory is still there.
+        let mut views: Vec<&str> = socket.views.iter().map(String::as_str).collect();
+        let in_memory = searched.sockets.iter().find(|known| known.sock == socket.sock).unwrap();
+        let mut off = [&off_hash[..], &off_files].concat();
+        if views.contains(&"address_table") {
+            off.append(&mut stopped.off_the_hash_table(socket, "skc_portaddr_node"));
+        }
+        let snapshot = stopped.look_with(&off);
+        assert!(!snapshot.sockets.iter().any(|seen| seen.sock == socket.sock), "{kind}: no view has it");
+        let snapshot = stopped.search_with(&off);
+        views.sort_by_key(|view| {
+            ["file_table", "hash_table", "address_table"].iter().position(|name| name == view)
+        });
+        let seen = hidden_from(&snapshot, in_memory, &views, kind);
+        assert_eq!(
+            (seen.views.as_slice(), seen.file),
+            (["slab".to_owned()].as_slice(), socket.file),
+            "{kind}"
+        );
 
         // UDP has a table more, and needs no other to get its packets.
         if socket.views.iter().any(|view| view == "address_table") {
