@@ -268,7 +268,9 @@ pub(crate) fn sockets(
 /// Adds what is in the memory of sockets and in no view. What the kernel made for itself has no file, and is in no table where nobody
 /// is to find it: only what is held counts.
 fn scan(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) -> Result<(), ReadError> {
-    let Some(socks) = sock_scan::socks(session)? else { return Ok(()) };
+    let rows = walk.places.iter().zip(&walk.sockets);
+    let held = rows.filter(|(_, socket)| socket.file.is_some()).map(|(sk, _)| *sk);
+    let Some(socks) = sock_scan::socks(session, held)? else { return Ok(()) };
     let mut unknown = Vec::new();
     for sk in socks {
         match walk.places.binary_search(&sk).ok().and_then(|at| walk.sockets.get_mut(at)) {

@@ -140,7 +140,8 @@ pub(crate) fn processes(session: &Session<'_>, processes: &mut Vec<Seen>) -> Res
 
 /// Adds what is in the memory of tasks, whoever knows of it: also a process that is on no list, and sleeps.
 fn scan(session: &Session<'_>, processes: &mut Vec<Seen>) -> Result<(), ReadError> {
-    let Some(objects) = slab::objects(session, CACHE)? else {
+    let known: Vec<Gva> = processes.iter().map(|process| Gva(process.facts.task.0)).collect();
+    let Some(objects) = slab::objects(session, CACHE, &known)? else {
         session.problem(
             ProblemKind::Profile,
             CACHE,

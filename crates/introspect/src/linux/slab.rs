@@ -9,12 +9,13 @@ use super::layout::Resolver;
 use crate::session::{Session, member};
 use facts::ProblemKind;
 use guest_profiles::Bits;
+use std::collections::BTreeMap;
 use vmi_core::{Gva, PAGE_SIZE, ReadError};
 
 /// Descriptions that are read at once.
 const CHUNK: u64 = 512;
 /// Objects that are given back at most.
-const OBJECTS_MAX: usize = 16 << 20;
+const OBJECTS_MAX: u64 = 16 << 20;
 /// Where the descriptions start without `CONFIG_RANDOMIZE_MEMORY` (``__VMEMMAP_BASE_L4``, arch/x86/include/asm/pgtable_64_types.h).
 const VMEMMAP: Gva = Gva(0xffff_ea00_0000_0000);
 /// Where all of memory is mapped then (``__PAGE_OFFSET_BASE_L4``, arch/x86/include/asm/page_64_types.h).
@@ -48,9 +49,14 @@ impl Layout {
     }
 }
 
-/// Addresses, in the direct map, of all objects of the cache that the pointer ``symbol`` leads to, free ones included. `None`:
-/// this kernel's caches cannot be walked so.
-pub(crate) fn objects(session: &Session<'_>, symbol: &str) -> Result<Option<Vec<Gva>>, ReadError> {
+/// Addresses, in the direct map, of all objects of the cache that the pointer ``symbol`` leads to, free ones included. Some that
+/// are known say where in a slab the first object is: not every kernel begins at its start. `None`: this kernel's caches cannot
+/// be walked so.
+pub(crate) fn objects(
+    session: &Session<'_>,
+    symbol: &str,
+    known: &[Gva],
+) -> Result<Option<Vec<Gva>>, ReadError> {
     let Some(layout) = &session.kernel.layouts().slab else { return Ok(None) };
     let Some(pointer) = session.kernel.symbol(symbol) else { return Ok(None) };
     let space = &session.space;
@@ -74,7 +80,8 @@ pub(crate) fn objects(session: &Session<'_>, symbol: &str) -> Result<Option<Vec<
         );
         return Ok(None);
     }
-    let mut objects = Vec::new();
+    let mut slabs = Vec::new();
+    let mut total: u64 = 0;
     let memory = space.look().memory();
     for region in memory.regions() {
         for extent in memory.populated(*region).map_err(ReadError::Memory)? {
@@ -93,20 +100,42 @@ pub(crate) fn objects(session: &Session<'_>, symbol: &str) -> Result<Option<Vec<
                 for (number, page) in (start..).zip(bytes.chunks_exact(step)) {
                     let Some(held) = layout.objects_of(page, cache) else { continue };
                     let Some(slab) = direct_map.element(number, PAGE_SIZE) else { continue };
-                    objects.extend((0..held).filter_map(|index| slab.element(index, u64::from(size))));
-                    if objects.len() > OBJECTS_MAX {
+                    total = total.saturating_add(held);
+                    if total > OBJECTS_MAX {
                         session.problem(
                             ProblemKind::Budget,
                             format_args!("kmem_cache {cache}"),
                             format_args!("More than {OBJECTS_MAX} objects."),
                         );
-                        return Ok(Some(objects));
+                        return Ok(Some(all_of(&slabs, u64::from(size), known)));
                     }
+                    slabs.push((slab, held));
                 }
             }
         }
     }
-    Ok(Some(objects))
+    Ok(Some(all_of(&slabs, u64::from(size), known)))
+}
+
+/// The objects of `size` bytes of slabs, each with where it starts and how many it has.
+fn all_of(slabs: &[(Gva, u64)], size: u64, known: &[Gva]) -> Vec<Gva> {
+    let place = |object: &Gva| {
+        let (slab, held) = slabs.get(slabs.partition_point(|(slab, _)| slab <= object).checked_sub(1)?)?;
+        let into = object.0.checked_sub(slab.0)?;
+        // One more than it has: the first need not be at the start.
+        (into < held.saturating_add(1).saturating_mul(size)).then(|| into.checked_rem(size)).flatten()
+    };
+    // What most say: one that was forged to mislead is one.
+    let mut votes: BTreeMap<u64, usize> = BTreeMap::new();
+    for first in known.iter().filter_map(place) {
+        *votes.entry(first).or_default() += 1;
+    }
+    let first = votes.into_iter().max_by_key(|(_, count)| *count).map_or(0, |(first, _)| first);
+    let of_slab = |(slab, held): &(Gva, u64)| {
+        let start = slab.checked_add(first);
+        (0..*held).filter_map(move |index| start?.element(index, size)).collect::<Vec<_>>()
+    };
+    slabs.iter().flat_map(of_slab).collect()
 }
 
 impl Layout {

@@ -14,9 +14,23 @@ pub(super) const VIEW: &str = "slab";
 /// The cache of ``struct socket_alloc`` (net/socket.c).
 const CACHE: &str = "sock_inode_cachep";
 
-/// ``struct sock *`` of all sockets in use there, ascending. `None`: this kernel's memory cannot be searched, with a problem.
-pub(super) fn socks(session: &Session<'_>) -> Result<Option<Vec<Gva>>, ReadError> {
-    let Some(objects) = slab::objects(session, CACHE)? else {
+/// Of so many socks that are known it is asked where their ``struct socket_alloc`` is.
+const KNOWN: usize = 16;
+
+/// ``struct sock *`` of all sockets in use there, ascending; some that a file leads to are known. `None`: this kernel's memory cannot be
+/// searched, with a problem.
+pub(super) fn socks(
+    session: &Session<'_>,
+    held: impl Iterator<Item = Gva>,
+) -> Result<Option<Vec<Gva>>, ReadError> {
+    let layout = &session.kernel.layouts().net.sock;
+    let mut known = Vec::new();
+    for sk in held.take(KNOWN) {
+        let socket = member(sk, layout.socket).and_then(|at| session.space.pointer(at));
+        let socket = session.known("sock", sk, socket)?;
+        known.extend(socket.and_then(|socket| socket.checked_sub(layout.alloc_socket)));
+    }
+    let Some(objects) = slab::objects(session, CACHE, &known)? else {
         session.problem(
             ProblemKind::Profile,
             CACHE,
