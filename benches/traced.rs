@@ -59,6 +59,7 @@ impl Footprint {
     }
 
     /// Adds the two raw copies of what was read, of the pages and of the lines.
+    #[expect(clippy::expect_used, reason = "a bench that cannot measure has nothing else to do than to stop")]
     pub fn copies(&self, group: &mut BenchmarkGroup<'_, WallTime>, memory: &dyn GuestMemory) {
         for (name, runs) in [("pages", &self.pages), ("lines", &self.lines)] {
             let mut buffer = Vec::new();
