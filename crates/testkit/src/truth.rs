@@ -356,7 +356,10 @@ impl Truth {
             }
             process
         };
+        // What comes and goes between two truths is in neither, but it was counted.
+        let counted = |truth: &Self| (truth.kernel.forks, truth.kernel.last_pid);
         self.kernel.boot_id == other.kernel.boot_id
+            && counted(self) == counted(other)
             && self.modules == other.modules
             && self.programs == other.programs
             && self.sockets == other.sockets

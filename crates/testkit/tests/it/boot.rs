@@ -94,7 +94,7 @@ fn a_microvm_boots_and_powers_off() {
     guest.power_off().unwrap();
     let nic = Nic { tap: "none".into(), namespace: None, mac: "52:54:00:00:00:01".into() };
     let error = Guest::boot(GuestSpec::new(Kernel::V6_1).machine(Machine::Microvm).nic(nic)).unwrap_err();
-    assert!(format!("{error:#}").contains("no network card"), "{error:#}");
+    assert!(format!("{error:#}").contains("no virtio devices"), "{error:#}");
 }
 
 #[test]
