@@ -95,7 +95,7 @@ fn xen(own: &[(&str, PathBuf)], rows: &mut Vec<Row>) -> Result<()> {
     let guests = [("foreign map, PVH", "pvh", DomainKind::Pvh), ("foreign map, PV", "pv", DomainKind::Pv)];
     for (number, (shown, name, kind)) in (0..).zip(guests) {
         let uuid = format!("7b0e7b5e-0000-4000-8000-{number:012}");
-        let guest = host.start_domain(name, &uuid, kind, false)?;
+        let guest = host.start_domain(name, &uuid, kind, None)?;
         host.wait([&guest])?;
         rows.push(("real Xen, emulated", shown, inside(&host, name)?));
     }

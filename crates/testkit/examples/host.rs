@@ -15,14 +15,13 @@ fn main() -> Result<()> {
     if std::env::args().nth(1).as_deref() == Some("xen") {
         let host = XenHost::boot()?;
         eprintln!("the host is up after {:?}", start.elapsed());
-        for (number, name) in std::env::args().skip(2).enumerate() {
+        for (number, name) in (2..).zip(std::env::args().skip(2)) {
             let kind = match name.as_str() {
                 "pv" => DomainKind::Pv,
                 "hvm" => DomainKind::Hvm,
                 _ => DomainKind::Pvh,
             };
-            let networked = kind == DomainKind::Pvh;
-            host.wait([&host.start_domain(&name, &format!("{UUID}{number}"), kind, networked)?])?;
+            host.wait([&host.start_domain(&name, &format!("{UUID}{number}"), kind, Some(number))?])?;
             eprintln!("{name} is up after {:?}", start.elapsed());
         }
         serve(&host)

@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Modules a guest can load, where its kernel has them as modules (6.12 has `virtio_pci` built in).
-const MODULES: [&str; 24] = [
+const MODULES: [&str; 25] = [
     "virtio_pci",
     "virtio_blk",
     "ext4",
     "virtio_net",
     "virtio_console",
     "xen_netfront",
+    "e1000",
     "dummy",
     "veth",
     "tun",

@@ -81,44 +81,92 @@ pub fn audit_tells_drift(host: &Host, guest: &Inner<'_>) {
     guest.kill(rogue.pid).unwrap();
 }
 
-/// The same; and the daemon sees it, cuts the guest off at `device`, lets it back on the network when it is released, and notices its
-/// end. `address` is that of the guest's `eth0`.
-pub fn drift_is_found_and_cut_off(host: &Host, guest: &Inner<'_>, device: &str, address: &str) {
+/// A way of a guest to the network.
+pub struct Way<'a> {
+    /// The network device on the host that is to be cut.
+    pub device: &'a str,
+    /// The guest's interface behind it, and its address.
+    pub interface: &'a str,
+    pub address: &'a str,
+}
+
+impl Way<'_> {
+    /// What must succeed on the host, its only way to the guest being this one. The host asks anew where the address is, since two cards
+    /// may have the same number.
+    fn reached(&self) -> String {
+        let address = self.address;
+        format!(
+            "ip neigh flush to {address}; test \"$(echo hello | timeout 5 nc {address} 80 | head -c 5)\" = hello"
+        )
+    }
+
+    /// Leaves the guest no other way than this one.
+    fn take(&self, guest: &Inner<'_>, ways: &[Way<'_>]) {
+        if let [_, _, ..] = ways {
+            for way in ways {
+                let state = if way.interface == self.interface { "up" } else { "down" };
+                let ran = guest.run(&["ip", "link", "set", way.interface, state]).unwrap();
+                assert_eq!(ran.status, Some(0), "{ran:?}");
+            }
+        }
+    }
+}
+
+/// The same as [`audit_tells_drift`]; and the daemon sees it, cuts the guest off on every way that it has, and lets it back on the network
+/// when it is released. The daemon runs until [`its_end_is_told`].
+pub fn drift_is_found_and_cut_off(host: &Host, guest: &Inner<'_>, ways: &[Way<'_>]) {
     let name = guest.name();
-    guest.net_up("eth0", &format!("{address}/24"), None).unwrap();
+    for way in ways {
+        guest.net_up(way.interface, &format!("{}/24", way.address), None).unwrap();
+    }
     certify(host, guest);
 
     let config = format!(
-        "interval = '1s'\nconfirm_after = '5ms'\nstate_dir = '/run/state'\nfindings = '/run/findings'\n\
-         socket = '/run/d.sock'\ncertificates = '/run/{name}.d/certificates'\ntrusted_keys = ['/run/{name}.d/key.pub']\nonly = ['{name}']\n\
+        "interval = '1s'\nconfirm_after = '5ms'\nstate_dir = '/run/{name}.d/state'\nfindings = '/run/{name}.d/findings'\n\
+         socket = '/run/{name}.d/sock'\ncertificates = '/run/{name}.d/certificates'\n\
+         trusted_keys = ['/run/{name}.d/key.pub']\nonly = ['{name}']\n\
          [quarantine]\nenabled = true\nmode = 'enforce'\n"
     );
-    host.succeed(&format!("cat >/run/d.toml <<'END'\n{config}END")).unwrap();
-    host.start("birthmarkd", "birthmarkd --config /run/d.toml").unwrap();
+    host.succeed(&format!("cat >/run/{name}.d/config <<'END'\n{config}END")).unwrap();
+    host.start(&format!("{name}.d/daemon"), &format!("birthmarkd --config /run/{name}.d/config")).unwrap();
     let event = |kind: &str| {
-        format!("grep -q '\"{kind}\"' /run/findings || {{ cat /run/findings /run/birthmarkd.log; false; }}")
+        format!("cd /run/{name}.d && grep -q '\"{kind}\"' findings || {{ cat findings daemon.log; false; }}")
     };
     host.wait_for(&event("conforms")).unwrap();
-    let reached = format!("test \"$(echo hello | timeout 5 nc {address} 80 | head -c 5)\" = hello");
-    host.wait_for(&reached).unwrap();
+    for way in ways {
+        way.take(guest, ways);
+        host.wait_for(&way.reached()).unwrap();
+    }
 
     let rogue = guest.spawn(listener("/tmp/rogue", 4444)).unwrap();
     host.wait_for(&event("vm.quarantined")).unwrap();
     let rules = host.succeed("nft list ruleset").unwrap();
-    for hook in ["ingress", "egress"] {
-        assert!(rules.contains(&format!("hook {hook} device \"{device}\"")), "{rules}");
+    for way in ways {
+        for hook in ["ingress", "egress"] {
+            assert!(rules.contains(&format!("hook {hook} device \"{}\"", way.device)), "{rules}");
+        }
+        way.take(guest, ways);
+        let status = host.run(&way.reached()).unwrap().status;
+        assert_ne!(status, Some(0), "a guest in quarantine must not be reached at {}", way.device);
     }
-    assert_ne!(host.run(&reached).unwrap().status, Some(0), "a guest in quarantine must not be reached");
     drift_is_told(host, guest);
 
     guest.kill(rogue.pid).unwrap();
-    host.succeed(&format!("birthmark release {name} --socket /run/d.sock")).unwrap();
-    host.wait_for(&reached).unwrap();
-    assert!(!host.succeed("nft list ruleset").unwrap().contains(device));
+    host.succeed(&format!("birthmark release {name} --socket /run/{name}.d/sock")).unwrap();
+    for way in ways {
+        way.take(guest, ways);
+        host.wait_for(&way.reached()).unwrap();
+    }
+    let rules = host.succeed("nft list ruleset").unwrap();
+    assert!(!ways.iter().any(|way| rules.contains(way.device)), "{rules}");
 }
 
-/// The daemon notices that the guest ended.
-pub fn its_end_is_told(host: &Host) {
-    host.wait_for("grep -q '\"vm.gone\"' /run/findings").unwrap();
-    host.succeed("birthmark status --socket /run/d.sock").unwrap();
+/// The daemon notices that the guest ended, and goes on. Then it is ended too.
+pub fn its_end_is_told(host: &Host, name: &str) {
+    host.wait_for(&format!("grep -q '\"vm.gone\"' /run/{name}.d/findings")).unwrap();
+    host.succeed(&format!(
+        "birthmark status --socket /run/{name}.d/sock && kill $(pidof birthmarkd) && \
+         while pidof birthmarkd; do sleep 0.1; done"
+    ))
+    .unwrap();
 }

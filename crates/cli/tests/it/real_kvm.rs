@@ -3,7 +3,7 @@
 //! all that is shown.
 
 use crate::lab_host::{
-    audit_tells_drift, drift_is_found_and_cut_off, its_end_is_told, paused_look_equals_truth,
+    Way, audit_tells_drift, drift_is_found_and_cut_off, its_end_is_told, paused_look_equals_truth,
     snapshot_equals_truth,
 };
 use crate::shown::Shown;
@@ -110,9 +110,10 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
         }
     }
     guests[1].load_module("virtio_net").unwrap();
-    drift_is_found_and_cut_off(&host, &guests[1], TAP, "10.79.0.2");
+    let way = Way { device: TAP, interface: "eth0", address: "10.79.0.2" };
+    drift_is_found_and_cut_off(&host, &guests[1], &[way]);
     host.succeed(&format!("kill {}", listed["memfd"].pid.unwrap())).unwrap();
-    its_end_is_told(&host);
+    its_end_is_told(&host, guests[1].name());
     shown.that(kinds[1], &["audit", "daemon", "quarantine", "end"]);
 
     // A host that is locked down does not let its kernel be read, by nobody: the rules stand in, and see the same.

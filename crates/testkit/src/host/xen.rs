@@ -36,6 +36,7 @@ const CONTENTS: Contents = Contents {
         "xen_gntalloc",
         "xen_netback",
         "bridge",
+        "tun",
         "crc32c_generic",
         "nf_tables",
         "nft_objref",
@@ -52,11 +53,12 @@ const CONTENTS: Contents = Contents {
 /// The kernel of the first domain: the cloud flavour cannot be one.
 const FIRST_KERNEL: Packages = Packages { name: "first-domain-kernel", wanted: &["linux-image-amd64"] };
 
-/// What `xl` runs for a network card of a guest.
+/// What `xl` runs for a network card of a guest: with `online` for the device of Xen's, with `add` for the tap of a card that a device model
+/// emulates.
 const VIF_SCRIPT: &str = "#!/bin/dash\n\
-    [ \"$1\" = online ] || exit 0\n\
-    ip link set \"$vif\" master br0 && ip link set \"$vif\" up && \
-    xenstore-write \"$XENBUS_PATH/hotplug-status\" connected\n";
+    case \"$1\" in online) device=$vif ;; add) device=$INTERFACE ;; *) exit 0 ;; esac\n\
+    ip link set \"$device\" master br0 && ip link set \"$device\" up || exit 1\n\
+    [ \"$1\" = add ] || xenstore-write \"$XENBUS_PATH/hotplug-status\" connected\n";
 
 const XEN: &str = "boot/xen-4.17-amd64.gz";
 /// `rdtscp` and `smap` off: QEMU 7.2 emulates both in ways that Xen or its first domain do not survive (facts/lab.md 4).
@@ -167,27 +169,32 @@ impl XenHost {
         Ok(Self { host })
     }
 
-    /// Starts a domain without waiting for what boots in it. Its network card, if it has one, is a port of `br0`.
+    /// Starts a domain without waiting for what boots in it. Its network card, if it is given a number for one, is a port of `br0`.
+    ///
+    /// One with an emulated PC has that card twice: as Xen's (`xen_netfront`), and as one that its device model emulates (`e1000`), with a
+    /// tap of its own on the bridge. Linux gives the second up when it finds that it runs on Xen; this one is told not to.
     pub fn start_domain(
         &self,
         name: &str,
         uuid: &str,
         kind: DomainKind,
-        networked: bool,
+        card: Option<u8>,
     ) -> Result<Inner<'_>> {
-        let (kind, kernel, initramfs) = match kind {
-            DomainKind::Pv => ("pv", VMLINUX, INITRAMFS),
-            DomainKind::Pvh => ("pvh", VMLINUX, INITRAMFS),
-            DomainKind::Hvm => ("hvm", HVM_VMLINUZ, HVM_INITRAMFS),
+        let (kind, kernel, initramfs, parameter) = match kind {
+            DomainKind::Pv => ("pv", VMLINUX, INITRAMFS, ""),
+            DomainKind::Pvh => ("pvh", VMLINUX, INITRAMFS, ""),
+            DomainKind::Hvm => ("hvm", HVM_VMLINUZ, HVM_INITRAMFS, "xen_emul_unplug=unnecessary "),
         };
-        let vif = if networked {
-            "vif=[\"mac=52:54:00:00:00:02,bridge=br0,script=/etc/xen/vif-lab\"]\n"
-        } else {
-            ""
-        };
+        let vif = card.map_or_else(String::new, |number| {
+            // Without the ROM that a PC could boot from the network by: the BIOS would spend its time on it.
+            format!(
+                "vif=[\"mac=52:54:00:00:00:{number:02x},bridge=br0,script=/etc/xen/vif-lab,model=e1000\"]\n\
+                 device_model_args_hvm=[\"-global\",\"e1000.romfile=\"]\n"
+            )
+        });
         let configuration = format!(
             "name=\"{name}\"\nuuid=\"{uuid}\"\ntype=\"{kind}\"\nkernel=\"/{kernel}\"\nramdisk=\"/{initramfs}\"\n\
-             extra=\"quiet panic=-1 PORT=/dev/hvc0\"\nmemory={GUEST_MIB}\nvcpus=1\non_crash=\"destroy\"\n\
+             extra=\"quiet panic=-1 {parameter}PORT=/dev/hvc0\"\nmemory={GUEST_MIB}\nvcpus=1\non_crash=\"destroy\"\n\
              vga=\"none\"\nvnc=0\n{vif}"
         );
         self.succeed(&format!(
