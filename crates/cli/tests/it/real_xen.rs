@@ -3,8 +3,7 @@
 //! keeps the one CPU busy for longer than everything else takes, so it has a boot of its own.
 
 use crate::lab_host::{
-    Way, drift_is_found_and_cut_off, its_end_is_told, paused_look_equals_truth,
-    snapshot_equals_truth,
+    Way, drift_is_found_and_cut_off, its_end_is_told, paused_look_equals_truth, snapshot_equals_truth,
 };
 use crate::shown::Shown;
 use facts::{ConsistencyMode, Hypervisor, Snapshot, Vm, VmState};
@@ -194,12 +193,13 @@ fn a_domain_with_an_emulated_pc_is_found_and_read() {
 
     // Its kernel has kept the card that the device model emulates. Whoever cuts only Xen's device leaves that way open.
     let domid = vm.domid.unwrap();
+    host.succeed("ip address add 10.80.0.1/24 dev br0").unwrap();
     for module in ["xen_netfront", "e1000"] {
         guest.load_module(module).unwrap();
     }
     let ways = [
         Way { device: &format!("vif{domid}.0"), interface: "eth0", address: "10.79.0.2" },
-        Way { device: &format!("vif{domid}.0-emu"), interface: "eth1", address: "10.79.0.3" },
+        Way { device: &format!("vif{domid}.0-emu"), interface: "eth1", address: "10.80.0.2" },
     ];
     drift_is_found_and_cut_off(&host, &guest, &ways);
     host.destroy(&guest).unwrap();

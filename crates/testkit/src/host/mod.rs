@@ -178,11 +178,6 @@ impl Inner<'_> {
         self.command::<serde_json::Value>(&Command::Kill { pid, signal: None }).map(drop)
     }
 
-    /// Runs a program of it to its end.
-    pub fn run(&self, args: &[&str]) -> Result<Output> {
-        self.command(&Command::Run { args: args.iter().map(|&argument| argument.to_owned()).collect() })
-    }
-
     /// Loads a module of its initramfs.
     pub fn load_module(&self, name: &str) -> Result<()> {
         self.command::<serde_json::Value>(&Command::LoadModule { name: name.to_owned() }).map(drop)
