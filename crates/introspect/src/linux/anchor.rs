@@ -39,6 +39,8 @@ const PROTOCOL_TABLES: [(&[u8], &str); 5] = [
 const RING_MAX: usize = 64 << 10;
 /// How often a list is read again that changed while it was read.
 const RETRIES: u32 = 8;
+/// How often a table is looked for that is not where its bucket says, since it was made larger or smaller meanwhile.
+const RESIZES: u32 = 3;
 /// Nodes of one chain of a hash table.
 const CHAIN_MAX: usize = 4096;
 /// ``HASH_MAX_SIZE`` of lib/rhashtable.c, and more: buckets of a netlink table.
@@ -301,11 +303,22 @@ impl Anchor<'_, '_, '_> {
                 add(symbol, table);
             }
         }
-        let bucket = match rtnl.and_then(|sock| sock.checked_add(layout.netlink_node)) {
-            Some(node) => self.bucket_of(node)?,
-            None => None,
-        };
-        let (modules, netlink) = self.pointed_from(bucket)?;
+        let node = rtnl.and_then(|sock| sock.checked_add(layout.netlink_node));
+        let (mut modules, mut netlink) = (Vec::new(), Vec::new());
+        for _ in 0..RESIZES {
+            let bucket = node.map(|node| self.bucket_of(node)).transpose()?.flatten();
+            (modules, netlink) = self.pointed_from(bucket)?;
+            if bucket.is_none() || !netlink.is_empty() {
+                break;
+            }
+            // The table got other buckets between the two.
+            self.space.forget();
+        }
+        if netlink.len() > 1 {
+            // Pages of the image that only the start of the kernel needed are anybody's since, stacks among them.
+            let exported = self.exported(b"nl_table")?;
+            netlink.retain(|at| exported.contains(at));
+        }
         for (symbol, found) in [("modules", modules), ("nl_table", netlink)] {
             if let [at] = found.as_slice() {
                 add(symbol, *at);
@@ -410,6 +423,38 @@ impl Anchor<'_, '_, '_> {
             Ok(ControlFlow::<()>::Continue(()))
         })?;
         Ok((modules, netlink))
+    }
+
+    /// What the kernel exports to modules as `name`: a ``struct kernel_symbol`` tells how far its value and its name are from the
+    /// members that tell it, four bytes each (include/linux/export-internal.h).
+    fn exported(&self, name: &[u8]) -> Result<Vec<Gva>, ReadError> {
+        let text = [b"\0", name, b"\0"].concat();
+        let mut names = Vec::new();
+        self.image.visit(self.space, text.len() as u64, |at, bytes| {
+            let starts = memmem::find_iter(bytes, &text).filter_map(|start| start.checked_add(1));
+            names.extend(starts.filter_map(|start| at.checked_add(start as u64)));
+            Ok(ControlFlow::<()>::Continue(()))
+        })?;
+        let mut places = Vec::new();
+        // The value stands before the name, perhaps at the end of what was visited before.
+        self.image.visit(self.space, 4, |at, bytes| {
+            for (index, pair) in bytes.as_chunks::<4>().0.windows(2).enumerate() {
+                let [value, name] = pair else { continue };
+                let Some(entry) = at.element(index as u64, 4) else { continue };
+                let told = |place: Gva, by: &[u8; 4]| {
+                    place.0.checked_add_signed(i64::from(i32::from_le_bytes(*by))).map(Gva)
+                };
+                let named = entry.checked_add(4).and_then(|place| told(place, name));
+                if named.is_some_and(|named| names.contains(&named))
+                    && let Some(place) = told(entry, value)
+                    && !places.contains(&place)
+                {
+                    places.push(place);
+                }
+            }
+            Ok(ControlFlow::<()>::Continue(()))
+        })?;
+        Ok(places)
     }
 
     /// Whether `first` is the list node of a module whose predecessor is the head at `head`.

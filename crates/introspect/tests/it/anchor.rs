@@ -68,6 +68,22 @@ fn hide_data_symbols(opened: &Opened) {
     opened.guest.poke_physical(place.0, &names).unwrap();
 }
 
+/// Has `look` see the guest while it stands and a page of its image has a copy of the pointer to the netlink tables, as stacks have
+/// that lie in what the kernel's start gave back.
+fn with_a_stray_copy(opened: &Opened, look: impl FnOnce()) {
+    let memory = Look::begin(&*opened.vm.memory, Budget::default()).unwrap();
+    let space = AddressSpace::new(&memory, opened.kernel.root(), opened.kernel.levels());
+    let [tables, data] = ["nl_table", "init_task"].map(|name| opened.kernel.symbol(name).unwrap());
+    opened.guest.qmp(&serde_json::json!({"execute": "stop"})).unwrap();
+    let mut pages = (data.0 & !0xfff..).step_by(4096).take(4096).map(Gva);
+    let page = pages.find(|page| space.bytes(*page, 4096).is_ok_and(|bytes| bytes == [0; 4096])).unwrap();
+    let place = space.translate(page).unwrap().at.0;
+    opened.guest.poke_physical(place, &space.u64(tables).unwrap().to_le_bytes()).unwrap();
+    look();
+    opened.guest.poke_physical(place, &[0; 8]).unwrap();
+    opened.guest.qmp(&serde_json::json!({"execute": "cont"})).unwrap();
+}
+
 fn look(opened: &Opened, kernel: &Kernel) -> facts::Snapshot {
     introspect::snapshot(&*opened.vm.memory, kernel, opened.facts(), &Options::default()).unwrap()
 }
@@ -111,6 +127,10 @@ fn a_kernel_without_data_symbols_gives_the_same_tables_through_one_anchor() {
         assert_eq!((problem.kind, problem.location.as_str()), (facts::ProblemKind::Profile, "modules"));
         opened.guest.load_module("dummy").unwrap();
 
+        with_a_stray_copy(&opened, || {
+            let found = locate();
+            assert_eq!(found.symbol("nl_table"), opened.kernel.symbol("nl_table"), "{}", kernel.name);
+        });
         let by_description = locate();
         crate::locate::without_vmcoreinfo(&opened);
         let registers = || opened.vm.registers().unwrap();
