@@ -19,7 +19,7 @@ const RESULTS: [(&str, &str); 3] = [
     ("docs/lab-results/xen-hvm.json", "real_xen::a_domain_with_an_emulated_pc_is_found_and_read"),
 ];
 /// What can be shown, in the order of the columns, and what it means.
-const COLUMNS: [(&str, &str); 11] = [
+const COLUMNS: [(&str, &str); 14] = [
     ("list", "`birthmark list` has it with name, UUID, memory and vCPUs"),
     ("metadata", "what libvirt says of it is listed, and is a target"),
     ("slots", "where its memory is was told by the kernel's memory slots"),
@@ -28,6 +28,16 @@ const COLUMNS: [(&str, &str); 11] = [
     (
         "pause ends",
         "its pause ends at the deadline and when the look is killed, and an operator's pause is left alone",
+    ),
+    (
+        "registers",
+        "its vCPU's page tables have the kernel where the kernel's own have it (of PVH and HVM the interrupt table too), and lead to the \
+         kernel where nothing in memory can be searched for",
+    ),
+    ("balloon", "*snapshot* again after it gave a quarter of its memory back, which is told as holes"),
+    (
+        "libxenctrl",
+        "listed, paused and asked for the same registers through the host's libxenctrl, loaded where Xen refuses our own commands",
     ),
     ("audit", "it conforms to its certificate, and with a rogue program it does not"),
     ("daemon", "`birthmarkd` finds the rogue program"),

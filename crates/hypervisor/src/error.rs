@@ -107,16 +107,38 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The hypervisor refused, or is of a version whose interface is not known.
-    #[error(
-        "Xen did not answer about domain {domid} (4.17 is tested; a version of another interface refuses)"
-    )]
+    /// The hypervisor refused.
+    #[error("Xen did not answer about domain {domid}")]
     XenRefused {
         /// The domain, or the first of those asked for.
         domid: u16,
         /// Its error.
         #[source]
         source: io::Error,
+    },
+    /// The hypervisor refuses our commands, and the kernel does not tell which one it is.
+    #[error(
+        "This Xen refuses the versions of domain commands that Birthmark knows, and its libxenctrl cannot be found: the kernel does \
+         not tell Xen's version in /sys/hypervisor/version"
+    )]
+    XenVersion {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The hypervisor refuses our commands, and its library is not there or is none.
+    #[error(
+        "Xen {version} refuses the versions of domain commands that Birthmark knows, so it is asked through its own {name}, which \
+         cannot be loaded (Debian has it in the package libxenmisc{version})"
+    )]
+    XenLibrary {
+        /// The file.
+        name: String,
+        /// Xen's version.
+        version: String,
+        /// Why.
+        #[source]
+        source: libloading::Error,
     },
     /// The hypervisor and xenstore say different things of a domain.
     #[error("Xen says that domain {domid} is {hypervisor}, xenstore says {xenstore}")]

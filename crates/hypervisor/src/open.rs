@@ -68,6 +68,8 @@ pub struct OpenOptions {
     pub layout_source: LayoutSource,
     /// For raw images.
     pub raw_layout: RawLayout,
+    /// For domains of Xen.
+    pub xen_interface: xen::Interface,
 }
 
 /// A guest, ready to be looked at.
@@ -162,7 +164,7 @@ pub fn list() -> Result<Listing, Error> {
         }
         vms.push(vmm.vm);
     }
-    match xen::all() {
+    match xen::all(xen::Interface::default()) {
         Ok(domains) => vms.extend(domains.into_iter().map(|domain| domain.vm)),
         Err(error) => problems.push(ListProblem { pid: None, detail: error.to_string() }),
     }
@@ -243,7 +245,7 @@ impl Found {
 fn open_only(target: &Target, options: &OpenOptions) -> Result<OpenedVm, Error> {
     let mut found: Vec<Found> = kvm::all()?.vmms.into_iter().map(Found::Vmm).collect();
     // A Xen that does not answer is no reason not to find a KVM guest, but one not to say that there is no such VM.
-    let domains = xen::all();
+    let domains = xen::all(options.xen_interface);
     let unanswered = match domains {
         Ok(domains) => {
             found.extend(domains.into_iter().map(Found::Domain));

@@ -7,6 +7,7 @@
 
 use crate::Error;
 use crate::kvm::pause::{MonitorOf, Monitored};
+use crate::xen::Interface;
 use crate::xen::pause::{DomainOf, Held as HeldDomain};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fmt;
@@ -26,6 +27,8 @@ const STOPPING: &str = "stopping";
 const STOPPED: &str = "stopped";
 const ASKED: &str = "asked";
 const DEADLINE: &str = "deadline";
+/// What stands before a domain that is asked about in a way that is refused first.
+const REFUSED: &str = "refused-";
 /// Somebody else had let it go on before.
 const ELSEWHERE: &str = "elsewhere";
 
@@ -35,14 +38,15 @@ pub enum Reins {
     /// The monitor of a QEMU.
     Monitor,
     /// The hypervisor, about one domain.
-    Domain(u16),
+    Domain(u16, Interface),
 }
 
 impl fmt::Display for Reins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Monitor => f.write_str("monitor"),
-            Self::Domain(domid) => write!(f, "xen:{domid}"),
+            Self::Domain(domid, Interface::Known) => write!(f, "xen:{domid}"),
+            Self::Domain(domid, Interface::Refused) => write!(f, "{REFUSED}xen:{domid}"),
         }
     }
 }
@@ -51,10 +55,16 @@ impl FromStr for Reins {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let domid = || text.strip_prefix("xen:")?.parse().ok();
+        let domain = || {
+            let (text, interface) = match text.strip_prefix(REFUSED) {
+                Some(text) => (text, Interface::Refused),
+                None => (text, Interface::Known),
+            };
+            Some(Self::Domain(text.strip_prefix("xen:")?.parse().ok()?, interface))
+        };
         match text {
             "monitor" => Ok(Self::Monitor),
-            _ => domid().map(Self::Domain).ok_or_else(|| format!("`{text}` is nothing that can be paused")),
+            _ => domain().ok_or_else(|| format!("`{text}` is nothing that can be paused")),
         }
     }
 }
@@ -81,7 +91,7 @@ impl Stoppable {
     fn reins(&self) -> Result<(Reins, OwnedFd), Error> {
         match self {
             Self::Monitored(of) => Ok((Reins::Monitor, of.connect()?)),
-            Self::Domain(of) => Ok((Reins::Domain(of.domid()), of.connect()?)),
+            Self::Domain(of) => Ok((Reins::Domain(of.domid(), of.interface()), of.connect()?)),
         }
     }
 
@@ -214,7 +224,7 @@ pub fn guard(line: OwnedFd, through: OwnedFd, reins: Reins, limit: Duration) -> 
     let line = UnixStream::from(line);
     match reins {
         Reins::Monitor => hold(line, &mut Monitored::of(through)?, limit),
-        Reins::Domain(domid) => hold(line, &mut HeldDomain::of(through, domid)?, limit),
+        Reins::Domain(domid, interface) => hold(line, &mut HeldDomain::of(through, domid, interface)?, limit),
     }
 }
 
@@ -261,10 +271,15 @@ mod tests {
 
     #[test]
     fn reins_are_read_as_they_are_written() {
-        for reins in [Reins::Monitor, Reins::Domain(0), Reins::Domain(32_751)] {
+        for reins in [
+            Reins::Monitor,
+            Reins::Domain(0, Interface::Known),
+            Reins::Domain(32_751, Interface::Known),
+            Reins::Domain(7, Interface::Refused),
+        ] {
             assert_eq!(reins.to_string().parse(), Ok(reins));
         }
-        for text in ["", "xen:", "xen:70000", "xen:-1", "kvm"] {
+        for text in ["", "xen:", "refused-", "refused-7", "xen:70000", "xen:-1", "kvm"] {
             assert!(text.parse::<Reins>().is_err(), "{text}");
         }
     }

@@ -230,6 +230,7 @@ impl PhysicalReadError {
         match self {
             Self::Budget(limit) => ReadError::Budget { limit },
             Self::Memory(MemoryError::Outside { .. }) => ReadError::Outside { at },
+            Self::Memory(MemoryError::PagedOut { .. }) => ReadError::PagedOut { at },
             Self::Memory(error) => ReadError::Memory(error),
         }
     }

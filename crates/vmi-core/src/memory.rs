@@ -58,6 +58,12 @@ pub enum MemoryError {
         /// Bytes asked for.
         len: u64,
     },
+    /// The guest has a page there, which the host keeps elsewhere; reading it would bring it back. What it holds is unknown.
+    #[error("The page at guest-physical {at} is paged out by the hypervisor; looking does not bring it back")]
+    PagedOut {
+        /// The page.
+        at: Gpa,
+    },
     /// The VM ended, or its memory was taken away, while it was looked at.
     #[error("The VM is gone: {what}")]
     Gone {
@@ -84,7 +90,7 @@ pub trait GuestMemory: Send + Sync + fmt::Debug {
 
     /// Copies `buf.len()` bytes out of the guest. The whole range must lie in [`Self::regions`]; it may span two that
     /// touch. Bytes that change meanwhile come out as some mix of old and new. Allocates nothing for the guest: absent
-    /// pages read as zeros.
+    /// pages read as zeros, but for [`MemoryError::PagedOut`].
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryError>;
 
     /// Says that these bytes will be read soon, so that a backend that can has them fetched meanwhile. Reads nothing, and asks

@@ -44,6 +44,14 @@ pub enum ReadError {
         /// The address.
         at: Gva,
     },
+    /// The page tables or the page are with the hypervisor's pager.
+    #[error(
+        "Guest-virtual {at} leads to a page that the hypervisor has paged out; looking does not bring it back"
+    )]
+    PagedOut {
+        /// The address.
+        at: Gva,
+    },
     /// The look has used up its time or bytes.
     #[error("The look's budget is used up: {limit}")]
     Budget {

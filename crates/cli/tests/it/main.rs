@@ -25,3 +25,4 @@ mod signing;
 mod trust;
 mod volatility;
 mod writing;
+mod xen_inside;

@@ -6,6 +6,7 @@ use crate::lab_host::{
     Way, drift_is_found_and_cut_off, its_end_is_told, paused_look_equals_truth, snapshot_equals_truth,
 };
 use crate::shown::Shown;
+use crate::xen_inside;
 use facts::{ConsistencyMode, Hypervisor, Snapshot, Vm, VmState};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,6 +18,22 @@ const HOST: &str =
 
 fn uuid(number: u32) -> String {
     format!("7b0e7b5e-0000-4000-8000-{number:012}")
+}
+
+/// A host that has this test program in its first domain.
+fn boot() -> XenHost {
+    let program = std::env::current_exe().unwrap();
+    XenHost::boot_with(&[(xen_inside::PROGRAM, program)]).unwrap()
+}
+
+/// What our libraries alone show; and that a guest which has given memory back is read as before.
+fn registers_holes_and_libxenctrl(host: &XenHost, guest: &Inner<'_>) {
+    xen_inside::run(host, guest, "registers_lead_to_the_kernel");
+    xen_inside::run(host, guest, "libxenctrl_does_the_same_where_our_commands_are_refused");
+    guest.truth().unwrap();
+    host.balloon(guest, 120).unwrap();
+    snapshot_equals_truth(host, guest, guest.name());
+    xen_inside::run(host, guest, "what_was_given_back_is_a_hole");
 }
 
 /// A look that pauses a domain, stopped in its middle, and the guard of its pause.
@@ -118,7 +135,7 @@ fn domains_of_a_real_xen_are_found_read_audited_and_cut_off() {
     if !testkit::require(&[Need::XenHost]) {
         return;
     }
-    let host = XenHost::boot().unwrap();
+    let host = boot();
     let kinds = [("pvh", DomainKind::Pvh), ("pv", DomainKind::Pv)];
     let guests: Vec<_> = (0..)
         .zip(kinds)
@@ -152,6 +169,7 @@ fn domains_of_a_real_xen_are_found_read_audited_and_cut_off() {
     for guest in &guests {
         paused_look_equals_truth(&host, guest);
         assert!(!host.is_paused(guest).unwrap());
+        registers_holes_and_libxenctrl(&host, guest);
     }
     a_pause_ends_whatever_happens_and_nests(&host, &guests[1]);
     for guest in &guests {
@@ -163,9 +181,12 @@ fn domains_of_a_real_xen_are_found_read_audited_and_cut_off() {
         its_end_is_told(&host, guest.name());
     }
     let line = ["audit", "daemon", "quarantine", "end"];
+    let library = ["registers", "balloon", "libxenctrl"];
     shown.that(pvh, &["snapshot", "pause"]);
+    shown.that(pvh, &library);
     shown.that(pvh, &line);
     shown.that(pv, &["snapshot", "pause", "pause ends"]);
+    shown.that(pv, &library);
     shown.that(pv, &line);
     shown.keep_or_compare();
 }
@@ -175,7 +196,7 @@ fn a_domain_with_an_emulated_pc_is_found_and_read() {
     if !testkit::require(&[Need::XenHost]) {
         return;
     }
-    let host = XenHost::boot().unwrap();
+    let host = boot();
     let guest = host.start_domain("hvm", &uuid(0), DomainKind::Hvm, Some(0)).unwrap();
     host.wait([&guest]).unwrap();
 
@@ -190,6 +211,7 @@ fn a_domain_with_an_emulated_pc_is_found_and_read() {
     snapshot_equals_truth(&host, &guest, "hvm");
     paused_look_equals_truth(&host, &guest);
     assert!(!host.is_paused(&guest).unwrap());
+    registers_holes_and_libxenctrl(&host, &guest);
 
     // Its kernel has kept the card that the device model emulates. Whoever cuts only Xen's device leaves that way open.
     let domid = vm.domid.unwrap();
@@ -205,7 +227,8 @@ fn a_domain_with_an_emulated_pc_is_found_and_read() {
     host.destroy(&guest).unwrap();
     its_end_is_told(&host, guest.name());
     let mut shown = Shown::on("xen-hvm.json", HOST);
-    let all = ["list", "snapshot", "pause", "audit", "daemon", "quarantine", "end"];
-    shown.that("HVM, emulated PC", &all);
+    let hvm = "HVM, emulated PC";
+    shown.that(hvm, &["list", "snapshot", "pause", "registers", "balloon", "libxenctrl"]);
+    shown.that(hvm, &["audit", "daemon", "quarantine", "end"]);
     shown.keep_or_compare();
 }

@@ -34,6 +34,8 @@ pub(super) const DOMCTL: u64 = 36;
 /// `XEN_DOMCTL_INTERFACE_VERSION` (domctl.h), which the hypervisor compares and refuses with `EACCES`. 0x15 is 4.17's, which
 /// the lab tests. What is used of the answers lies at the same offsets in 4.14 to 4.19.
 pub(super) const DOMCTL_VERSIONS: [u32; 5] = [0x15, 0x16, 0x17, 0x14, 0x13];
+/// A version that no hypervisor has.
+pub(super) const DOMCTL_VERSION_OF_NONE: u32 = u32::MAX;
 /// `struct xen_domctl`: command, version, domain, then the command's own part.
 pub(super) mod domctl {
     pub(crate) const SIZE: usize = 16 + 128;
@@ -48,6 +50,7 @@ pub(super) mod domctl {
     pub(crate) const GET_DOMAIN_INFO: u32 = 5;
     pub(crate) const GET_VCPU_CONTEXT: u32 = 13;
     pub(crate) const GET_HVM_CONTEXT_PARTIAL: u32 = 55;
+    pub(crate) const GET_PAGE_FRAME_INFO: u32 = 61;
 }
 /// `struct xen_domctl_getdomaininfo`, offsets in the part.
 pub(super) mod info {
@@ -55,6 +58,7 @@ pub(super) mod info {
     pub(crate) const FLAGS: usize = 4;
     pub(crate) const TOT_PAGES: usize = 8;
     pub(crate) const MAX_PAGES: usize = 16;
+    pub(crate) const PAGED_PAGES: usize = 40;
     pub(crate) const SHARED_INFO_FRAME: usize = 48;
     pub(crate) const ONLINE_VCPUS: usize = 64;
     pub(crate) const HANDLE: usize = 76;
@@ -74,7 +78,7 @@ pub(super) mod vcpu_context {
 /// `struct xen_domctl_hvmcontext_partial`: type, instance, length and address of a buffer for one record of the domain's saved
 /// state, here `struct hvm_hw_cpu` (arch-x86/hvm/save.h).
 pub(super) mod hvm_context {
-    pub(crate) const TYPE_CPU: u32 = 2;
+    pub(crate) const TYPE_CPU: u16 = 2;
     pub(crate) const INSTANCE: usize = 4;
     pub(crate) const LENGTH: usize = 8;
     pub(crate) const BUFFER: usize = 16;
@@ -83,6 +87,15 @@ pub(super) mod hvm_context {
     pub(crate) const CR3: usize = 672;
     pub(crate) const CR4: usize = 680;
     pub(crate) const IDT: usize = 872;
+}
+/// `struct xen_domctl_getpageframeinfo3`: how many, and the address of numbers that are replaced by types.
+pub(super) mod frame_info {
+    pub(crate) const NUMBER: usize = 0;
+    pub(crate) const BUFFER: usize = 8;
+    /// `XEN_DOMCTL_PFINFO_LTAB_MASK`
+    pub(crate) const MASK: u64 = 0xf << 28;
+    /// `XEN_DOMCTL_PFINFO_XTAB`, `XALLOC` and `BROKEN`
+    pub(crate) const NOT_THERE: [u64; 3] = [0xf << 28, 0xe << 28, 0xd << 28];
 }
 /// `struct shared_info` of a 64-bit guest (xen.h, arch-x86/xen.h), which the guest writes.
 pub(super) mod shared_info {

@@ -1,16 +1,21 @@
-//! What is asked of the hypervisor: which domains there are, how large one is, and its vCPUs' registers. Questions only: the
-//! commands that change a domain are in `pause.rs`.
+//! What is asked of the hypervisor: which domains there are, how large one is, and its vCPUs' registers.
 //!
-//! Domain commands (`domctl`) are no stable interface: each carries a version, and a hypervisor of another one refuses it.
-//! So the version is found out by asking, and where none fits, what they would tell is not known.
+//! Domain commands (`domctl`) are no stable interface: each carries a version, and a hypervisor of another one refuses it. Ours are made
+//! in `domctl.rs`; a hypervisor that refuses all versions of them is asked through its own libxenctrl (`library.rs`).
 
-use super::abi::{self, domctl, hvm_context, info, pod, u32_at, u64_at, vcpu_context};
+use super::abi::{self, frame_info, hvm_context, info, pod, u32_at, u64_at, vcpu_context};
+use super::domctl::Domctl;
+use super::library::Libxenctrl;
 use super::privcmd::{Buffer, Privcmd};
+use crate::Error;
 use nix::errno::Errno;
+use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 use vmi_core::{Gva, Registers};
 
+/// Frames whose types are asked for at once (`XEN_DOMCTL_getpageframeinfo3` allows no more).
+pub(super) const TYPES_MAX: usize = 1024;
 /// vCPUs asked for their registers; more say nothing new about where the kernel is.
 const VCPUS_MAX: u32 = 8;
 /// CR0.PG and CR4.PAE, which a paravirtual guest of 64 bits runs with whatever it was told.
@@ -29,6 +34,8 @@ pub(super) struct Info {
     pub(super) total_pages: u64,
     /// Frames it may have.
     pub(super) max_pages: u64,
+    /// Frames that a pager has taken out to its file.
+    pub(super) paged_pages: u64,
     /// Frame of its `struct shared_info`.
     pub(super) shared_info: u64,
     pub(super) vcpus: u32,
@@ -36,21 +43,57 @@ pub(super) struct Info {
     pub(super) handle: [u8; 16],
 }
 
+/// How domains are asked about and paused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Interface {
+    /// By domain commands of our own, and where the hypervisor refuses their versions, through its libxenctrl.
+    #[default]
+    Known,
+    /// By domain commands of a version that no hypervisor has, so that it refuses them: to see that the other way works.
+    Refused,
+}
+
+/// Domain commands. The answers are structures of the hypervisor's interface, with room behind them.
+pub(super) trait Commands: fmt::Debug + Send + Sync {
+    /// `struct xen_domctl_getdomaininfo` of the first domain whose number is `from` or higher. `Ok(None)`: there is none.
+    fn domain_from(&self, from: u16) -> io::Result<Option<Vec<u8>>>;
+    /// One more pause of the control domain. For `pause.rs` alone, as the next.
+    fn pause(&self, domid: u16) -> io::Result<()>;
+    /// One less.
+    fn unpause(&self, domid: u16) -> io::Result<()>;
+    /// `struct vcpu_guest_context`
+    fn vcpu_context(&self, domid: u16, vcpu: u32) -> io::Result<Vec<u8>>;
+    /// `struct hvm_hw_cpu`
+    fn hvm_cpu(&self, domid: u16, vcpu: u32) -> io::Result<Vec<u8>>;
+    /// Replaces numbers of frames, [`TYPES_MAX`] at most, by what they are (`XEN_DOMCTL_PFINFO_*`).
+    fn frame_types(&self, domid: u16, frames: &mut [u64]) -> io::Result<()>;
+}
+
 /// The hypervisor.
 #[derive(Debug)]
 pub(super) struct Control {
-    privcmd: Privcmd,
-    /// The version of domain commands that it accepts; 0 before the first.
-    version: AtomicU32,
+    privcmd: Arc<Privcmd>,
+    commands: Box<dyn Commands>,
 }
 
 impl Control {
-    pub(super) fn open() -> io::Result<Self> {
-        Ok(Self::of(Privcmd::open()?))
+    pub(super) fn open(interface: Interface) -> Result<Self, Error> {
+        let privcmd = Privcmd::open().map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => Error::NotAXenHost,
+            _ => Error::Permission { path: "/dev/xen/privcmd".into(), source },
+        })?;
+        Self::of(privcmd, interface)
     }
 
-    pub(super) fn of(privcmd: Privcmd) -> Self {
-        Self { privcmd, version: AtomicU32::new(0) }
+    pub(super) fn of(privcmd: Privcmd, interface: Interface) -> Result<Self, Error> {
+        let privcmd = Arc::new(privcmd);
+        let versions: &[u32] = match interface {
+            Interface::Known => &abi::DOMCTL_VERSIONS,
+            Interface::Refused => &[abi::DOMCTL_VERSION_OF_NONE],
+        };
+        let own: Box<dyn Commands> = Box::new(Domctl::new(Arc::clone(&privcmd), versions));
+        let commands = accepted(own, || Ok(Box::new(Libxenctrl::load()?)))?;
+        Ok(Self { privcmd, commands })
     }
 
     /// The domain of this number. `Ok(None)`: there is none.
@@ -60,12 +103,30 @@ impl Control {
 
     /// The first domain whose number is `from` or higher. `Ok(None)`: there is none.
     pub(super) fn domain_from(&self, from: u16) -> io::Result<Option<Info>> {
-        let part = match self.domctl(domctl::GET_DOMAIN_INFO, from, &mut |_| {}) {
-            Ok(part) => part,
-            Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        parse_info(&part).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        let Some(info) = self.commands.domain_from(from)? else { return Ok(None) };
+        parse_info(&info).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// For `pause.rs`, as the next.
+    pub(super) fn pause(&self, domid: u16) -> io::Result<()> {
+        self.commands.pause(domid)
+    }
+
+    pub(super) fn unpause(&self, domid: u16) -> io::Result<()> {
+        self.commands.unpause(domid)
+    }
+
+    /// Which of these frames of the domain's own numbering have a page behind them. The answer neither brings back one that is paged
+    /// out nor, other than a mapping, asks for that.
+    pub(super) fn present(&self, domid: u16, frames: &[u64]) -> io::Result<Vec<bool>> {
+        let mut present = Vec::with_capacity(frames.len());
+        for some in frames.chunks(TYPES_MAX) {
+            let mut types = some.to_vec();
+            self.commands.frame_types(domid, &mut types)?;
+            present
+                .extend(types.iter().map(|kind| !frame_info::NOT_THERE.contains(&(kind & frame_info::MASK))));
+        }
+        Ok(present)
     }
 
     /// The highest frame of the domain's own numbering.
@@ -98,15 +159,9 @@ impl Control {
     }
 
     fn pv(&self, domid: u16, vcpu: u32) -> io::Result<Registers> {
-        let mut context = Buffer::new(vcpu_context::SIZE)?;
-        let address = context.address();
-        self.domctl(domctl::GET_VCPU_CONTEXT, domid, &mut |part| {
-            abi::put(part, 0, vcpu.to_le_bytes());
-            abi::put(part, vcpu_context::BUFFER, address.to_le_bytes());
-        })?;
-        let bytes = context.bytes();
+        let context = self.commands.vcpu_context(domid, vcpu)?;
         let control =
-            |number: usize| u64_at(bytes, vcpu_context::CONTROL.saturating_add(number.saturating_mul(8)));
+            |number: usize| u64_at(&context, vcpu_context::CONTROL.saturating_add(number.saturating_mul(8)));
         let registers = || {
             // It has no IDT: the hypervisor does, and keeps the guest's handlers in a table of another form.
             Some(Registers {
@@ -120,58 +175,27 @@ impl Control {
     }
 
     fn hvm(&self, domid: u16, vcpu: u32) -> io::Result<Registers> {
-        let mut record = Buffer::new(hvm_context::SIZE)?;
-        let address = record.address();
-        self.domctl(domctl::GET_HVM_CONTEXT_PARTIAL, domid, &mut |part| {
-            abi::put(part, 0, hvm_context::TYPE_CPU.to_le_bytes());
-            abi::put(part, hvm_context::INSTANCE, vcpu.to_le_bytes());
-            abi::put(part, hvm_context::LENGTH, (hvm_context::SIZE as u64).to_le_bytes());
-            abi::put(part, hvm_context::BUFFER, address.to_le_bytes());
-        })?;
-        let bytes = record.bytes();
+        let record = self.commands.hvm_cpu(domid, vcpu)?;
         let registers = || {
             Some(Registers {
-                cr0: u64_at(bytes, hvm_context::CR0)?,
-                cr3: u64_at(bytes, hvm_context::CR3)?,
-                cr4: u64_at(bytes, hvm_context::CR4)?,
-                idt: Gva(u64_at(bytes, hvm_context::IDT)?),
+                cr0: u64_at(&record, hvm_context::CR0)?,
+                cr3: u64_at(&record, hvm_context::CR3)?,
+                cr4: u64_at(&record, hvm_context::CR4)?,
+                idt: Gva(u64_at(&record, hvm_context::IDT)?),
             })
         };
         registers().ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
+}
 
-    /// Makes a domain command with the version that fits; gives its part after the call. Addresses that `fill` puts into the
-    /// part must be those of buffers large enough for what the command writes.
-    pub(super) fn domctl(
-        &self,
-        command: u32,
-        domid: u16,
-        fill: &mut dyn FnMut(&mut [u8]),
-    ) -> io::Result<Vec<u8>> {
-        let known = self.version.load(Ordering::Relaxed);
-        let versions: &[u32] = if known == 0 { &abi::DOMCTL_VERSIONS } else { &[known] };
-        let mut refused = io::Error::from(Errno::EACCES);
-        for version in versions {
-            let mut buffer = Buffer::new(domctl::SIZE)?;
-            let bytes = buffer.bytes();
-            abi::put(bytes, domctl::COMMAND, command.to_le_bytes());
-            abi::put(bytes, domctl::VERSION, version.to_le_bytes());
-            abi::put(bytes, domctl::DOMAIN, domid.to_le_bytes());
-            if let Some(part) = bytes.get_mut(domctl::PART..domctl::SIZE) {
-                fill(part);
-            }
-            // SAFETY: the hypervisor reads and writes one struct xen_domctl, for which the buffer has room, and what the
-            // command's part points to are buffers of the size that it was told or that the interface prescribes.
-            match unsafe { self.privcmd.hypercall(abi::DOMCTL, [buffer.address(), 0]) } {
-                Ok(_) => {
-                    self.version.store(*version, Ordering::Relaxed);
-                    return Ok(buffer.bytes().get(domctl::PART..domctl::SIZE).unwrap_or_default().to_vec());
-                }
-                Err(error) if error.raw_os_error() == Some(Errno::EACCES as i32) => refused = error,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(refused)
+/// Commands of our own if the hypervisor knows a version of them, else those of `other`. Other errors come again with the first command.
+fn accepted(
+    own: Box<dyn Commands>,
+    other: impl FnOnce() -> Result<Box<dyn Commands>, Error>,
+) -> Result<Box<dyn Commands>, Error> {
+    match own.domain_from(0) {
+        Err(error) if error.raw_os_error() == Some(Errno::EACCES as i32) => other(),
+        _ => Ok(own),
     }
 }
 
@@ -185,8 +209,71 @@ fn parse_info(part: &[u8]) -> Option<Info> {
         is_paused: flags & info::PAUSED != 0,
         total_pages: u64_at(part, info::TOT_PAGES)?,
         max_pages: u64_at(part, info::MAX_PAGES)?,
+        paged_pages: u64_at(part, info::PAGED_PAGES)?,
         shared_info: u64_at(part, info::SHARED_INFO_FRAME)?,
         vcpus: u32_at(part, info::ONLINE_VCPUS)?,
         handle: part.get(info::HANDLE..info::HANDLE.checked_add(16)?)?.try_into().ok()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers every command with an error, or with nothing.
+    #[derive(Debug)]
+    struct Made(Option<Errno>);
+
+    impl Commands for Made {
+        fn domain_from(&self, _: u16) -> io::Result<Option<Vec<u8>>> {
+            self.0.map_or(Ok(None), |errno| Err(errno.into()))
+        }
+
+        fn pause(&self, _: u16) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn unpause(&self, _: u16) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn vcpu_context(&self, _: u16, _: u32) -> io::Result<Vec<u8>> {
+            Ok(vec![0; vcpu_context::SIZE])
+        }
+
+        fn hvm_cpu(&self, _: u16, _: u32) -> io::Result<Vec<u8>> {
+            Ok(vec![0; hvm_context::SIZE])
+        }
+
+        fn frame_types(&self, _: u16, _: &mut [u64]) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_library_is_loaded_only_when_the_hypervisor_refuses_our_versions() {
+        let taken = |own: Option<Errno>| {
+            let mut loaded = false;
+            let commands = accepted(Box::new(Made(own)), || {
+                loaded = true;
+                Ok(Box::new(Made(Some(Errno::EIO))))
+            });
+            (loaded, commands.unwrap().domain_from(0).err().and_then(|error| error.raw_os_error()))
+        };
+        assert_eq!(taken(None), (false, None));
+        assert_eq!(taken(Some(Errno::EPERM)), (false, Some(Errno::EPERM as i32)));
+        assert_eq!(taken(Some(Errno::EACCES)), (true, Some(Errno::EIO as i32)));
+    }
+
+    #[test]
+    fn a_library_that_is_not_there_is_an_error_that_says_what_has_it() {
+        let version = "4.99".to_owned();
+        let Err(error) =
+            accepted(Box::new(Made(Some(Errno::EACCES))), || Ok(Box::new(Libxenctrl::load_of(&version)?)))
+        else {
+            panic!("there is no Xen 4.99")
+        };
+        let told = error.to_string();
+        assert!(told.contains("libxenctrl.so.4.99") && told.contains("libxenmisc4.99"), "{told}");
+    }
 }

@@ -1,12 +1,11 @@
 //! Finds the domains of this host: which there are and how they run is the hypervisor's word, what they are called is
 //! xenstore's.
 
-use super::control::{Control, Info};
+use super::control::{Control, Info, Interface};
 use super::store::Store;
 use crate::Error;
 use facts::{Hypervisor, Vm, VmState};
 use std::fs;
-use std::io;
 
 /// Domains of a host; Xen numbers them below 0x7ff0 (`DOMID_FIRST_RESERVED`).
 const DOMID_END: u16 = 0x7ff0;
@@ -19,16 +18,18 @@ pub(crate) struct Domain {
     /// As `birthmark list` shows it.
     pub(crate) vm: Vm,
     pub(super) info: Info,
+    /// How it was asked about, and is.
+    pub(super) interface: Interface,
     /// `memory/static-max` of xenstore: the most memory it can have, in KiB.
     pub(super) static_max_kib: Option<u64>,
 }
 
 /// Every domain but the one this runs in. Empty where this is no control domain of a Xen host.
-pub(crate) fn all() -> Result<Vec<Domain>, Error> {
+pub(crate) fn all(interface: Interface) -> Result<Vec<Domain>, Error> {
     if !is_control_domain() {
         return Ok(Vec::new());
     }
-    let control = open_control()?;
+    let control = Control::open(interface)?;
     let mut store = Store::open().map_err(|source| Error::Xenstore { source })?;
     let mut domains = Vec::new();
     let mut from = 1;
@@ -38,17 +39,10 @@ pub(crate) fn all() -> Result<Vec<Domain>, Error> {
         from = info.domid.saturating_add(1);
         // One that has ended and is held by somebody's mappings, or that shut down and is kept for its owner to look at.
         if !info.is_dying && !info.has_shut_down {
-            domains.push(domain(info, &mut store)?);
+            domains.push(domain(info, interface, &mut store)?);
         }
     }
     Ok(domains)
-}
-
-pub(super) fn open_control() -> Result<Control, Error> {
-    Control::open().map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => Error::NotAXenHost,
-        _ => Error::Permission { path: "/dev/xen/privcmd".into(), source },
-    })
 }
 
 /// Whether this system may ask the hypervisor about others: the kernel says `control_d` (drivers/xen/xenfs/super.c).
@@ -56,7 +50,7 @@ fn is_control_domain() -> bool {
     fs::read_to_string("/proc/xen/capabilities").is_ok_and(|text| text.contains("control_d"))
 }
 
-fn domain(info: Info, store: &mut Store) -> Result<Domain, Error> {
+fn domain(info: Info, interface: Interface, store: &mut Store) -> Result<Domain, Error> {
     let domid = info.domid;
     let mut value = |name: &str| {
         store.read(&format!("/local/domain/{domid}/{name}")).map_err(|source| Error::Xenstore { source })
@@ -81,7 +75,7 @@ fn domain(info: Info, store: &mut Store) -> Result<Domain, Error> {
         state: if info.is_paused { VmState::Paused } else { VmState::Running },
         libvirt: None,
     };
-    Ok(Domain { vm, info, static_max_kib })
+    Ok(Domain { vm, info, interface, static_max_kib })
 }
 
 /// Lower case with hyphens.

@@ -3,6 +3,10 @@
 //! A mapping holds the page that a frame was when it was mapped. If the guest gives the frame back meanwhile, the mapping
 //! would go on showing the old page, and would keep a domain that has ended from being freed. So none lives longer than a
 //! look. Frames are mapped in runs of 64, because a call costs much more than a frame.
+//!
+//! Mapping a frame that a pager has taken out asks the pager to bring it back (``do_mmu_update``, xen/arch/x86/mm.c), so those that were out
+//! when the domain was opened are never mapped, and one that turns out to be is not asked for again in the same look. What they hold
+//! is unknown: reading them is an error of its own, and not zeros.
 
 use super::control::Info;
 use super::layout::Layout;
@@ -47,6 +51,8 @@ pub struct XenMemory {
     numbering: Numbering,
     regions: Vec<Region>,
     present: Vec<Region>,
+    /// Not to be mapped.
+    paged_out: Vec<Region>,
     /// Mapped runs by their first frame divided by [`RUN`].
     runs: RwLock<HashMap<u64, Frames>>,
 }
@@ -60,6 +66,7 @@ impl XenMemory {
             numbering: Numbering::Own,
             regions: layout.regions,
             present: layout.present,
+            paged_out: layout.paged_out,
             runs: RwLock::default(),
         }
     }
@@ -78,6 +85,7 @@ impl XenMemory {
             numbering: Numbering::Machine { info, state: RwLock::new(machine) },
             regions: joined(regions.into_iter()),
             present,
+            paged_out: Vec::new(),
             runs: RwLock::default(),
         }
     }
@@ -93,8 +101,11 @@ impl XenMemory {
         }
     }
 
-    /// Copies from a page. `Ok(false)`: there is no page.
-    fn read_page(&self, frame: u64, offset: usize, out: &mut [u8]) -> io::Result<bool> {
+    /// Copies from a page.
+    fn read_page(&self, frame: u64, offset: usize, out: &mut [u8]) -> io::Result<Page> {
+        if is_in(&self.paged_out, frame) {
+            return Ok(Page::PagedOut);
+        }
         let (run, index) = (frame / RUN, usize::try_from(frame % RUN).unwrap_or(usize::MAX));
         {
             let runs = self.runs.read().unwrap_or_else(PoisonError::into_inner);
@@ -102,9 +113,7 @@ impl XenMemory {
                 return copied(frames, index, offset, out);
             }
         }
-        let first = run.saturating_mul(RUN);
-        let numbers: Vec<u64> = (first..first.saturating_add(RUN)).collect();
-        let frames = self.privcmd.map(self.domid, &numbers)?;
+        let frames = self.privcmd.map(self.domid, &to_map(run, frame, &self.paged_out))?;
         let result = copied(&frames, index, offset, out);
         let mut runs = self.runs.write().unwrap_or_else(PoisonError::into_inner);
         if runs.len() >= RUNS_MAX {
@@ -135,14 +144,45 @@ impl XenMemory {
     }
 }
 
-/// Copies from a mapped frame. Nothing there is `Ok(false)`, but a frame that is paged out holds something: that is an error.
-fn copied(frames: &Frames, index: usize, offset: usize, out: &mut [u8]) -> io::Result<bool> {
+/// What came of reading a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Page {
+    Read,
+    /// The guest has no page there.
+    Hole,
+    /// It has one, which a pager keeps.
+    PagedOut,
+}
+
+/// The frames of a run that holds `frame`, which stands in for those of the run that are not to be touched.
+fn to_map(run: u64, frame: u64, paged_out: &[Region]) -> Vec<u64> {
+    let first = run.saturating_mul(RUN);
+    let numbers = first..first.saturating_add(RUN);
+    numbers.map(|number| if is_in(paged_out, number) { frame } else { number }).collect()
+}
+
+/// Whether a frame lies in one of these regions, which are ascending.
+fn is_in(regions: &[Region], frame: u64) -> bool {
+    let Some(at) = frame.checked_mul(PAGE_SIZE).map(Gpa) else { return false };
+    let after = regions.partition_point(|region| region.start <= at);
+    let before = after.checked_sub(1).and_then(|index| regions.get(index));
+    before.is_some_and(|region| region.contains(at, PAGE_SIZE))
+}
+
+/// Copies from a mapped frame.
+fn copied(frames: &Frames, index: usize, offset: usize, out: &mut [u8]) -> io::Result<Page> {
     if frames.copy(index, offset, out) {
-        return Ok(true);
+        return Ok(Page::Read);
     }
-    match frames.error(index) {
-        Some(errno @ (Errno::ENOENT | Errno::ESRCH)) => Err(errno.into()),
-        _ => Ok(false),
+    not_there(frames.error(index))
+}
+
+/// What the error of a frame means that is not mapped.
+fn not_there(error: Option<Errno>) -> io::Result<Page> {
+    match error {
+        Some(Errno::ENOENT) => Ok(Page::PagedOut),
+        Some(errno @ Errno::ESRCH) => Err(errno.into()),
+        _ => Ok(Page::Hole),
     }
 }
 
@@ -194,10 +234,12 @@ impl GuestMemory for XenMemory {
             let (now, later) = std::mem::take(&mut rest).split_at_mut(size);
             let found = match self.frame(at) {
                 Some(frame) => self.read_page(frame, offset, now),
-                None => Ok(false),
+                None => Ok(Page::Hole),
             };
-            if !found.map_err(|source| self.failed(at, size as u64, source))? {
-                now.fill(0);
+            match found.map_err(|source| self.failed(at, size as u64, source))? {
+                Page::Read => {}
+                Page::Hole => now.fill(0),
+                Page::PagedOut => return Err(MemoryError::PagedOut { at: at.page_base() }),
             }
             at = Gpa(at.0.saturating_add(size as u64));
             rest = later;
@@ -206,7 +248,10 @@ impl GuestMemory for XenMemory {
     }
 
     fn populated(&self, within: Region) -> Result<Vec<Region>, MemoryError> {
-        let cut = self.present.iter().filter_map(|region| {
+        // What is paged out may hold anything too.
+        let mut held: Vec<&Region> = self.present.iter().chain(&self.paged_out).collect();
+        held.sort_unstable();
+        let cut = held.into_iter().filter_map(|region| {
             let start = region.start.max(within.start);
             let len = region.end().0.min(within.end().0).checked_sub(start.0).filter(|&len| len > 0)?;
             Some(Region { start, len })
@@ -238,6 +283,32 @@ impl GuestMemory for XenMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernels_word_for_a_frame_that_is_paged_out_is_no_hole_and_no_failure() {
+        // What privcmd writes for each frame (drivers/xen/privcmd.c, mmap_return_error): the hypervisor's error.
+        let [mapped, hole, of_nobody, paged_out, gone] =
+            [0, Errno::EINVAL as i32, Errno::EFAULT as i32, Errno::ENOENT as i32, Errno::ESRCH as i32];
+        let frames = Frames::of_errors(&[mapped, -hole, -of_nobody, -paged_out, -gone]).unwrap();
+        let page = |index| copied(&frames, index, 0, &mut [0; 8]);
+        assert_eq!(page(0).unwrap(), Page::Read);
+        assert_eq!(page(1).unwrap(), Page::Hole);
+        assert_eq!(page(2).unwrap(), Page::Hole);
+        assert_eq!(page(3).unwrap(), Page::PagedOut);
+        assert_eq!(page(4).unwrap_err().raw_os_error(), Some(Errno::ESRCH as i32));
+        assert_eq!(page(5).unwrap(), Page::Hole);
+    }
+
+    #[test]
+    fn a_frame_that_is_paged_out_is_never_among_those_that_are_mapped() {
+        let paged_out = [region(66, 68), region(127, 129), region(1000, 1001)];
+        let frames = to_map(1, 70, &paged_out);
+        assert_eq!(frames.len(), 64);
+        assert_eq!(frames[..6], [64, 65, 70, 70, 68, 69]);
+        assert_eq!(frames[62..], [126, 70]);
+        assert!(!frames.iter().any(|&frame| is_in(&paged_out, frame)));
+        assert!(is_in(&paged_out, 128) && !is_in(&paged_out, 129) && !is_in(&paged_out, u64::MAX));
+    }
 
     #[test]
     fn a_number_that_is_a_machine_frame_means_that_one() {

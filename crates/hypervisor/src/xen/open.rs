@@ -1,6 +1,7 @@
 //! From a domain to its memory.
 
-use super::discover::{Domain, open_control};
+use super::control::Control;
+use super::discover::Domain;
 use super::memory::XenMemory;
 use super::privcmd::Privcmd;
 use super::{layout, pv};
@@ -24,14 +25,14 @@ pub(crate) fn open(domain: &Domain) -> Result<XenMemory, Error> {
         let p2m = pv::read(&privcmd, info)?;
         return Ok(XenMemory::paravirtual(privcmd, info.clone(), p2m));
     }
-    let control = open_control()?;
+    let control = Control::open(domain.interface)?;
     let frames = control.frames_on_demand(domid).map_err(refused)?;
     if frames > 0 {
         return Err(Error::XenOnDemand { domid, frames });
     }
     let highest = control.highest_frame(domid).map_err(refused)?;
     let static_max = domain.static_max_kib.and_then(|kib| kib.checked_mul(1024));
-    let layout = layout::find(&privcmd, domid, highest, static_max).map_err(refused)?;
+    let layout = layout::find(&control, info, highest, static_max).map_err(refused)?;
     if layout.present.is_empty() {
         return Err(Error::XenRefused { domid, source: io::Error::from(Errno::ENOMEM) });
     }
@@ -41,5 +42,5 @@ pub(crate) fn open(domain: &Domain) -> Result<XenMemory, Error> {
 /// Registers of a domain's vCPUs.
 pub(crate) fn registers(domain: &Domain) -> Result<Vec<Registers>, Error> {
     let refused = |source| Error::XenRefused { domid: domain.info.domid, source };
-    open_control()?.registers(&domain.info).map_err(refused)
+    Control::open(domain.interface)?.registers(&domain.info).map_err(refused)
 }

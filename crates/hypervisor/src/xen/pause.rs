@@ -4,9 +4,8 @@
 //! are as many ends. So ours nests with `xl pause`: ended, it leaves a domain standing that an operator paused meanwhile. One end too
 //! many would take the operator's away, so it is made only for a pause that was, and only of a domain that still stands.
 
-use super::abi::domctl;
-use super::control::{Control, Info};
-use super::discover::{Domain, open_control};
+use super::control::{Control, Info, Interface};
+use super::discover::Domain;
 use super::privcmd::Privcmd;
 use crate::Error;
 use crate::pause::Stops;
@@ -20,15 +19,20 @@ use std::os::fd::OwnedFd;
 pub(crate) struct DomainOf {
     domid: u16,
     handle: [u8; 16],
+    interface: Interface,
 }
 
 impl DomainOf {
     pub(crate) fn new(domain: &Domain) -> Self {
-        Self { domid: domain.info.domid, handle: domain.info.handle }
+        Self { domid: domain.info.domid, handle: domain.info.handle, interface: domain.interface }
     }
 
     pub(crate) fn domid(&self) -> u16 {
         self.domid
+    }
+
+    pub(crate) fn interface(&self) -> Interface {
+        self.interface
     }
 
     /// The way to the hypervisor.
@@ -39,7 +43,7 @@ impl DomainOf {
 
     /// Ends the pause of a guard that was killed, which said that it was about to stop a domain that ran.
     pub(crate) fn resume(&self) -> Result<(), Error> {
-        let control = open_control()?;
+        let control = Control::open(self.interface)?;
         let mut held = Held { control, domid: self.domid, handle: self.handle, stops: true };
         held.resume().map(drop).map_err(|source| self.refused(source))
     }
@@ -62,8 +66,8 @@ pub(crate) struct Held {
 
 impl Held {
     /// `privcmd` is an open `/dev/xen/privcmd`.
-    pub(crate) fn of(privcmd: OwnedFd, domid: u16) -> io::Result<Self> {
-        let control = Control::of(Privcmd::of(File::from(privcmd)));
+    pub(crate) fn of(privcmd: OwnedFd, domid: u16, interface: Interface) -> io::Result<Self> {
+        let control = Control::of(Privcmd::of(File::from(privcmd)), interface).map_err(io::Error::other)?;
         let info = control.domain(domid)?.ok_or_else(|| io::Error::from(Errno::ESRCH))?;
         Ok(Self { control, domid, handle: info.handle, stops: false })
     }
@@ -80,7 +84,7 @@ impl Stops for Held {
     }
 
     fn stop(&mut self) -> io::Result<()> {
-        self.control.domctl(domctl::PAUSE, self.domid, &mut |_| {})?;
+        self.control.pause(self.domid)?;
         self.stops = true;
         Ok(())
     }
@@ -88,7 +92,7 @@ impl Stops for Held {
     fn resume(&mut self) -> io::Result<bool> {
         let stood = self.stops && self.info()?.is_some_and(|info| info.is_paused);
         if stood {
-            self.control.domctl(domctl::UNPAUSE, self.domid, &mut |_| {})?;
+            self.control.unpause(self.domid)?;
             self.stops = false;
         }
         Ok(stood)

@@ -106,6 +106,15 @@ unsafe impl Send for Frames {}
 unsafe impl Sync for Frames {}
 
 impl Frames {
+    /// Pages of zeros of our own, and these answers about them.
+    #[cfg(test)]
+    pub(super) fn of_errors(errors: &[i32]) -> io::Result<Self> {
+        let length = NonZeroUsize::new(errors.len() * FRAME).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: a new mapping at an address that the kernel chooses touches nothing that exists.
+        let base = unsafe { mmap_anonymous(None, length, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE) }?;
+        Ok(Self { base, length, errors: errors.into() })
+    }
+
     /// Why frame `index` is not there; `None` when it is.
     pub(super) fn error(&self, index: usize) -> Option<Errno> {
         match self.errors.get(index) {

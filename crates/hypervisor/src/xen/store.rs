@@ -103,6 +103,37 @@ impl Store {
     fn on(connection: UnixStream) -> Self {
         Self { connection: File::from(OwnedFd::from(connection)), request: 0 }
     }
+
+    /// One that has these values at these paths.
+    #[cfg(test)]
+    pub(super) fn of(values: &'static [(&'static str, &'static str)]) -> Self {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || {
+            let mut served = Self::on(theirs);
+            while let Ok([kind, request, _, length]) = served.header() {
+                let mut path = vec![0; length as usize];
+                served.connection.read_exact(&mut path).unwrap();
+                let path = std::str::from_utf8(&path).unwrap().trim_end_matches('\0');
+                let below = |(at, _): &(&'static str, &str)| {
+                    at.strip_prefix(path)?.strip_prefix('/')?.split('/').next()
+                };
+                let value = values.iter().find(|(at, _)| *at == path).map(|(_, value)| (*value).to_owned());
+                let mut names: Vec<&str> = values.iter().filter_map(below).collect();
+                names.dedup();
+                let answer = match kind {
+                    READ => value,
+                    _ => (!names.is_empty()).then(|| names.join("\0") + "\0"),
+                };
+                let (kind, payload) =
+                    answer.map_or((ERROR, "ENOENT\0".to_owned()), |payload| (kind, payload));
+                for number in [kind, request, 0, u32::try_from(payload.len()).unwrap()] {
+                    served.connection.write_all(&number.to_le_bytes()).unwrap();
+                }
+                served.connection.write_all(payload.as_bytes()).unwrap();
+            }
+        });
+        Self::on(ours)
+    }
 }
 
 #[cfg(test)]

@@ -81,8 +81,11 @@ fn search_pages(
     while extent.contains(at, PAGE_SIZE) {
         if let Some(last) = at.element(LAST, 8) {
             let mut entry = [0; 8];
-            memory.read(last, &mut entry)?;
-            found.consider(at, u64::from_le_bytes(entry));
+            match memory.read(last, &mut entry) {
+                Ok(()) => found.consider(at, u64::from_le_bytes(entry)),
+                Err(MemoryError::PagedOut { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         let Some(next) = at.checked_add(PAGE_SIZE) else { break };
         at = next;
@@ -100,7 +103,14 @@ fn search_chunks(
     while extent.contains(at, PAGE_SIZE) {
         let len = (extent.end().0 - at.0).min(CHUNK) & !(PAGE_SIZE - 1);
         chunk.resize(usize::try_from(len).unwrap_or(0), 0);
-        memory.read(at, &mut chunk)?;
+        match memory.read(at, &mut chunk) {
+            Ok(()) => {}
+            Err(MemoryError::PagedOut { .. }) => {
+                search_pages(memory, Region { start: at, len }, found)?;
+                chunk.clear();
+            }
+            Err(error) => return Err(error),
+        }
         for (index, page) in chunk.chunks_exact(PAGE_BYTES).enumerate() {
             if let (Some(page_at), Some(entry)) = (at.element(index as u64, PAGE_SIZE), page.last_chunk()) {
                 found.consider(page_at, u64::from_le_bytes(*entry));

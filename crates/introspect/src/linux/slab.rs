@@ -93,6 +93,10 @@ pub(crate) fn objects(
                 let bytes = match space.bytes(at, len) {
                     Ok(bytes) => bytes,
                     Err(error) if error.ends_the_look() => return Err(error),
+                    Err(error @ ReadError::PagedOut { .. }) => {
+                        session.problem(ProblemKind::Unmapped, format_args!("kmem_cache {cache}"), error);
+                        continue;
+                    }
                     // Memory that the guest's kernel does not manage (firmware, devices) has no description.
                     Err(_) => continue,
                 };

@@ -69,8 +69,11 @@ fn search_pages(memory: &dyn GuestMemory, extent: Region, search: &mut Search) -
     let mut start = [0; 16];
     let mut at = first_page(extent.start);
     while extent.contains(at, PAGE_SIZE) {
-        memory.read(at, &mut start)?;
-        consider(at, &start, search);
+        match memory.read(at, &mut start) {
+            Ok(()) => consider(at, &start, search),
+            Err(MemoryError::PagedOut { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let Some(next) = at.checked_add(PAGE_SIZE) else { break };
         at = next;
     }
@@ -83,7 +86,14 @@ fn search_chunks(memory: &dyn GuestMemory, extent: Region, search: &mut Search) 
     while extent.contains(at, PAGE_SIZE) {
         let len = (extent.end().0 - at.0).min(CHUNK) & !(PAGE_SIZE - 1);
         chunk.resize(usize::try_from(len).unwrap_or(0), 0);
-        memory.read(at, &mut chunk)?;
+        match memory.read(at, &mut chunk) {
+            Ok(()) => {}
+            Err(MemoryError::PagedOut { .. }) => {
+                search_pages(memory, Region { start: at, len }, search)?;
+                chunk.clear();
+            }
+            Err(error) => return Err(error),
+        }
         for (index, page) in chunk.chunks(PAGE_BYTES).enumerate() {
             if let Some(page_at) = at.element(index as u64, PAGE_SIZE) {
                 consider(page_at, page, search);

@@ -94,21 +94,23 @@ pub(super) fn programs() -> Result<[PathBuf; 2]> {
     lab::run(&mut build).context("Cannot build birthmark and birthmarkd")?;
     let target = lab::directory();
     let built = target.parent().unwrap_or(&target).join("debug");
+    Ok([stripped(&built.join("birthmark"))?, stripped(&built.join("birthmarkd"))?])
+}
+
+/// A program without its symbols, of which most of it consists.
+pub(super) fn stripped(from: &Path) -> Result<PathBuf> {
     let home = lab::subdirectory("programs")?;
-    let strip = |name: &str| -> Result<PathBuf> {
-        let from = built.join(name);
-        let metadata = fs::metadata(&from).with_context(|| format!("There is no {}", from.display()))?;
-        let stamp = format!("{:?} {} {}", metadata.modified()?, metadata.len(), from.display());
-        let path = home.join(format!("{name}-{}", &lab::digest([stamp.as_bytes()])[..16]));
-        if !path.is_file() {
-            let _lock = lab::lock("programs")?;
-            let work = tempfile::NamedTempFile::new_in(&home)?;
-            lab::run(Command::new("strip").arg("-o").arg(work.path()).arg(&from))?;
-            work.persist(&path)?;
-        }
-        Ok(path)
-    };
-    Ok([strip("birthmark")?, strip("birthmarkd")?])
+    let metadata = fs::metadata(from).with_context(|| format!("There is no {}", from.display()))?;
+    let stamp = format!("{:?} {} {}", metadata.modified()?, metadata.len(), from.display());
+    let name = from.file_name().unwrap_or_default().to_string_lossy();
+    let path = home.join(format!("{name}-{}", &lab::digest([stamp.as_bytes()])[..16]));
+    if !path.is_file() {
+        let _lock = lab::lock("programs")?;
+        let work = tempfile::NamedTempFile::new_in(&home)?;
+        lab::run(Command::new("strip").arg("-o").arg(work.path()).arg(from))?;
+        work.persist(&path)?;
+    }
+    Ok(path)
 }
 
 fn add_tree(archive: &mut Archive, root: &Path, inside: &Path, left_out: &[&str]) -> Result<()> {

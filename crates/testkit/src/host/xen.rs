@@ -139,7 +139,9 @@ impl XenHost {
             (HVM_VMLINUZ, first.vmlinuz.clone()),
             (HVM_INITRAMFS, initramfs::build_compressed(&first)?),
         ];
-        files.extend_from_slice(programs);
+        for (path, program) in programs {
+            files.push((*path, rootfs::stripped(program)?));
+        }
         let own = rootfs::build_own(&files)?;
         let directory = tempfile::tempdir()?;
         let archive = directory.path().join("host.cpio");
@@ -228,6 +230,14 @@ impl XenHost {
     /// Ends a pause of [`Self::pause`].
     pub fn unpause(&self, guest: &Inner<'_>) -> Result<()> {
         self.succeed(&format!("{TOOLS}/xl unpause {}", guest.name())).map(drop)
+    }
+
+    /// Has a domain give memory back until it has no more than so much, MiB.
+    pub fn balloon(&self, guest: &Inner<'_>, mib: u64) -> Result<()> {
+        let name = guest.name();
+        self.succeed(&format!("{TOOLS}/xl mem-set {name} {mib}m"))?;
+        self.wait_for(&format!("[ \"$({TOOLS}/xl list {name} | awk 'END {{ print $3 }}')\" -le {mib} ]"))
+            .map(drop)
     }
 
     /// Ends a domain at once.
