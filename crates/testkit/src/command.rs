@@ -549,6 +549,71 @@ pub enum ProgramSpec {
     SocketLookupLink,
     /// How flows are told apart in the network namespace, without a link.
     FlowDissector,
+    /// A function of the kernel, by a trampoline; the program has the function's name.
+    Tracing {
+        /// When the program runs.
+        way: TracingWay,
+        /// The kernel's function.
+        function: String,
+    },
+    /// A tracepoint whose arguments have types, by a link.
+    TypedTracepoint {
+        /// Its name.
+        name: String,
+    },
+    /// What a file of the kernel's objects shows, by a link.
+    Iterator {
+        /// Its target, such as `task`.
+        target: String,
+    },
+    /// A hook of the security modules for what is in a control group, by a link (6.0).
+    GroupHook {
+        /// Path of the group, made if missing.
+        cgroup: String,
+        /// The hook.
+        hook: String,
+    },
+    /// Several functions at once, by a link (5.18).
+    KprobeMulti {
+        /// The kernel's function, here but one.
+        function: String,
+    },
+    /// A hook of netfilter, by a link (6.4).
+    Netfilter,
+    /// What the sockets of a map receive, by a link (6.10).
+    Sockmap,
+    /// A tracepoint, by a perf event, whose descriptor is kept.
+    Tracepoint {
+        /// Its system.
+        system: String,
+        /// Its name.
+        name: String,
+    },
+    /// A clock of the kernel, by a link to a perf event (5.15).
+    ClockLink,
+    /// What enters an interface of a pair, without a link.
+    Xdp {
+        /// In the driver, and not before there is a packet of it.
+        native: bool,
+    },
+    /// What leaves the first interface of a netkit pair, by a link (6.7).
+    NetkitLink,
+    /// What leaves the second one, without a link.
+    Netkit,
+}
+
+/// When a program runs that is attached to a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TracingWay {
+    /// `fentry`
+    Entry,
+    /// `fexit`
+    Exit,
+    /// `fmod_ret`
+    ModifyReturn,
+    /// `lsm`: the function is a hook of the security modules.
+    Hook,
 }
 
 /// A socket filter that lets everything through.

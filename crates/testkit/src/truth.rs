@@ -309,9 +309,10 @@ pub struct Program {
 pub struct Place {
     /// ``enum bpf_link_type``, also of what is no link.
     pub kind: u32,
-    /// Path of a control group, name of an interface or tracepoint, `net:[inode]`; of a perf event the function.
+    /// Path of a control group, name of an interface, tracepoint, function or iterator's target, `net:[inode]`; of a perf event the
+    /// function or tracepoint. `None`: the kernel does not say.
     pub target: Option<String>,
-    /// ``enum bpf_attach_type``, if the place has more than one.
+    /// ``enum bpf_attach_type``, if the place has more than one; of XDP the bit of its mode in ``XDP_FLAGS_MODES``.
     pub attach_type: Option<u32>,
     /// Id of the link.
     pub link: Option<u32>,

@@ -5,6 +5,8 @@ use nix::libc;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+/// Longest name of a program (``BPF_OBJ_NAME_LEN`` without its end).
+const NAME: usize = 15;
 /// ``enum bpf_cmd``.
 pub(crate) const MAP_CREATE: libc::c_int = 0;
 const PROG_LOAD: libc::c_int = 5;
@@ -69,13 +71,26 @@ pub(crate) fn word(bytes: &[u8], offset: usize) -> u32 {
 
 /// Loads a program; the instructions are as in memory.
 pub(crate) fn load(kind: u32, attach_type: u32, name: &str, program: &[u64]) -> io::Result<OwnedFd> {
+    load_for(kind, attach_type, 0, name, program)
+}
+
+/// The same for what the type `target` of the kernel stands for.
+pub(crate) fn load_for(
+    kind: u32,
+    attach_type: u32,
+    target: u32,
+    name: &str,
+    program: &[u64],
+) -> io::Result<OwnedFd> {
+    let name = name.get(..NAME).unwrap_or(name);
     let count = u32::try_from(program.len()).map_err(io::Error::other)?;
     let mut attributes = Attributes::new()
         .with(0, kind)
         .with(4, count)
         .pointing(8, program.as_ptr())
         .pointing(16, c"GPL".as_ptr())
-        .with(68, attach_type);
+        .with(68, attach_type)
+        .with(108, target);
     attributes.0[48..48 + name.len()].copy_from_slice(name.as_bytes());
     attributes.open(PROG_LOAD)
 }

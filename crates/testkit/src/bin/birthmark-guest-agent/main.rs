@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 mod bpf;
+mod btf;
 mod confine;
 mod diag;
 mod disk;
@@ -14,6 +15,7 @@ mod hidden_holds;
 mod init;
 mod io_worker;
 mod launch;
+mod links;
 mod port;
 mod proc_bpf;
 mod proc_net;

@@ -2,7 +2,9 @@
 //! say when they are asked.
 
 use crate::bpf::{self, Attributes, word};
+use crate::btf::Types;
 use crate::init::{Result, context};
+use crate::links::{self, Interface};
 use nix::libc;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,16 +19,22 @@ const INFO: usize = 256;
 const IDS: usize = 64;
 /// ``enum bpf_link_type``.
 const RAW_TRACEPOINT: u32 = 1;
+const TRACING: u32 = 2;
 const CGROUP: u32 = 3;
+const ITERATOR: u32 = 4;
 const NET_NAMESPACE: u32 = 5;
 const XDP: u32 = 6;
 const PERF_EVENT: u32 = 7;
 const TCX: u32 = 11;
+const NETKIT: u32 = 13;
+const SOCKMAP: u32 = 14;
 /// Ways in which a program can be attached to a control group that are asked for: in, out, new socket, socket operations,
 /// device.
 const OF_GROUPS: [u32; 5] = [0, 1, 2, 3, 6];
 const FLOW_DISSECTOR: u32 = 17;
-const OF_INTERFACES: [u32; 2] = [46, 47];
+/// Of these the last one is of the other end of the pair that is asked.
+const OF_INTERFACES: [(u32, u32); 4] = [(TCX, 46), (TCX, 47), (NETKIT, 54), (NETKIT, NETKIT_PEER)];
+const NETKIT_PEER: u32 = 55;
 
 /// All programs.
 pub(crate) fn read_all(processes: &[Process]) -> Result<Vec<Program>> {
@@ -41,9 +49,10 @@ pub(crate) fn read_all(processes: &[Process]) -> Result<Vec<Program>> {
         return Ok(Vec::new());
     }
     let groups = groups();
+    let interfaces = context(links::all(), "The network interfaces")?;
     for id in ids(bpf::LINK_GET_NEXT_ID) {
         if let Ok(descriptor) = Attributes::new().with(0, id).open(bpf::LINK_GET_FD_BY_ID) {
-            let (program, place) = link(&descriptor, &groups)?;
+            let (program, place) = link(&descriptor, &groups, &interfaces)?;
             if let Some(program) = programs.get_mut(&program) {
                 program.places.push(place);
             }
@@ -58,8 +67,18 @@ pub(crate) fn read_all(processes: &[Process]) -> Result<Vec<Program>> {
             asked(&mut programs, group.as_raw_fd(), CGROUP, Some(path), way);
         }
     }
-    for way in OF_INTERFACES {
-        asked(&mut programs, 1, TCX, Some("lo"), way);
+    for interface in &interfaces {
+        let index = context(RawFd::try_from(interface.index), "The index of an interface")?;
+        for (kind, way) in OF_INTERFACES {
+            let of = match way {
+                NETKIT_PEER => interface.peer.and_then(|peer| named(&interfaces, peer)),
+                _ => Some(interface.name.clone()),
+            };
+            asked(&mut programs, index, kind, of.as_deref(), way);
+        }
+        for (mode, id) in &interface.xdp {
+            told(&mut programs, *id, XDP, Some(&interface.name), *mode);
+        }
     }
     let namespace = context(File::open("/proc/self/ns/net"), "The network namespace")?;
     let name = format!("net:[{}]", context(namespace.metadata(), "The network namespace")?.ino());
@@ -109,39 +128,58 @@ fn program(descriptor: &impl AsRawFd) -> Result<Program> {
 }
 
 /// The id of a link's program, and what it is attached to.
-fn link(descriptor: &impl AsRawFd, groups: &BTreeMap<u64, (String, u64)>) -> Result<(u32, Place)> {
-    let mut info = [0_u8; INFO];
-    let mut name = [0_u8; 128];
-    context(bpf::info(descriptor, &mut info), "The kernel does not describe a link")?;
-    let kind = word(&info, 0);
-    if kind == RAW_TRACEPOINT {
-        info = [0; INFO];
-        info[16..24].copy_from_slice(&(name.as_mut_ptr().expose_provenance() as u64).to_ne_bytes());
-        info[24..28].copy_from_slice(&128_u32.to_ne_bytes());
-        context(bpf::info(descriptor, &mut info), "The kernel does not describe a link")?;
-    }
-    let first = word(&info, 16);
+fn link(
+    descriptor: &impl AsRawFd,
+    groups: &BTreeMap<u64, (String, u64)>,
+    interfaces: &[Interface],
+) -> Result<(u32, Place)> {
+    let info = link_info(descriptor, None)?.0;
+    let (kind, program, first) = (word(&info, 0), word(&info, 8), word(&info, 16));
+    let text = |at| Ok::<_, String>(Some(link_info(descriptor, Some(at))?.1));
     let (target, attach_type) = match kind {
-        RAW_TRACEPOINT => {
-            // SAFETY: the array is alive and initialised; the kernel has written to it behind the compiler's back.
-            let name = unsafe { std::ptr::read_volatile(&raw const name) };
-            let text = name.split(|byte| *byte == 0).next().unwrap_or_default();
-            (Some(String::from_utf8_lossy(text).into_owned()), None)
-        }
+        RAW_TRACEPOINT | ITERATOR => (text(16)?, None),
+        // Before 5.13 it does not say.
+        TRACING => match word(&info, 24) {
+            0 => (None, Some(first)),
+            id => (context(Types::of_kernel(), "The kernel's types")?.name(id), Some(first)),
+        },
         CGROUP => {
             let id = u64::from(word(&info, 20)) << 32 | u64::from(first);
             (groups.get(&id).map(|(path, _)| path.clone()), Some(word(&info, 24)))
         }
         NET_NAMESPACE => (Some(format!("net:[{first}]")), Some(word(&info, 20))),
-        XDP => (interface(first), None),
-        TCX => (interface(first), Some(word(&info, 20))),
+        XDP => {
+            let interface = interfaces.iter().find(|interface| interface.index == first);
+            let modes = interface.into_iter().flat_map(|interface| &interface.xdp);
+            let mode = modes.filter(|(_, id)| *id == program).map(|(mode, _)| *mode).next();
+            (named(interfaces, first), mode)
+        }
+        // A kprobe, its return, a tracepoint, since 6.6.
+        PERF_EVENT if matches!(first, 3..=5) => (text(24)?, None),
+        TCX | NETKIT => (named(interfaces, first), Some(word(&info, 20))),
+        SOCKMAP => (None, Some(word(&info, 20))),
         _ => (None, None),
     };
-    Ok((word(&info, 8), Place { kind, target, attach_type, link: Some(word(&info, 4)) }))
+    Ok((program, Place { kind, target, attach_type, link: Some(word(&info, 4)) }))
 }
 
-fn interface(index: u32) -> Option<String> {
-    (index == 1).then(|| "lo".to_owned())
+/// ``struct bpf_link_info``, and the text that the kernel is to write where the pointer at `at` says.
+fn link_info(descriptor: &impl AsRawFd, at: Option<usize>) -> Result<([u8; INFO], String)> {
+    let mut info = [0_u8; INFO];
+    let mut text = [0_u8; 128];
+    if let Some(at) = at {
+        info[at..at + 8].copy_from_slice(&(text.as_mut_ptr().expose_provenance() as u64).to_ne_bytes());
+        info[at + 8..at + 12].copy_from_slice(&128_u32.to_ne_bytes());
+    }
+    context(bpf::info(descriptor, &mut info), "The kernel does not describe a link")?;
+    // SAFETY: the array is alive and initialised; the kernel has written to it behind the compiler's back.
+    let text = unsafe { std::ptr::read_volatile(&raw const text) };
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok((info, String::from_utf8_lossy(text).into_owned()))
+}
+
+fn named(interfaces: &[Interface], index: u32) -> Option<String> {
+    Some(interfaces.iter().find(|interface| interface.index == index)?.name.clone())
 }
 
 /// Path and inode of all control groups, by inode, which is a group's id.
@@ -224,11 +262,22 @@ fn asked(
     // SAFETY: the array is alive and initialised; the kernel has written to it behind the compiler's back.
     let ids = unsafe { std::ptr::read_volatile(&raw const ids) };
     for id in &ids[..count] {
-        let Some(program) = programs.get_mut(id) else { continue };
-        let new =
-            Place { kind, target: target.map(ToOwned::to_owned), attach_type: Some(attach_type), link: None };
-        if !program.places.iter().any(|place| Place { link: None, ..place.clone() } == new) {
-            program.places.push(new);
-        }
+        told(programs, *id, kind, target, attach_type);
+    }
+}
+
+/// Adds a place that says it has the program, unless a link keeps it there.
+fn told(
+    programs: &mut BTreeMap<u32, Program>,
+    program: u32,
+    kind: u32,
+    target: Option<&str>,
+    attach_type: u32,
+) {
+    let Some(program) = programs.get_mut(&program) else { return };
+    let new =
+        Place { kind, target: target.map(ToOwned::to_owned), attach_type: Some(attach_type), link: None };
+    if !program.places.iter().any(|place| Place { link: None, ..place.clone() } == new) {
+        program.places.push(new);
     }
 }

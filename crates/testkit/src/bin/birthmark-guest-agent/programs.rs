@@ -1,12 +1,15 @@
 //! Loads the eBPF programs that a workload is told to, and attaches them. None of them does anything.
 
 use crate::bpf::{self, Attributes};
+use crate::btf::{self, Types};
+use crate::links;
 use crate::init::{Result, context};
 use nix::libc;
+use nix::mount::{MsFlags, mount};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use testkit::command::ProgramSpec;
+use testkit::command::{ProgramSpec, TracingWay};
 
 /// ``enum bpf_prog_type``.
 const SOCKET_FILTER: u32 = 1;
@@ -14,20 +17,38 @@ const KPROBE: u32 = 2;
 const SCHED_CLS: u32 = 3;
 const XDP: u32 = 6;
 const CGROUP_SKB: u32 = 8;
+const TRACEPOINT: u32 = 5;
+const PERF_EVENT: u32 = 7;
+const SK_SKB: u32 = 14;
 const RAW_TRACEPOINT: u32 = 17;
 const FLOW_DISSECTOR: u32 = 22;
+const TRACING: u32 = 26;
+const SECURITY_HOOK: u32 = 29;
 const SK_LOOKUP: u32 = 30;
+const NETFILTER: u32 = 32;
 /// ``enum bpf_attach_type``.
 const INGRESS: u32 = 0;
 const EGRESS: u32 = 1;
 const TO_FLOW_DISSECTOR: u32 = 17;
+const TO_TYPED_TRACEPOINT: u32 = 23;
+const TO_ENTRY: u32 = 24;
+const TO_EXIT: u32 = 25;
+const TO_RETURN: u32 = 26;
+const TO_HOOK: u32 = 27;
+const TO_ITERATOR: u32 = 28;
 const TO_SK_LOOKUP: u32 = 36;
 const TO_XDP: u32 = 37;
+const TO_SK_SKB: u32 = 38;
 const TO_PERF_EVENT: u32 = 41;
+const TO_KPROBES: u32 = 42;
+const TO_GROUP_HOOK: u32 = 43;
+const TO_NETFILTER: u32 = 45;
 const TCX_INGRESS: u32 = 46;
 const TCX_EGRESS: u32 = 47;
-/// ``XDP_FLAGS_SKB_MODE``, include/uapi/linux/if_link.h.
-const XDP_GENERIC: u32 = 1 << 1;
+const NETKIT_PRIMARY: u32 = 54;
+const NETKIT_PEER: u32 = 55;
+/// ``BPF_MAP_TYPE_SOCKMAP``.
+const SOCKMAP: u32 = 15;
 /// ``BPF_F_ALLOW_MULTI``.
 const ALLOW_MULTI: u32 = 1 << 1;
 /// The loopback interface is the first of its namespace.
@@ -80,9 +101,7 @@ fn load(spec: &ProgramSpec) -> io::Result<Vec<OwnedFd>> {
         ProgramSpec::Kprobe { function } => {
             let program = bpf::load(KPROBE, 0, "probe", &returns(0))?;
             let event = probe(function)?;
-            // SAFETY: takes the descriptor of a program as its argument.
-            let set = unsafe { libc::ioctl(event.as_raw_fd(), SET_BPF, program.as_raw_fd()) };
-            crate::system::check(set)?;
+            set_program(&event, &program)?;
             Ok(vec![event])
         }
         ProgramSpec::KprobeLink { function } => {
@@ -92,7 +111,7 @@ fn load(spec: &ProgramSpec) -> io::Result<Vec<OwnedFd>> {
         ProgramSpec::XdpLink => {
             // ``XDP_PASS``.
             let program = bpf::load(XDP, TO_XDP, "xdp", &returns(2))?;
-            Ok(vec![link(&program, LOOPBACK.cast_signed(), TO_XDP, XDP_GENERIC)?])
+            Ok(vec![link(&program, LOOPBACK.cast_signed(), TO_XDP, links::GENERIC)?])
         }
         ProgramSpec::TcxLink => {
             let program = bpf::load(SCHED_CLS, TCX_INGRESS, "tcx_link", &returns(0))?;
@@ -114,7 +133,113 @@ fn load(spec: &ProgramSpec) -> io::Result<Vec<OwnedFd>> {
             attach(&program, 0, TO_FLOW_DISSECTOR, 0)?;
             Ok(Vec::new())
         }
+        ProgramSpec::Tracing { .. }
+        | ProgramSpec::TypedTracepoint { .. }
+        | ProgramSpec::Iterator { .. }
+        | ProgramSpec::GroupHook { .. }
+        | ProgramSpec::KprobeMulti { .. }
+        | ProgramSpec::Tracepoint { .. }
+        | ProgramSpec::ClockLink => traced(spec),
+        ProgramSpec::Netfilter => {
+            // ``NF_ACCEPT``, for what IPv4 sends (``NF_INET_LOCAL_OUT``), after others.
+            let program = bpf::load(NETFILTER, TO_NETFILTER, "accepting", &returns(1))?;
+            let attributes = linking(&program, 0, TO_NETFILTER, 0);
+            Ok(vec![attributes.with(16, 2).with(20, 3).with(24, 100).open(bpf::LINK_CREATE)?])
+        }
+        ProgramSpec::Sockmap => {
+            let mut map = Attributes::new().with(0, SOCKMAP).with(4, 4).with(8, 4).with(12, 1);
+            let map = map.open(bpf::MAP_CREATE)?;
+            // ``SK_PASS``.
+            let program = bpf::load(SK_SKB, TO_SK_SKB, "mapped", &returns(1))?;
+            Ok(vec![link(&program, map.as_raw_fd(), TO_SK_SKB, 0)?])
+        }
+        ProgramSpec::Xdp { native } => {
+            let program = bpf::load(XDP, TO_XDP, "xdp_set", &returns(2))?;
+            let pair = links::made("pair", "veth")?;
+            // Each mode on an end of its own: no interface has both.
+            let (interface, mode) = match (native, pair.peer) {
+                (true, _) => (pair.index, links::NATIVE),
+                (false, Some(peer)) => (peer, links::GENERIC),
+                (false, None) => return Err(io::Error::other("An interface without its other end")),
+            };
+            links::set_xdp(interface, program.as_raw_fd(), mode)?;
+            Ok(Vec::new())
+        }
+        ProgramSpec::NetkitLink => {
+            let program = bpf::load(SCHED_CLS, NETKIT_PRIMARY, "netkit_link", &returns(0))?;
+            Ok(vec![link(&program, netkit()?, NETKIT_PRIMARY, 0)?])
+        }
+        ProgramSpec::Netkit => {
+            let program = bpf::load(SCHED_CLS, NETKIT_PEER, "netkit", &returns(0))?;
+            attach(&program, netkit()?, NETKIT_PEER, 0)?;
+            Ok(Vec::new())
+        }
     }
+}
+
+/// What runs when the kernel itself does something.
+fn traced(spec: &ProgramSpec) -> io::Result<Vec<OwnedFd>> {
+    let target = |kind, name: &str| Types::of_kernel()?.id(kind, name);
+    match spec {
+        ProgramSpec::Tracing { way, function } => {
+            let (kind, attach_type, name) = match way {
+                TracingWay::Entry => (TRACING, TO_ENTRY, function.clone()),
+                TracingWay::Exit => (TRACING, TO_EXIT, function.clone()),
+                TracingWay::ModifyReturn => (TRACING, TO_RETURN, function.clone()),
+                TracingWay::Hook => (SECURITY_HOOK, TO_HOOK, format!("bpf_lsm_{function}")),
+            };
+            let target = target(btf::FUNCTION, &name)?;
+            let program = bpf::load_for(kind, attach_type, target, &name, &returns(0))?;
+            Ok(vec![Attributes::new().with_fd(8, program.as_raw_fd()).open(bpf::RAW_TRACEPOINT_OPEN)?])
+        }
+        ProgramSpec::TypedTracepoint { name } => {
+            let target = target(btf::TYPEDEF, &format!("btf_trace_{name}"))?;
+            let program = bpf::load_for(TRACING, TO_TYPED_TRACEPOINT, target, "typed", &returns(0))?;
+            Ok(vec![Attributes::new().with_fd(8, program.as_raw_fd()).open(bpf::RAW_TRACEPOINT_OPEN)?])
+        }
+        ProgramSpec::Iterator { target: name } => {
+            let target = target(btf::FUNCTION, &format!("bpf_iter_{name}"))?;
+            let program = bpf::load_for(TRACING, TO_ITERATOR, target, "iterator", &returns(0))?;
+            Ok(vec![link(&program, 0, TO_ITERATOR, 0)?])
+        }
+        ProgramSpec::GroupHook { cgroup, hook } => {
+            let target = target(btf::FUNCTION, &format!("bpf_lsm_{hook}"))?;
+            let program = bpf::load_for(SECURITY_HOOK, TO_GROUP_HOOK, target, "group_hook", &returns(1))?;
+            Ok(vec![link(&program, group(cgroup)?.as_raw_fd(), TO_GROUP_HOOK, 0)?])
+        }
+        ProgramSpec::KprobeMulti { function } => {
+            let program = bpf::load(KPROBE, TO_KPROBES, "probes", &returns(0))?;
+            let function = std::ffi::CString::new(function.as_str()).map_err(io::Error::other)?;
+            let functions = [function.as_ptr()];
+            let mut attributes =
+                linking(&program, 0, TO_KPROBES, 0).with(20, 1).pointing(24, functions.as_ptr());
+            Ok(vec![attributes.open(bpf::LINK_CREATE)?])
+        }
+        ProgramSpec::Tracepoint { system, name } => {
+            let program = bpf::load(TRACEPOINT, 0, "tracepoint", &returns(0))?;
+            let events = "/sys/kernel/tracing";
+            if !fs::exists(format!("{events}/events"))? {
+                mount(Some("tracefs"), events, Some("tracefs"), MsFlags::empty(), None::<&str>)?;
+            }
+            let number = fs::read_to_string(format!("{events}/events/{system}/{name}/id"))?;
+            // ``PERF_TYPE_TRACEPOINT``.
+            let event = event(2, number.trim().parse().map_err(io::Error::other)?, 0)?;
+            set_program(&event, &program)?;
+            Ok(vec![event])
+        }
+        ProgramSpec::ClockLink => {
+            let program = bpf::load(PERF_EVENT, 0, "clock", &returns(0))?;
+            // ``PERF_TYPE_SOFTWARE``, ``PERF_COUNT_SW_CPU_CLOCK``, and never due.
+            let event = event(1, 0, 0)?;
+            Ok(vec![link(&program, event.as_raw_fd(), TO_PERF_EVENT, 0)?])
+        }
+        other => Err(io::Error::other(format!("{other:?} traces nothing"))),
+    }
+}
+
+/// Index of the first interface of a netkit pair.
+fn netkit() -> io::Result<RawFd> {
+    RawFd::try_from(links::made("kit", "netkit")?.index).map_err(io::Error::other)
 }
 
 /// The directory of a control group, made if missing.
@@ -125,12 +250,12 @@ fn group(path: &str) -> io::Result<File> {
 }
 
 fn link(program: &OwnedFd, target: RawFd, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
-    Attributes::new()
-        .with_fd(0, program.as_raw_fd())
-        .with_fd(4, target)
-        .with(8, attach_type)
-        .with(12, flags)
-        .open(bpf::LINK_CREATE)
+    linking(program, target, attach_type, flags).open(bpf::LINK_CREATE)
+}
+
+fn linking(program: &OwnedFd, target: RawFd, attach_type: u32, flags: u32) -> Attributes {
+    let attributes = Attributes::new().with_fd(0, program.as_raw_fd()).with_fd(4, target);
+    attributes.with(8, attach_type).with(12, flags)
 }
 
 fn attach(program: &OwnedFd, target: RawFd, attach_type: u32, flags: u32) -> io::Result<()> {
@@ -145,17 +270,32 @@ fn attach(program: &OwnedFd, target: RawFd, attach_type: u32, flags: u32) -> io:
 
 /// A perf event for each time that a function of the kernel is called.
 fn probe(function: &str) -> io::Result<OwnedFd> {
+    let kind = fs::read_to_string("/sys/bus/event_source/devices/kprobe/type")?;
+    let function = std::ffi::CString::new(function).map_err(io::Error::other)?;
+    event(
+        kind.trim().parse().map_err(io::Error::other)?,
+        0,
+        function.as_ptr().expose_provenance() as u64,
+    )
+}
+
+/// A perf event of the first CPU. `name` is null or points at a string that lives through the call.
+fn event(kind: u32, number: u64, name: u64) -> io::Result<OwnedFd> {
     /// ``PERF_FLAG_FD_CLOEXEC``, include/uapi/linux/perf_event.h.
     const CLOSE_ON_EXEC: libc::c_ulong = 1 << 3;
-    let kind = fs::read_to_string("/sys/bus/event_source/devices/kprobe/type")?;
-    let kind: u32 = kind.trim().parse().map_err(io::Error::other)?;
-    let function = std::ffi::CString::new(function).map_err(io::Error::other)?;
-    // ``struct perf_event_attr``: type, its own size (``PERF_ATTR_SIZE_VER5``), and the function's name at ``config1``.
+    // ``struct perf_event_attr``: type, its own size (``PERF_ATTR_SIZE_VER5``), the number, and a function's name at ``config1``.
     let mut attributes = [0_u64; 14];
     attributes[0] = u64::from(kind) | 112 << 32;
-    attributes[7] = function.as_ptr().expose_provenance() as u64;
+    attributes[1] = number;
+    attributes[7] = name;
     // SAFETY: the kernel reads the attributes, of the length that they say, and the name, which both live through the call.
     crate::system::owned(unsafe {
         libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), -1, 0, -1, CLOSE_ON_EXEC)
     })
+}
+
+/// Has the program run whenever the event happens.
+fn set_program(event: &OwnedFd, program: &OwnedFd) -> io::Result<()> {
+    // SAFETY: takes the descriptor of a program as its argument.
+    crate::system::check(unsafe { libc::ioctl(event.as_raw_fd(), SET_BPF, program.as_raw_fd()) }).map(drop)
 }
