@@ -33,6 +33,10 @@ pub struct EbpfProgram {
     pub processes: Vec<u32>,
     /// Views in which it was seen.
     pub views: Vec<String>,
+    /// Views that it should be in, for what it is and how it is attached, and is not, also after looking again. `link`: a link to
+    /// it is not in the kernel's table of links.
+    #[serde(default)]
+    pub views_missing: Vec<String>,
     /// Address of its ``struct bpf_prog``.
     pub program: Address,
 }

@@ -39,7 +39,7 @@ pub mod rule {
     pub const MODULE_HIDDEN: &str = "module.hidden";
     /// An eBPF program that the certificate does not allow.
     pub const EBPF_UNKNOWN: &str = "ebpf.unknown";
-    /// An eBPF program is attached or held, and missing in the kernel's table of programs.
+    /// An eBPF program is loaded, and missing in a view of the kernel that must have it, or a link to it is.
     pub const EBPF_HIDDEN: &str = "ebpf.hidden";
     /// The kernel is not the one the VM was born with.
     pub const KERNEL_CHANGED: &str = "kernel.changed";

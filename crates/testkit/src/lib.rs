@@ -46,8 +46,8 @@ pub mod vmm;
 pub mod volatility;
 
 pub use command::{
-    Activity, Command, Filter, MountSpec, Namespace, ProgramSpec, SocketSpec, Spawn, Spawned, Traffic,
-    Transport, UnixType,
+    Activity, Command, Filter, MountSpec, Namespace, ProgramSpec, SocketSpec, Spawn, Spawned, TracingWay,
+    Traffic, Transport, UnixType,
 };
 pub use guest::{Backing, Guest, GuestSpec, Machine, Nic, PagingLevels, RamRange};
 pub use hugepages::HugePages;

@@ -112,15 +112,13 @@ fn modules(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
     }
 }
 
-/// The view that every eBPF program is in for as long as anything holds it: what `bpftool prog` lists.
-const PROGRAM_TABLE: &str = "program_table";
-
 fn ebpf(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
     let mut hidden: BTreeMap<Cause, Vec<&EbpfProgram>> = BTreeMap::new();
     for program in snapshot.ebpf_programs.iter().flatten() {
-        if !program.views.iter().any(|view| view == PROGRAM_TABLE) {
+        if !program.views_missing.is_empty() {
             let parts = [&program.kind, &program.name, &program.tag];
             let parts = parts.map(|part| part.as_deref().unwrap_or_default());
+            let parts = parts.into_iter().chain(program.views_missing.iter().map(String::as_str));
             hidden.entry(cause("ebpf", parts)).or_default().push(program);
         }
     }
@@ -129,18 +127,20 @@ fn ebpf(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
         drafts.add(rule::EBPF_HIDDEN, &cause, || {
             let name = shown(first.name.as_deref().unwrap_or("without a name"));
             let seen: BTreeSet<&String> = programs.iter().flat_map(|program| &program.views).collect();
+            let missing = &first.views_missing;
             Draft::new(
                 format!("eBPF program {name}"),
                 format!(
-                    "The eBPF program {name} is in use and missing in {PROGRAM_TABLE}: it is hidden from whoever lists programs"
+                    "The eBPF program {name} is loaded and missing in {}: it is hidden from whoever looks there",
+                    list(missing.iter())
                 ),
             )
-            .expected(format!("in {PROGRAM_TABLE}"))
+            .expected(format!("in {}", list(seen.iter().copied().chain(missing).collect::<BTreeSet<_>>())))
             .seen(format!("in {}", list(seen.iter())))
             .with("programs", list(programs.iter().map(|program| program.program)))
             .with("pids", list(programs.iter().flat_map(|program| &program.processes)))
             .views(seen)
-            .missing([&PROGRAM_TABLE.to_owned()])
+            .missing(missing)
         });
     }
 }

@@ -171,6 +171,7 @@ pub fn ebpf(name: &str, kind: &str, tag: &str) -> EbpfProgram {
         }],
         processes: vec![1],
         views: vec!["program_table".to_owned(), "attachment".to_owned()],
+        views_missing: vec![],
         program: Address(0xffff_c900_0001_0000),
     }
 }

@@ -210,10 +210,18 @@ fn ebpf_table(programs: &[EbpfProgram]) -> Table {
             Cell::new(places.join(" ")),
             Cell::new(pids.join(",")),
             Cell::new(program.program.to_string()),
-            Cell::new(program.views.join(",")),
+            Cell::new(views(program)),
         ]);
     }
     table
+}
+
+/// The views that have a program, and those that should.
+fn views(program: &EbpfProgram) -> String {
+    match program.views_missing.as_slice() {
+        [] => program.views.join(","),
+        missing => format!("{} HIDDEN from {}", program.views.join(","), missing.join(" and ")),
+    }
 }
 
 /// `cgroup:/system.slice/web.service(cgroup_device)`.

@@ -1,14 +1,15 @@
 //! eBPF programs: ``prog_idr`` → ``struct bpf_prog``, what they are attached to, and who holds them.
 //!
-//! ``prog_idr`` is what `bpftool prog` lists. A program that is attached (`bpf_link`, `bpf_place`) or held by a descriptor and is
-//! not in there is listed as well: its views tell.
+//! ``prog_idr`` is what `bpftool prog` lists. A program that is attached (`bpf_link`, `bpf_place`), held by a descriptor or has a
+//! name for its machine code (`bpf_symbol`) and is not in there is listed as well: its views tell.
 
 use super::file::Lead;
 use super::layout::Resolver;
 use super::task::Seen;
-use super::{bpf_link, bpf_place, bpf_words, holder, timekeeping, xarray};
+use super::{bpf_link, bpf_place, bpf_symbol, bpf_words, holder, timekeeping, xarray};
 use crate::session::{Session, member};
 use bpf_link::Link;
+use bpf_place::Placed;
 use facts::{Address, EbpfAttachment, EbpfProgram, ProblemKind, Socket};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use vmi_core::{Gva, ReadError};
@@ -19,6 +20,11 @@ const PROGRAMS_MAX: usize = 1 << 16;
 const PLACES_MAX: usize = 1024;
 /// Most maps of one program: ``MAX_USED_MAPS``, include/linux/bpf_verifier.h.
 const MAPS_MAX: u32 = 64;
+/// Most functions of one program: ``BPF_MAX_SUBPROGS``, include/linux/bpf_verifier.h, and one that the verifier adds.
+const FUNCTIONS_MAX: u32 = 257;
+/// ``BPF_PROG_TYPE_SOCKET_FILTER`` and ``BPF_PROG_TYPE_CGROUP_SKB``, which anybody may load if the machine's owner likes. Such a
+/// program has no name for its machine code.
+const OF_ANYBODY: [u32; 2] = [1, 8];
 /// ``BPF_OBJ_NAME_LEN``, include/uapi/linux/bpf.h.
 const NAME: usize = 16;
 /// Longest name of a function (``KSYM_NAME_LEN``).
@@ -42,6 +48,11 @@ pub(crate) struct Layout {
     maps_count: u64,
     map_id: u64,
     function: u64,
+    references: Option<u64>,
+    /// Array and length; the length has two names since 6.9.
+    functions: Option<u64>,
+    functions_count: Vec<u64>,
+    pub(super) symbol: Option<bpf_symbol::Layout>,
     pub(super) link: Option<bpf_link::Layout>,
     pub(super) place: bpf_place::Layout,
 }
@@ -66,6 +77,10 @@ impl Layout {
             maps_count: more("used_map_cnt")?,
             map_id: resolver.optional("bpf_map", "id")?,
             function: more("attach_func_name")?,
+            references: more("refcnt"),
+            functions: more("func"),
+            functions_count: ["func_cnt", "real_func_cnt"].into_iter().filter_map(more).collect(),
+            symbol: bpf_symbol::Layout::resolve(resolver),
             link: bpf_link::Layout::resolve(resolver),
             place: bpf_place::Layout::resolve(resolver),
         })
@@ -76,15 +91,22 @@ impl Layout {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum View {
     Table,
+    SymbolList,
+    SymbolTree,
     Link,
     Place,
     Descriptor,
 }
 
 impl View {
+    /// Where the names of programs are.
+    const SYMBOLS: [Self; 2] = [Self::SymbolList, Self::SymbolTree];
+
     fn name(self) -> &'static str {
         match self {
             Self::Table => "program_table",
+            Self::SymbolList => "symbol_list",
+            Self::SymbolTree => "symbol_tree",
             Self::Link => "link",
             Self::Place => "attachment",
             Self::Descriptor => "descriptor",
@@ -96,17 +118,18 @@ impl View {
 #[derive(Debug, Default)]
 struct Entry {
     views: BTreeSet<View>,
+    /// Where it should be and is not.
+    missing: BTreeSet<View>,
+    /// Links that something leads to and the table of links lacks.
+    unlisted: BTreeSet<Gva>,
     places: BTreeSet<EbpfAttachment>,
     pids: BTreeSet<u32>,
 }
 
 impl Entry {
-    fn has_no_number(&self) -> bool {
-        !self.views.contains(&View::Table)
-    }
-
-    fn is_attached(&self) -> bool {
-        self.views.contains(&View::Link) || self.views.contains(&View::Place)
+    /// Whether it is loaded and not yet let go of, whatever the tables say.
+    fn is_in_use(&self) -> bool {
+        [View::Link, View::Place, View::Descriptor].iter().any(|view| self.views.contains(view))
     }
 }
 
@@ -119,6 +142,21 @@ impl Found {
         let entry = self.0.entry(program).or_default();
         entry.views.insert(view);
         entry
+    }
+
+    /// What a first look saw is not missing: it was on its way.
+    fn forgive(&mut self, first: &Self) {
+        for (program, entry) in &mut self.0 {
+            let Some(before) = first.0.get(program) else { continue };
+            entry.views.extend(&before.views);
+            let unlisted: BTreeSet<Gva> = entry.unlisted.intersection(&before.unlisted).copied().collect();
+            let views = &entry.views;
+            entry.missing.retain(|view| match view {
+                View::Link => !unlisted.is_empty(),
+                view => !views.contains(view),
+            });
+            entry.unlisted = unlisted;
+        }
     }
 }
 
@@ -140,28 +178,15 @@ pub(crate) fn programs(
     sockets: &[Socket],
     programs: &mut Vec<EbpfProgram>,
 ) -> Result<(), ReadError> {
-    let mut found = Found::default();
-    in_table(session, &mut found)?;
-    let links = bpf_link::links(session)?;
-    for link in &links {
-        if let Some(program) = link.program {
-            found.entry(program, View::Link).places.insert(link.attachment.clone());
-        }
-    }
-    for (program, attachment) in bpf_place::places(session)? {
-        found.entry(program, View::Place).places.insert(attachment);
-    }
     // The descriptors were followed for the sockets, if those were asked for.
     let known = session.ebpf_leads.take();
-    let leads = known.map_or_else(|| holder::ebpf_leads(session, processes), Ok)?;
-    held(session, leads, &links, &mut found)?;
-    // One that is attached or held has a number for as long as it is; one loaded since the table was read has one by now, and
-    // one that was closed since the descriptors were followed is held no more.
-    if found.0.values().any(Entry::has_no_number) {
+    let mut found = take(session, known.map_or_else(|| holder::ebpf_leads(session, processes), Ok)?)?;
+    // A program that comes or goes is in some of the views for a moment, so where they disagree they are taken a second time.
+    if found.0.values().any(|entry| !entry.missing.is_empty()) {
         session.space.forget();
-        found.0.retain(|_, entry| !entry.has_no_number() || entry.is_attached());
-        held(session, holder::ebpf_leads(session, processes)?, &links, &mut found)?;
-        in_table(session, &mut found)?;
+        let first = found;
+        found = take(session, holder::ebpf_leads(session, processes)?)?;
+        found.forgive(&first);
     }
     if found.0.len() > PROGRAMS_MAX {
         session.problem(
@@ -186,48 +211,171 @@ pub(crate) fn programs(
         }
         program.attached_to = entry.places.into_iter().chain(more).take(PLACES_MAX).collect();
         program.processes = entry.pids.into_iter().collect();
-        program.views = entry.views.into_iter().map(|view| view.name().to_owned()).collect();
+        let names = |views: BTreeSet<View>| views.into_iter().map(|view| view.name().to_owned()).collect();
+        program.views = names(entry.views);
+        program.views_missing = names(entry.missing);
         programs.push(program);
     }
     programs.sort_by_key(|program| (program.id, program.program));
     Ok(())
 }
 
-fn in_table(session: &Session<'_>, found: &mut Found) -> Result<(), ReadError> {
-    let Some((tree, head)) = table(session) else { return Ok(()) };
-    for program in xarray::pointers(session, tree, "bpf program table", head)? {
-        found.entry(program, View::Table);
+/// All programs that any view has, and what each should be in.
+fn take(session: &Session<'_>, leads: Vec<holder::EbpfLead>) -> Result<Found, ReadError> {
+    let mut found = Found::default();
+    if let Some((tree, head)) = table(session) {
+        for program in xarray::pointers(session, tree, "bpf program table", head)? {
+            found.entry(program, View::Table);
+        }
     }
+    let links = bpf_link::links(session)?;
+    for link in &links {
+        if let Some(program) = link.program {
+            found.entry(program, View::Link).places.insert(link.attachment.clone());
+        }
+    }
+    let by_address: HashMap<Gva, &Link> = links.iter().map(|link| (link.at, link)).collect();
+    for placed in bpf_place::places(session)? {
+        match placed {
+            Placed::Program(program, attachment) => {
+                found.entry(program, View::Place).places.insert(attachment);
+            }
+            Placed::Link(at) => {
+                by_link(session, at, View::Place, &by_address, &mut found)?;
+            }
+        }
+    }
+    held(session, leads, &by_address, &mut found)?;
+    let symbols = [bpf_symbol::in_list(session)?, bpf_symbol::in_tree(session)?];
+    for (view, programs) in View::SYMBOLS.into_iter().zip(&symbols) {
+        for program in programs.iter().flatten() {
+            found.entry(*program, view);
+        }
+    }
+    without_parts(session, &mut found)?;
+    for (at, entry) in &mut found.0 {
+        if !entry.views.contains(&View::Table) {
+            entry.missing.insert(View::Table);
+        }
+        if !entry.unlisted.is_empty() {
+            entry.missing.insert(View::Link);
+        }
+        let lacking: Vec<View> = (View::SYMBOLS.into_iter().zip(&symbols))
+            .filter(|(view, programs)| programs.is_some() && !entry.views.contains(view))
+            .map(|(view, _)| view)
+            .collect();
+        if entry.is_in_use() && !lacking.is_empty() {
+            let in_other = View::SYMBOLS.iter().any(|view| entry.views.contains(view));
+            if in_other || session.known("bpf_prog", *at, has_symbol(session, *at))? == Some(true) {
+                entry.missing.extend(lacking);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Leaves out what only the names have and what is no program of its own: functions of programs, and programs that nothing holds any
+/// more, which lose their number first and their name last.
+fn without_parts(session: &Session<'_>, found: &mut Found) -> Result<(), ReadError> {
+    let Some(layout) = &session.kernel.layouts().bpf else { return Ok(()) };
+    let only_named = |entry: &Entry| !entry.is_in_use() && !entry.views.contains(&View::Table);
+    if !found.0.values().any(only_named) {
+        return Ok(());
+    }
+    let mut parts = BTreeSet::new();
+    for at in found.0.keys() {
+        let functions = functions(session, layout, *at);
+        parts.extend(session.known("bpf_prog (functions)", *at, functions)?.into_iter().flatten());
+    }
+    let mut gone = Vec::new();
+    for (at, _) in found.0.iter().filter(|(_, entry)| only_named(entry)) {
+        if parts.contains(at)
+            || session.known("bpf_prog", *at, is_let_go(session, layout, *at))? != Some(false)
+        {
+            gone.push(*at);
+        }
+    }
+    gone.iter().for_each(|at| drop(found.0.remove(at)));
     Ok(())
+}
+
+/// ``struct bpf_prog *`` of the functions of the program at `at`, if it has any.
+fn functions(session: &Session<'_>, layout: &Layout, at: Gva) -> Result<Vec<Gva>, ReadError> {
+    let Some(functions) = layout.functions else { return Ok(Vec::new()) };
+    let space = &session.space;
+    let more = space.pointer(member(at, layout.more)?)?;
+    let mut count = 0;
+    for offset in &layout.functions_count {
+        count = count.max(space.u32(member(more, *offset)?)?);
+    }
+    let array = space.pointer(member(more, functions)?)?;
+    if array.is_null() {
+        return Ok(Vec::new());
+    }
+    if count > FUNCTIONS_MAX {
+        session.problem(
+            ProblemKind::Implausible,
+            format_args!("bpf_prog_aux {more}"),
+            format_args!("It claims {count} functions."),
+        );
+        return Ok(Vec::new());
+    }
+    let each = |index| array.element(index, 8).ok_or(ReadError::NotAnAddress { at: array, len: index });
+    (0..u64::from(count)).map(|index| space.pointer(each(index)?)).collect()
+}
+
+fn is_let_go(session: &Session<'_>, layout: &Layout, at: Gva) -> Result<bool, ReadError> {
+    let Some(references) = layout.references else { return Ok(false) };
+    let more = session.space.pointer(member(at, layout.more)?)?;
+    Ok(session.space.u64(member(more, references)?)? == 0)
+}
+
+/// Whether the machine code of the program at `at` must have a name.
+fn has_symbol(session: &Session<'_>, at: Gva) -> Result<bool, ReadError> {
+    let Some(layout) = &session.kernel.layouts().bpf else { return Ok(false) };
+    let kind = session.space.u32(member(at, layout.kind)?)?;
+    Ok(!OF_ANYBODY.contains(&kind) && session.space.u32(member(at, layout.jited_len)?)? != 0)
+}
+
+/// The program of the link at `at`, which `view` leads to.
+fn by_link(
+    session: &Session<'_>,
+    at: Gva,
+    view: View,
+    listed: &HashMap<Gva, &Link>,
+    found: &mut Found,
+) -> Result<Option<Gva>, ReadError> {
+    if let Some(link) = listed.get(&at) {
+        let program = link.program;
+        program.map(|program| found.entry(program, view));
+        return Ok(program);
+    }
+    // Made since the table was read, on its way out, or taken off the table.
+    let link = session.known("bpf_link", at, bpf_link::read(session, at))?.flatten();
+    let Some((program, attachment)) = link.and_then(|link| Some((link.program?, link.attachment))) else {
+        return Ok(None);
+    };
+    if session.known("bpf_link", at, bpf_link::is_held(session, at))? != Some(true) {
+        return Ok(None);
+    }
+    let entry = found.entry(program, view);
+    entry.places.insert(attachment);
+    entry.unlisted.insert(at);
+    Ok(Some(program))
 }
 
 /// Adds what descriptors lead to: programs, links, and perf events with a program.
 fn held(
     session: &Session<'_>,
     leads: Vec<holder::EbpfLead>,
-    links: &[Link],
+    links: &HashMap<Gva, &Link>,
     found: &mut Found,
 ) -> Result<(), ReadError> {
-    let by_address: HashMap<Gva, &Link> = links.iter().map(|link| (link.at, link)).collect();
-    let with_link: BTreeSet<Gva> = links.iter().filter_map(|link| link.event).collect();
+    let with_link: BTreeSet<Gva> = links.values().filter_map(|link| link.event).collect();
     for (pid, lead) in leads {
         let program = match lead {
             Lead::Program(program) => Some(program),
-            Lead::Link(at) => match by_address.get(&at) {
-                Some(link) => link.program,
-                // Of no number: taken off the table, or made since.
-                None => {
-                    let link = session.known("bpf_link", at, bpf_link::read(session, at))?.flatten();
-                    if let Some((program, link)) =
-                        link.and_then(|link| Some((link.program?, link.attachment)))
-                    {
-                        found.entry(program, View::Descriptor).places.insert(link);
-                        Some(program)
-                    } else {
-                        None
-                    }
-                }
-            },
+            Lead::Link(at) => by_link(session, at, View::Descriptor, links, found)?,
             Lead::PerfEvent(event) => {
                 let program = bpf_place::event_program(session, event);
                 let program = session.known("perf_event", event, program)?.flatten();
@@ -290,6 +438,7 @@ fn read(session: &Session<'_>, at: Gva) -> Result<Option<EbpfProgram>, ReadError
         attached_to: Vec::new(),
         processes: Vec::new(),
         views: Vec::new(),
+        views_missing: Vec::new(),
         program: Address(at.0),
     }))
 }

@@ -51,6 +51,7 @@ pub(crate) struct Layout {
     id: u64,
     kind: u64,
     program: u64,
+    references: u64,
     /// In ``struct bpf_link`` since 6.18; in what it is a part of before.
     attach_type: Option<u64>,
     raw_tracepoint: Option<Whole>,
@@ -60,6 +61,8 @@ pub(crate) struct Layout {
     iterator: Option<Whole>,
     iterator_target: Option<(u64, u64)>,
     net_namespace: Option<Whole>,
+    /// In ``struct bpf_netns_link``: its place in the list of its namespace.
+    net_namespace_node: Option<u64>,
     xdp: Option<Whole>,
     perf_event: Option<Whole>,
     tcx: Option<Whole>,
@@ -74,6 +77,7 @@ impl Layout {
             id: resolver.optional("bpf_link", "id")?,
             kind: resolver.optional("bpf_link", "type")?,
             program: resolver.optional("bpf_link", "prog")?,
+            references: resolver.optional("bpf_link", "refcnt")?,
             attach_type: resolver.optional("bpf_link", "attach_type"),
             raw_tracepoint: whole("bpf_raw_tp_link", "btp", None),
             tracepoint: resolver
@@ -86,6 +90,7 @@ impl Layout {
                 .optional("bpf_iter_target_info", "reg_info")
                 .zip(resolver.optional("bpf_iter_reg", "target")),
             net_namespace: whole("bpf_netns_link", "net", Some("type")),
+            net_namespace_node: resolver.optional("bpf_netns_link", "node"),
             xdp: whole("bpf_xdp_link", "dev", None),
             perf_event: whole("bpf_perf_link", "perf_file", None),
             tcx: whole("tcx_link", "dev", Some("location")),
@@ -104,6 +109,32 @@ pub(super) struct Link {
     /// ``struct perf_event *``, of a link to one.
     pub(super) event: Option<Gva>,
     pub(super) attachment: EbpfAttachment,
+}
+
+/// The ``struct bpf_link`` in the ``struct bpf_cgroup_link`` at `at`.
+pub(super) fn in_cgroup_link(session: &Session<'_>, at: Gva) -> Option<Gva> {
+    at.checked_add(layout(session)?.cgroup?.link)
+}
+
+/// The same of a ``struct bpf_xdp_link``.
+pub(super) fn in_xdp_link(session: &Session<'_>, at: Gva) -> Option<Gva> {
+    at.checked_add(layout(session)?.xdp?.link)
+}
+
+/// The same of the ``struct bpf_netns_link`` with its node in the list of its namespace at `node`.
+pub(super) fn in_net_namespace_link(session: &Session<'_>, node: Gva) -> Option<Gva> {
+    let layout = layout(session)?;
+    node.checked_sub(layout.net_namespace_node?)?.checked_add(layout.net_namespace?.link)
+}
+
+fn layout<'s>(session: &'s Session<'_>) -> Option<&'s Layout> {
+    session.kernel.layouts().bpf.as_ref()?.link.as_ref()
+}
+
+/// Whether anything holds the link at `at` still: one that is let go of is off the table first, and then off its place.
+pub(super) fn is_held(session: &Session<'_>, at: Gva) -> Result<bool, ReadError> {
+    let Some(layout) = layout(session) else { return Ok(false) };
+    Ok(session.space.u64(member(at, layout.references)?)? != 0)
 }
 
 /// All links that have a number.
@@ -129,9 +160,7 @@ pub(super) fn links(session: &Session<'_>) -> Result<Vec<Link>, ReadError> {
 
 /// The ``struct bpf_link`` at `at`. `None`: this kernel's type is not known.
 pub(super) fn read(session: &Session<'_>, at: Gva) -> Result<Option<Link>, ReadError> {
-    let Some(layout) = session.kernel.layouts().bpf.as_ref().and_then(|bpf| bpf.link.as_ref()) else {
-        return Ok(None);
-    };
+    let Some(layout) = layout(session) else { return Ok(None) };
     let space = &session.space;
     let kind = space.u32(member(at, layout.kind)?)?;
     let id = space.u32(member(at, layout.id)?)?;

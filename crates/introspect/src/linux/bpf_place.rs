@@ -2,7 +2,7 @@
 //! namespaces and perf events.
 
 use super::layout::Resolver;
-use super::{bpf_words, cgroup, device, list, namespace, net};
+use super::{bpf_link, bpf_words, cgroup, device, list, namespace, net};
 use crate::session::{Session, member};
 use facts::{EbpfAttachment, ProblemKind};
 use std::collections::HashSet;
@@ -15,6 +15,8 @@ const WAYS_MAX: u64 = 256;
 /// Bytes of a ``struct list_head`` and of a ``struct hlist_head``.
 const LIST_HEAD: u64 = 16;
 const HLIST_HEAD: u64 = 8;
+/// What ``netdev_priv()`` rounds the size of a ``struct net_device`` up to (``NETDEV_ALIGN``).
+const PRIVATE_ALIGN: u64 = 32;
 /// Most programs in one direction of an interface (``BPF_MPROG_MAX``, include/linux/bpf_mprog.h).
 const DIRECTION_MAX: u64 = 64;
 /// Words of `ip link` for ``enum bpf_xdp_mode`` (include/linux/netdevice.h).
@@ -32,8 +34,11 @@ pub(crate) struct Layout {
     groups: Option<Groups>,
     xdp: Option<Xdp>,
     directions: Option<Directions>,
-    /// In ``struct net``: the programs attached without a link.
+    netkit: Option<Netkit>,
+    several: Option<Several>,
+    /// In ``struct net``: the programs attached without a link, and the lists of links.
     net_programs: Option<u64>,
+    net_links: Option<u64>,
     event: Option<Event>,
 }
 
@@ -65,6 +70,21 @@ struct Xdp {
 struct Directions {
     ingress: u64,
     egress: u64,
+}
+
+/// Interfaces of containers that hand their packets to programs (``drivers/net/netkit.c``).
+#[derive(Clone, Debug)]
+struct Netkit {
+    /// In ``struct net_device``: what tells its kind.
+    operations: u64,
+    /// Behind ``struct net_device``: the programs of this end, and whether it is the first of the pair.
+    programs: u64,
+    primary: u64,
+}
+
+/// Several programs in one place, in their order.
+#[derive(Clone, Debug)]
+struct Several {
     programs: u64,
     parent: u64,
     links: u64,
@@ -87,7 +107,10 @@ impl Layout {
             groups: Groups::resolve(resolver),
             xdp: Xdp::resolve(resolver),
             directions: Directions::resolve(resolver),
+            netkit: Netkit::resolve(resolver),
+            several: Several::resolve(resolver),
             net_programs: resolver.optional("net", "bpf.progs"),
+            net_links: resolver.optional("net", "bpf.links"),
             event: Event::resolve(resolver),
         }
     }
@@ -150,6 +173,24 @@ impl Directions {
         Some(Self {
             ingress: resolver.optional("net_device", "tcx_ingress")?,
             egress: resolver.optional("net_device", "tcx_egress")?,
+        })
+    }
+}
+
+impl Netkit {
+    fn resolve(resolver: &Resolver<'_>) -> Option<Self> {
+        let device = resolver.profile().size("net_device").ok()?.checked_next_multiple_of(PRIVATE_ALIGN)?;
+        Some(Self {
+            operations: resolver.optional("net_device", "rtnl_link_ops")?,
+            programs: device.checked_add(resolver.optional("netkit", "active")?)?,
+            primary: device.checked_add(resolver.optional("netkit", "primary")?)?,
+        })
+    }
+}
+
+impl Several {
+    fn resolve(resolver: &Resolver<'_>) -> Option<Self> {
+        Some(Self {
             programs: resolver.optional("bpf_mprog_entry", "fp_items")?,
             parent: resolver.optional("bpf_mprog_entry", "parent")?,
             links: resolver.optional("bpf_mprog_bundle", "cp_items")?,
@@ -171,10 +212,15 @@ impl Event {
     }
 }
 
-/// A program and where it is attached without a link.
-pub(super) type Placed = (Gva, EbpfAttachment);
+/// What a place has.
+pub(super) enum Placed {
+    /// A ``struct bpf_prog *``, attached without a link.
+    Program(Gva, EbpfAttachment),
+    /// A ``struct bpf_link *``, which knows the rest.
+    Link(Gva),
+}
 
-/// All programs that are attached to control groups, interfaces and network namespaces without a link.
+/// What control groups, interfaces and network namespaces have.
 pub(super) fn places(session: &Session<'_>) -> Result<Vec<Placed>, ReadError> {
     let Some(bpf) = session.kernel.layouts().bpf.as_ref() else { return Ok(Vec::new()) };
     let layout = &bpf.place;
@@ -243,9 +289,12 @@ fn of_group(
                 ))
             };
             let Some((program, link)) = session.known("bpf_prog_list", entry, read())? else { continue };
-            if link.is_null() && !program.is_null() {
+            if !link.is_null() {
+                placed.extend(bpf_link::in_cgroup_link(session, link).map(Placed::Link));
+            } else if !program.is_null() {
                 let target = cgroup::path(session, "cgroup", group, group)?;
-                placed.push((program, attachment("cgroup", target, Some(word.clone()))));
+                let place = attachment("cgroup", target, Some(word.clone()));
+                placed.push(Placed::Program(program, place));
             }
         }
     }
@@ -262,34 +311,66 @@ fn of_interface(
     let space = &session.space;
     if let Some(xdp) = &layout.xdp {
         for (mode, program, link) in xdp_programs(session, xdp, interface)? {
-            if link.is_null() && !program.is_null() {
-                placed.push((program, attachment("xdp", Some(name.clone()), Some(mode.to_owned()))));
+            if !link.is_null() {
+                placed.extend(bpf_link::in_xdp_link(session, link).map(Placed::Link));
+            } else if !program.is_null() {
+                let place = attachment("xdp", Some(name.clone()), Some(mode.to_owned()));
+                placed.push(Placed::Program(program, place));
             }
         }
     }
-    let Some(directions) = &layout.directions else { return Ok(()) };
-    for (offset, word) in [(directions.ingress, "tcx_ingress"), (directions.egress, "tcx_egress")] {
-        let entry = space.pointer(member(interface, offset)?)?;
-        if entry.is_null() {
-            continue;
+    let mut lists = Vec::new();
+    if let Some(directions) = &layout.directions {
+        lists.push((directions.ingress, "tcx", "tcx_ingress"));
+        lists.push((directions.egress, "tcx", "tcx_egress"));
+    }
+    if let (Some(netkit), Some(operations)) = (&layout.netkit, session.kernel.symbol("netkit_link_ops"))
+        && space.pointer(member(interface, netkit.operations)?)? == operations
+    {
+        let primary = space.u8(member(interface, netkit.primary)?)? != 0;
+        lists.push((netkit.programs, "netkit", if primary { "netkit_primary" } else { "netkit_peer" }));
+    }
+    for (offset, kind, way) in lists {
+        let several = space.pointer(member(interface, offset)?)?;
+        of_several(
+            session,
+            layout,
+            several,
+            &attachment(kind, Some(name.clone()), Some(way.to_owned())),
+            placed,
+        )?;
+    }
+    Ok(())
+}
+
+/// The programs of the ``struct bpf_mprog_entry`` at `entry`, which are all attached in the same way.
+fn of_several(
+    session: &Session<'_>,
+    layout: &Layout,
+    entry: Gva,
+    place: &EbpfAttachment,
+    placed: &mut Vec<Placed>,
+) -> Result<(), ReadError> {
+    let Some(several) = layout.several.as_ref().filter(|_| !entry.is_null()) else { return Ok(()) };
+    let space = &session.space;
+    let programs = member(entry, several.programs)?;
+    let links = member(space.pointer(member(entry, several.parent)?)?, several.links)?;
+    for index in 0..DIRECTION_MAX {
+        let of = |array: Gva| {
+            array
+                .element(index, 8)
+                .ok_or(ReadError::NotAnAddress { at: array, len: index })
+                .and_then(|at| space.pointer(at))
+        };
+        let program = of(programs)?;
+        if program.is_null() {
+            break;
         }
-        let programs = member(entry, directions.programs)?;
-        let links = member(space.pointer(member(entry, directions.parent)?)?, directions.links)?;
-        for index in 0..DIRECTION_MAX {
-            let of = |array: Gva| {
-                array
-                    .element(index, 8)
-                    .ok_or(ReadError::NotAnAddress { at: array, len: index })
-                    .and_then(|at| space.pointer(at))
-            };
-            let program = of(programs)?;
-            if program.is_null() {
-                break;
-            }
-            if of(links)?.is_null() {
-                placed.push((program, attachment("tcx", Some(name.clone()), Some(word.to_owned()))));
-            }
-        }
+        let link = of(links)?;
+        placed.push(match link.is_null() {
+            true => Placed::Program(program, place.clone()),
+            false => Placed::Link(link),
+        });
     }
     Ok(())
 }
@@ -300,13 +381,22 @@ fn of_namespace(
     net: Gva,
     placed: &mut Vec<Placed>,
 ) -> Result<(), ReadError> {
-    let Some(offset) = layout.net_programs else { return Ok(()) };
     for (index, word) in (0..).zip(NET_NAMESPACE_WAYS) {
-        let at = member(net, offset)?.element(index, 8);
-        let program = session.space.pointer(at.ok_or(ReadError::NotAnAddress { at: net, len: offset })?)?;
-        if !program.is_null() {
-            let target = namespace::of_net(session, net)?.map(|inode| format!("net:[{inode}]"));
-            placed.push((program, attachment("netns", target, Some(word.to_owned()))));
+        let of = |offset, size| {
+            member(net, offset)?.element(index, size).ok_or(ReadError::NotAnAddress { at: net, len: offset })
+        };
+        if let Some(offset) = layout.net_programs {
+            let program = session.space.pointer(of(offset, 8)?)?;
+            if !program.is_null() {
+                let target = namespace::of_net(session, net)?.map(|inode| format!("net:[{inode}]"));
+                let place = attachment("netns", target, Some(word.to_owned()));
+                placed.push(Placed::Program(program, place));
+            }
+        }
+        if let Some(offset) = layout.net_links {
+            for node in list::list(session, "netns_bpf.links", of(offset, LIST_HEAD)?)? {
+                placed.extend(bpf_link::in_net_namespace_link(session, node).map(Placed::Link));
+            }
         }
     }
     Ok(())

@@ -6,7 +6,7 @@
 //! them is found on request, by a search of the addresses that modules have.
 
 use super::layout::Resolver;
-use super::list;
+use super::{latch, list};
 use crate::session::{Session, member};
 use facts::{Address, Module, ModuleState, ProblemKind};
 use guest_profiles::FieldKind;
@@ -22,10 +22,6 @@ const RANGE: &str = "address_range";
 const PAGES_MAX: u64 = (1 << 30) / PAGE_SIZE;
 /// [`PAGE_SIZE`] as the length of an array.
 const PAGE_BYTES: usize = 4096;
-/// How often the tree is walked when it changes meanwhile.
-const TRIES: u32 = 4;
-/// Most nodes of the tree: a module has up to seven ranges of memory.
-const NODES_MAX: usize = 64 << 10;
 /// ``MODULE_NAME_LEN`` (include/linux/module.h): 64 minus the size of a long.
 const NAME_MAX: usize = 56;
 /// ``MODULE_REF_BASE``, kernel/module/internal.h: the reference the kernel holds itself.
@@ -56,15 +52,12 @@ struct RangeLayout {
 /// Offsets of the tree of modules, in bytes.
 #[derive(Clone, Debug)]
 struct TreeLayout {
+    latch: latch::Layout,
     /// In ``struct mod_tree_root``.
-    sequence: u64,
-    roots: u64,
-    /// In ``struct mod_tree_node``: the module, and the first of the two nodes.
+    root: u64,
+    /// In ``struct mod_tree_node``: the module, and the nodes.
     module: u64,
     nodes: u64,
-    node_size: u64,
-    right: u64,
-    left: u64,
 }
 
 /// Offsets of the objects behind `/sys/module`, in bytes.
@@ -80,13 +73,10 @@ struct SysfsLayout {
 impl TreeLayout {
     fn resolve(resolver: &Resolver<'_>) -> Option<Self> {
         Some(Self {
-            sequence: resolver.optional("mod_tree_root", "root.seq")?,
-            roots: resolver.optional("mod_tree_root", "root.tree")?,
+            latch: latch::Layout::resolve(resolver)?,
+            root: resolver.optional("mod_tree_root", "root")?,
             module: resolver.optional("mod_tree_node", "mod")?,
-            nodes: resolver.optional("mod_tree_node", "node.node")?,
-            node_size: resolver.profile().size("rb_node").ok()?,
-            right: resolver.optional("rb_node", "rb_right")?,
-            left: resolver.optional("rb_node", "rb_left")?,
+            nodes: resolver.optional("mod_tree_node", "node")?,
         })
     }
 }
@@ -231,64 +221,18 @@ pub(crate) fn views(session: &Session<'_>) -> Vec<String> {
 }
 
 /// The modules in ``mod_tree``. `None`: this kernel has no such tree.
-///
-/// It is two trees of the same modules (a latch, include/linux/rbtree_latch.h), of which one is whole at any time: the one
-/// that the lowest bit of the sequence number says, as long as that number stays.
 fn tree(session: &Session<'_>) -> Result<Option<BTreeSet<Gva>>, ReadError> {
     let (Some(layout), Some(root)) =
         (&session.kernel.layouts().module.tree, session.kernel.symbol("mod_tree"))
     else {
         return Ok(None);
     };
-    let sequence = |session: &Session<'_>| session.space.u32(member(root, layout.sequence)?);
-    let mut found = BTreeSet::new();
-    for _ in 0..TRIES {
-        let before = sequence(session);
-        let Some(before) = session.known("module tree", root, before)? else { return Ok(None) };
-        let walked = walk_tree(session, layout, root, u64::from(before & 1));
-        found = session.known("module tree", root, walked)?.unwrap_or_default();
-        session.space.look().forget_pages();
-        if session.known("module tree", root, sequence(session))? == Some(before) {
-            break;
-        }
-        session.retry();
-    }
-    Ok(Some(found))
-}
-
-fn walk_tree(
-    session: &Session<'_>,
-    layout: &TreeLayout,
-    root: Gva,
-    which: u64,
-) -> Result<BTreeSet<Gva>, ReadError> {
-    let space = &session.space;
-    let top = member(root, layout.roots)?
-        .element(which, 8)
-        .ok_or(ReadError::NotAnAddress { at: root, len: layout.roots })?;
-    let mut open = vec![space.pointer(top)?];
-    let mut seen = BTreeSet::new();
-    let mut modules = BTreeSet::new();
-    while let Some(node) = open.pop() {
-        if node.is_null() || !seen.insert(node) {
-            continue;
-        }
-        if seen.len() > NODES_MAX {
-            session.problem(
-                ProblemKind::Budget,
-                format_args!("module tree {root}"),
-                format_args!("More than {NODES_MAX} nodes."),
-            );
-            break;
-        }
-        let offset = layout.nodes.saturating_add(which.saturating_mul(layout.node_size));
-        let owner = node.checked_sub(offset).ok_or(ReadError::NotAnAddress { at: node, len: offset })?;
-        modules.insert(space.pointer(member(owner, layout.module)?)?);
-        open.push(space.pointer(member(node, layout.right)?)?);
-        open.push(space.pointer(member(node, layout.left)?)?);
-    }
-    modules.remove(&Gva(0));
-    Ok(modules)
+    latch::tree(session, layout.latch, "module tree", member(root, layout.root)?, |node| {
+        let owner =
+            node.checked_sub(layout.nodes).ok_or(ReadError::NotAnAddress { at: node, len: layout.nodes })?;
+        let module = session.space.pointer(member(owner, layout.module)?)?;
+        Ok(Some(module).filter(|module| !module.is_null()))
+    })
 }
 
 /// The modules that have an object in `/sys/module`; built-in ones have an object and no module. `None`: this kernel has no

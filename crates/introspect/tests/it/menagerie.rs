@@ -1,8 +1,8 @@
 //! A guest with one of everything, so that no kind of process or socket is compared only in theory.
 
 use crate::opened::Opened;
-use anyhow::Result;
-use testkit::{Activity, Filter, MountSpec, Namespace, ProgramSpec, SocketSpec, Spawn, UnixType};
+use anyhow::{Result, ensure};
+use testkit::{Activity, Filter, MountSpec, Namespace, ProgramSpec, SocketSpec, Spawn, TracingWay, UnixType};
 
 /// Fills the guest with one of everything, so that no kind of process or socket is compared only in theory. A `small` guest gets
 /// no program that needs a copy of its own in memory, which would be more than its kernel can give.
@@ -122,7 +122,7 @@ pub fn menagerie(opened: &Opened, small: bool) -> Result<bool> {
     }
     guest.spawn(Spawn { exe: "/usr/sbin/bus".into(), sockets, ..Spawn::default() })?;
     odd_sockets(opened)?;
-    programs(opened)?;
+    programs(opened, small)?;
     guest.spawn_many(20, Spawn { exe: "/usr/bin/idle".into(), uid: Some(65534), ..Spawn::default() })?;
     guest.load_module("dummy")?;
     let overlays = guest.load_module("overlay").is_ok();
@@ -203,26 +203,54 @@ fn odd_sockets(opened: &Opened) -> Result<()> {
     Ok(())
 }
 
-/// An eBPF program in each place that this kernel has.
-fn programs(opened: &Opened) -> Result<()> {
+/// An eBPF program in each place that this kernel has. It must refuse the others, so that none is passed over that it has.
+fn programs(opened: &Opened, small: bool) -> Result<()> {
     let guest = &opened.guest;
-    let old = |series: &[&str]| series.iter().any(|series| guest.kernel().release.starts_with(series));
-    let mut programs = vec![
-        ProgramSpec::SocketFilter,
-        ProgramSpec::CgroupLink { cgroup: "/system.slice/filtered.service".into() },
-        ProgramSpec::Cgroup { cgroup: "/system.slice/filtered.service".into() },
-        ProgramSpec::RawTracepoint { name: "sched_process_exit".into() },
-        ProgramSpec::Kprobe { function: "vfs_unlink".into() },
-        ProgramSpec::XdpLink,
-        ProgramSpec::SocketLookupLink,
-        ProgramSpec::FlowDissector,
+    let release: Vec<u32> = guest.kernel().release.split('.').map_while(|part| part.parse().ok()).collect();
+    let since = |major: u32, minor: u32| release >= vec![major, minor];
+    let group = "/system.slice/filtered.service";
+    let traced = |way, function: &str| ProgramSpec::Tracing { way, function: function.into() };
+    guest.load_module("veth")?;
+    let mut all = vec![
+        (true, ProgramSpec::SocketFilter),
+        (true, ProgramSpec::CgroupLink { cgroup: group.into() }),
+        (true, ProgramSpec::Cgroup { cgroup: group.into() }),
+        (true, ProgramSpec::RawTracepoint { name: "sched_process_exit".into() }),
+        (true, ProgramSpec::Kprobe { function: "vfs_unlink".into() }),
+        (true, ProgramSpec::XdpLink),
+        (true, ProgramSpec::Xdp { native: false }),
+        (true, ProgramSpec::Xdp { native: true }),
+        (true, ProgramSpec::SocketLookupLink),
+        (true, ProgramSpec::FlowDissector),
+        (true, ProgramSpec::Tracepoint { system: "sched".into(), name: "sched_process_fork".into() }),
+        (since(5, 15), ProgramSpec::KprobeLink { function: "vfs_rmdir".into() }),
+        (since(5, 15), ProgramSpec::ClockLink),
+        (since(5, 18), ProgramSpec::KprobeMulti { function: "vfs_mknod".into() }),
+        (since(6, 4), ProgramSpec::Netfilter),
+        (since(6, 6), ProgramSpec::TcxLink),
+        (since(6, 6), ProgramSpec::Tcx),
+        (since(6, 7), ProgramSpec::NetkitLink),
+        (since(6, 7), ProgramSpec::Netkit),
+        (since(6, 10), ProgramSpec::Sockmap),
     ];
-    if !old(&["5.10."]) {
-        programs.push(ProgramSpec::KprobeLink { function: "vfs_rmdir".into() });
+    // Loading these takes more memory for the kernel's types than the smallest guest has.
+    if !small {
+        all.extend([
+            (true, traced(TracingWay::Entry, "vfs_symlink")),
+            (true, traced(TracingWay::Exit, "vfs_link")),
+            (true, traced(TracingWay::ModifyReturn, "security_inode_rmdir")),
+            (true, traced(TracingWay::Hook, "path_chroot")),
+            (true, ProgramSpec::TypedTracepoint { name: "sched_process_wait".into() }),
+            (true, ProgramSpec::Iterator { target: "task".into() }),
+            (since(6, 0), ProgramSpec::GroupHook { cgroup: group.into(), hook: "socket_bind".into() }),
+        ]);
     }
-    if !old(&["5.10.", "6.1."]) {
-        programs.extend([ProgramSpec::TcxLink, ProgramSpec::Tcx]);
-    }
+    let (programs, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(has, _)| *has);
+    let programs = programs.into_iter().map(|(_, spec)| spec).collect();
     guest.spawn(Spawn { exe: "/usr/sbin/tracer".into(), programs, ..Spawn::default() })?;
+    for (_, spec) in others {
+        let refused = guest.spawn(Spawn { programs: vec![spec.clone()], ..Spawn::default() });
+        ensure!(refused.is_err(), "{} has {spec:?}, which is taken to be newer", guest.kernel().release);
+    }
     Ok(())
 }

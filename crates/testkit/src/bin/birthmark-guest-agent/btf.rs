@@ -48,13 +48,14 @@ impl Types {
             let head = self.types.get(at..at + 12)?;
             let info = word(head, 4);
             let (kind, count) = (info >> 24 & 0x1f, usize::try_from(info & 0xffff).ok()?);
-            at += 12 + match kind {
-                1 | 14 | 17 => 4,
-                3 => 12,
-                4 | 5 | 15 | 19 => 12 * count,
-                6 | 13 => 8 * count,
-                _ => 0,
-            };
+            at += 12
+                + match kind {
+                    1 | 14 | 17 => 4,
+                    3 => 12,
+                    4 | 5 | 15 | 19 => 12 * count,
+                    6 | 13 => 8 * count,
+                    _ => 0,
+                };
             let name = self.names.get(usize::try_from(word(head, 0)).ok()?..)?;
             Some((id, kind, name.split(|byte| *byte == 0).next()?))
         })

@@ -2,8 +2,8 @@
 
 use crate::bpf::{self, Attributes};
 use crate::btf::{self, Types};
-use crate::links;
 use crate::init::{Result, context};
+use crate::links;
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 use std::fs::{self, File};
@@ -272,11 +272,7 @@ fn attach(program: &OwnedFd, target: RawFd, attach_type: u32, flags: u32) -> io:
 fn probe(function: &str) -> io::Result<OwnedFd> {
     let kind = fs::read_to_string("/sys/bus/event_source/devices/kprobe/type")?;
     let function = std::ffi::CString::new(function).map_err(io::Error::other)?;
-    event(
-        kind.trim().parse().map_err(io::Error::other)?,
-        0,
-        function.as_ptr().expose_provenance() as u64,
-    )
+    event(kind.trim().parse().map_err(io::Error::other)?, 0, function.as_ptr().expose_provenance() as u64)
 }
 
 /// A perf event of the first CPU. `name` is null or points at a string that lives through the call.
