@@ -48,7 +48,7 @@ pub struct EbpfAttachment {
     /// socket's filter.
     pub kind: String,
     /// Which one: the path of a control group, the name of an interface, `system:event` of an event, a tracepoint, the name of a
-    /// function, `net:[inode]` of a namespace. `None`: it is gone (the link remains), or it is not told.
+    /// function, `net:[inode]` of a namespace, `map:id` of a map of sockets. `None`: it is gone (the link remains), or it is not told.
     pub target: Option<String>,
     /// How: `cgroup_inet_egress`, `tcx_ingress`, `trace_fentry`, … `None`: there is only one way, or it is not told.
     pub attach_type: Option<String>,

@@ -23,6 +23,7 @@ const XDP: u32 = 6;
 const PERF_EVENT: u32 = 7;
 const TCX: u32 = 11;
 const NETKIT: u32 = 13;
+const SOCKMAP: u32 = 14;
 
 /// A struct that a link is a part of.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +68,8 @@ pub(crate) struct Layout {
     perf_event: Option<Whole>,
     tcx: Option<Whole>,
     netkit: Option<Whole>,
+    sockmap: Option<Whole>,
+    map_id: Option<u64>,
 }
 
 impl Layout {
@@ -95,6 +98,8 @@ impl Layout {
             perf_event: whole("bpf_perf_link", "perf_file", None),
             tcx: whole("tcx_link", "dev", Some("location")),
             netkit: whole("netkit_link", "dev", Some("location")),
+            sockmap: whole("sockmap_link", "map", Some("attach_type")),
+            map_id: resolver.optional("bpf_map", "id"),
         })
     }
 }
@@ -177,6 +182,7 @@ pub(super) fn read(session: &Session<'_>, at: Gva) -> Result<Option<Link>, ReadE
         PERF_EVENT => layout.perf_event,
         TCX => layout.tcx,
         NETKIT => layout.netkit,
+        SOCKMAP => layout.sockmap,
         _ => None,
     };
     let (mut target, mut attach_type) = (None, None);
@@ -206,6 +212,10 @@ pub(super) fn read(session: &Session<'_>, at: Gva) -> Result<Option<Link>, ReadE
                     None => None,
                 }
             }
+            SOCKMAP => match layout.map_id {
+                Some(offset) => Some(format!("map:{}", space.u32(member(object, offset)?)?)),
+                None => None,
+            },
             _ => Some(device::name(session, object)?),
         };
         if kind == XDP && !object.is_null() {
@@ -219,7 +229,7 @@ pub(super) fn read(session: &Session<'_>, at: Gva) -> Result<Option<Link>, ReadE
         }
     }
     // Where there is but one way, the number says nothing, and kernels before 6.18 do not have it.
-    let tells = matches!(kind, TRACING | CGROUP | NET_NAMESPACE | TCX | NETKIT);
+    let tells = matches!(kind, TRACING | CGROUP | NET_NAMESPACE | TCX | NETKIT | SOCKMAP);
     let attach_type = attach_type.filter(|_| tells).map(bpf_words::attach_type);
     Ok(Some(Link { at, program, event, attachment: attachment(kind, target, attach_type, id) }))
 }

@@ -23,8 +23,6 @@ const DIRECTION_MAX: u64 = 64;
 const XDP_MODES: [&str; 3] = ["xdpgeneric", "xdpdrv", "xdpoffload"];
 /// ``enum netns_bpf_attach_type``, include/linux/bpf-netns.h.
 const NET_NAMESPACE_WAYS: [&str; 2] = ["flow_dissector", "sk_lookup"];
-/// ``TRACE_EVENT_FL_TRACEPOINT``, include/linux/trace_events.h: the name is that of a tracepoint.
-const IS_TRACEPOINT: u32 = 1 << 4;
 /// Longest name of an event and of its system (``MAX_EVENT_NAME_LEN`` is 64; functions have longer ones).
 const NAME_MAX: usize = 512;
 
@@ -96,8 +94,8 @@ struct Event {
     call: u64,
     class: u64,
     system: u64,
+    register: u64,
     name: u64,
-    flags: u64,
     tracepoint_name: u64,
 }
 
@@ -205,8 +203,8 @@ impl Event {
             call: resolver.optional("perf_event", "tp_event")?,
             class: resolver.optional("trace_event_call", "class")?,
             system: resolver.optional("trace_event_class", "system")?,
+            register: resolver.optional("trace_event_class", "reg")?,
             name: resolver.optional("trace_event_call", "name")?,
-            flags: resolver.optional("trace_event_call", "flags")?,
             tracepoint_name: resolver.optional("tracepoint", "name")?,
         })
     }
@@ -458,7 +456,8 @@ pub(super) fn event_name(session: &Session<'_>, event: Gva) -> Result<Option<Str
     let class = space.pointer(member(call, layout.class)?)?;
     let system = text(space.pointer(member(class, layout.system)?)?)?;
     let mut name = space.pointer(member(call, layout.name)?)?;
-    if space.u32(member(call, layout.flags)?)? & IS_TRACEPOINT != 0 {
+    // That of a tracepoint is the tracepoint's. Which flag says so has changed; what turns it on has not.
+    if Some(space.pointer(member(class, layout.register)?)?) == session.kernel.symbol("trace_event_reg") {
         name = space.pointer(member(name, layout.tracepoint_name)?)?;
     }
     Ok(Some(format!("{system}:{}", text(name)?)))

@@ -225,7 +225,8 @@ fn programs(opened: &Opened, small: bool) -> Result<()> {
         (true, ProgramSpec::Tracepoint { system: "sched".into(), name: "sched_process_fork".into() }),
         (since(5, 15), ProgramSpec::KprobeLink { function: "vfs_rmdir".into() }),
         (since(5, 15), ProgramSpec::ClockLink),
-        (since(5, 18), ProgramSpec::KprobeMulti { function: "vfs_mknod".into() }),
+        // Linux has it since 5.18, Debian with 6.12 (CONFIG_FPROBE).
+        (since(6, 12), ProgramSpec::KprobeMulti { function: "vfs_mknod".into() }),
         (since(6, 4), ProgramSpec::Netfilter),
         (since(6, 6), ProgramSpec::TcxLink),
         (since(6, 6), ProgramSpec::Tcx),

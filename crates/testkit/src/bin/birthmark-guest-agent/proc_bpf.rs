@@ -157,7 +157,7 @@ fn link(
         // A kprobe, its return, a tracepoint, since 6.6.
         PERF_EVENT if matches!(first, 3..=5) => (text(24)?, None),
         TCX | NETKIT => (named(interfaces, first), Some(word(&info, 20))),
-        SOCKMAP => (None, Some(word(&info, 20))),
+        SOCKMAP => (Some(format!("map:{first}")), Some(word(&info, 20))),
         _ => (None, None),
     };
     Ok((program, Place { kind, target, attach_type, link: Some(word(&info, 4)) }))

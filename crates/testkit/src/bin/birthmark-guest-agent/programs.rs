@@ -66,6 +66,13 @@ fn returns(value: u32) -> [u64; 2] {
 /// What must be kept open.
 pub(crate) fn load_all(programs: &[ProgramSpec]) -> Result<Vec<OwnedFd>> {
     let mut held = Vec::new();
+    if !programs.is_empty() {
+        // Before 5.11 programs count as locked memory.
+        let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: the kernel reads one rlimit, which lives through the call.
+        let set = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+        context(crate::system::check(set), "RLIMIT_MEMLOCK")?;
+    }
     for spec in programs {
         held.extend(context(load(spec), &format!("{spec:?}"))?);
     }
