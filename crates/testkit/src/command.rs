@@ -514,6 +514,8 @@ pub enum SocketSpec {
 pub enum ProgramSpec {
     /// A socket filter that uses a map, attached to nothing; its descriptor is kept.
     SocketFilter,
+    /// A program with a function of its own, attached to nothing; its descriptor is kept.
+    WithFunction,
     /// What leaves a control group, by a link.
     CgroupLink {
         /// Path of the group, made if missing.

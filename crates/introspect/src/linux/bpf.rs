@@ -324,6 +324,16 @@ fn functions(session: &Session<'_>, layout: &Layout, at: Gva) -> Result<Vec<Gva>
     (0..u64::from(count)).map(|index| space.pointer(each(index)?)).collect()
 }
 
+/// Bytes of machine code of the program at `at`, which are those of its functions if it has any: it is the first of them itself.
+fn jited_bytes(session: &Session<'_>, layout: &Layout, at: Gva) -> Result<u32, ReadError> {
+    let len = |program: Gva| session.space.u32(member(program, layout.jited_len)?);
+    let functions = functions(session, layout, at)?;
+    if functions.is_empty() {
+        return len(at);
+    }
+    functions.into_iter().try_fold(0_u32, |sum, function| Ok(sum.saturating_add(len(function)?)))
+}
+
 fn is_let_go(session: &Session<'_>, layout: &Layout, at: Gva) -> Result<bool, ReadError> {
     let Some(references) = layout.references else { return Ok(false) };
     let more = session.space.pointer(member(at, layout.more)?)?;
@@ -433,7 +443,7 @@ fn read(session: &Session<'_>, at: Gva) -> Result<Option<EbpfProgram>, ReadError
         loaded_at: timekeeping::wall_clock(session.boot_time(), loaded_at_ns),
         uid: if user.is_null() { None } else { Some(space.u32(member(user, layout.user_uid)?)?) },
         instructions: Some(space.u32(member(at, layout.len)?)?),
-        jited_bytes: Some(space.u32(member(at, layout.jited_len)?)?).filter(|len| *len != 0),
+        jited_bytes: Some(jited_bytes(session, layout, at)?).filter(|len| *len != 0),
         maps: session.known("bpf_prog_aux", more, maps(session, layout, more))?.flatten(),
         attached_to: Vec::new(),
         processes: Vec::new(),

@@ -1,5 +1,6 @@
 //! One cell of the support matrix: a kind of guest, booted, made to be what the cell says, and compared with its own `/proc`.
 
+use crate::ebpf_views;
 use crate::equal::differences;
 use crate::menagerie::menagerie;
 use crate::opened::{Opened, PATIENT};
@@ -116,6 +117,7 @@ impl Cell {
         let changeable = self.memory != Memory::HugePages && self.blocks != Blocks::Dimm;
         if changeable && opened.guest.peek_physical(0x10_0000, 8).is_ok() {
             socket_views::check(&opened);
+            ebpf_views::check(&opened);
         }
         Ok(Outcome::Equal(compared))
     }

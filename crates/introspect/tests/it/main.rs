@@ -11,6 +11,7 @@ mod churn; // a guest that changes while it is looked at
 mod cross_views; // several views of processes and modules
 mod crowd; // thousands of processes and sockets
 mod debian; // a full Debian with all its services
+mod ebpf_views; // eBPF programs that hide, and those that only seem to
 mod equal; // compares a snapshot with the guest's /proc, entry by entry
 mod equal_ebpf;
 mod equal_sockets; // the same of sockets, line by line

@@ -213,6 +213,7 @@ fn programs(opened: &Opened, small: bool) -> Result<()> {
     guest.load_module("veth")?;
     let mut all = vec![
         (true, ProgramSpec::SocketFilter),
+        (true, ProgramSpec::WithFunction),
         (true, ProgramSpec::CgroupLink { cgroup: group.into() }),
         (true, ProgramSpec::Cgroup { cgroup: group.into() }),
         (true, ProgramSpec::RawTracepoint { name: "sched_process_exit".into() }),

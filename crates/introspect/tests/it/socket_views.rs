@@ -27,12 +27,12 @@ const KINDS: [Kind; 8] = [
 ];
 
 /// A stopped guest whose memory is changed and put back.
-struct Stopped<'o> {
-    opened: &'o Opened,
+pub struct Stopped<'o> {
+    pub opened: &'o Opened,
 }
 
 impl Stopped<'_> {
-    fn member(&self, object: u64, record: &str, path: &str) -> u64 {
+    pub fn member(&self, object: u64, record: &str, path: &str) -> u64 {
         object + self.opened.kernel.profile().field(record, path).unwrap().offset
     }
 
@@ -42,7 +42,7 @@ impl Stopped<'_> {
         space.translate(Gva(at)).unwrap().at.0
     }
 
-    fn peek(&self, at: u64) -> u64 {
+    pub fn peek(&self, at: u64) -> u64 {
         let bytes = self.opened.guest.peek_physical(self.physical(at), 8).unwrap();
         u64::from_le_bytes(bytes.try_into().unwrap())
     }
@@ -63,7 +63,7 @@ impl Stopped<'_> {
         self.with(changes, || introspect::snapshot(&*vm.memory, kernel, &vm.vm, &options).unwrap())
     }
 
-    fn with(&self, changes: &[(u64, u64)], look: impl Fn() -> Snapshot) -> Snapshot {
+    pub fn with(&self, changes: &[(u64, u64)], look: impl Fn() -> Snapshot) -> Snapshot {
         let before: Vec<(u64, u64)> = changes.iter().map(|(at, _)| (*at, self.peek(*at))).collect();
         changes.iter().for_each(|(at, value)| self.poke(*at, *value));
         let snapshot = look();

@@ -90,6 +90,11 @@ fn load(spec: &ProgramSpec) -> io::Result<Vec<OwnedFd>> {
             let [first, last] = returns(0);
             Ok(vec![bpf::load(SOCKET_FILTER, 0, "with_map", &[load_map, 0, first, last])?])
         }
+        ProgramSpec::WithFunction => {
+            // A call of what is two instructions on (``BPF_PSEUDO_CALL``), and the end.
+            let [first, last] = returns(0);
+            Ok(vec![bpf::load(KPROBE, 0, "calling", &[0x85 | 1 << 12 | 1 << 32, EXIT, first, last])?])
+        }
         ProgramSpec::CgroupLink { cgroup } => {
             let program = bpf::load(CGROUP_SKB, EGRESS, "leaving", &returns(1))?;
             Ok(vec![link(&program, group(cgroup)?.as_raw_fd(), EGRESS, 0)?])

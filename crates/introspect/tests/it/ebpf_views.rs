@@ -1,0 +1,268 @@
+//! eBPF programs that hide: on a stopped guest a program is taken off one view, off several and off all but one, as a rootkit in its
+//! kernel would do it, and the finding must name those that have it and those that lack it.
+//!
+//! Runs in the guests of [`crate::tables`], which have a program attached in every way.
+
+use crate::opened::{Opened, PATIENT};
+use crate::socket_views::Stopped;
+use facts::{EbpfProgram, Snapshot, rule};
+use introspect::{Options, Tables};
+use std::collections::BTreeSet;
+
+const TABLE: &str = "program_table";
+const SYMBOLS: [&str; 2] = ["symbol_list", "symbol_tree"];
+const LINK: &str = "link";
+const PLACE: &str = "attachment";
+const DESCRIPTOR: &str = "descriptor";
+
+/// Programs of the menagerie by their names, and the views that have them.
+const PROGRAMS: [(&str, &[&str]); 3] = [
+    ("lookup", &[TABLE, SYMBOLS[0], SYMBOLS[1], LINK, PLACE, DESCRIPTOR]),
+    ("raw", &[TABLE, SYMBOLS[0], SYMBOLS[1], LINK, DESCRIPTOR]),
+    ("dissector", &[TABLE, SYMBOLS[0], SYMBOLS[1], PLACE]),
+];
+
+/// Changes of memory: where, and what is there then.
+type Changes = Vec<(u64, u64)>;
+
+/// One program in a stopped guest.
+struct Victim<'s> {
+    stopped: &'s Stopped<'s>,
+    program: &'s EbpfProgram,
+    link: Option<u64>,
+    tracer: u64,
+}
+
+impl Victim<'_> {
+    fn member(&self, object: u64, record: &str, path: &str) -> u64 {
+        self.stopped.member(object, record, path)
+    }
+
+    fn peek(&self, at: u64) -> u64 {
+        self.stopped.peek(at)
+    }
+
+    fn symbol(&self, name: &str) -> u64 {
+        self.stopped.opened.kernel.symbol(name).unwrap().0
+    }
+
+    /// What takes it off the view.
+    fn off(&self, view: &str) -> Changes {
+        let symbol = self.member(
+            self.peek(self.member(self.program.program.0, "bpf_prog", "aux")),
+            "bpf_prog_aux",
+            "ksym",
+        );
+        match view {
+            TABLE => self.off_the_table("prog_idr", self.program.program.0),
+            LINK => self.off_the_table("link_idr", self.link.unwrap()),
+            "symbol_list" => off_a_list(self.stopped, self.member(symbol, "bpf_ksym", "lnode")),
+            "symbol_tree" => (0..2).flat_map(|which| self.off_the_tree(symbol, which)).collect(),
+            PLACE => self.off_the_namespace(),
+            DESCRIPTOR => self.off_the_descriptors(),
+            other => panic!("no such view: {other}"),
+        }
+    }
+
+    /// What ``idr_remove()`` does.
+    fn off_the_table(&self, table: &str, object: u64) -> Changes {
+        let mut open = vec![self.member(self.symbol(table), "idr", "idr_rt.xa_head")];
+        while let Some(at) = open.pop() {
+            let value = self.peek(at);
+            if value == object {
+                return vec![(at, 0)];
+            }
+            if value & 3 == 2 && value > 4096 {
+                let slots = self.member(value - 2, "xa_node", "slots");
+                open.extend((0..64).map(|index| slots + index * 8));
+            }
+        }
+        panic!("{object:#x} is not in {table}")
+    }
+
+    /// What takes its name out of one of the two trees: its left branch takes its place, and its right branch goes to the end of
+    /// the left one. So it is in order, if not in balance.
+    fn off_the_tree(&self, symbol: u64, which: u64) -> Changes {
+        let size = self.stopped.opened.kernel.profile().size("rb_node").unwrap();
+        let node = self.member(symbol, "bpf_ksym", "tnode") + which * size;
+        let side = |node: u64, side: &str| self.member(node, "rb_node", side);
+        let (left, right) = (self.peek(side(node, "rb_left")), self.peek(side(node, "rb_right")));
+        let root = self.member(self.symbol("bpf_tree"), "latch_tree_root", "tree") + which * 8;
+        let mut pointer = root;
+        let mut open = vec![root];
+        while let Some(at) = open.pop() {
+            let child = self.peek(at);
+            if child == node {
+                pointer = at;
+            } else if child != 0 {
+                open.extend([side(child, "rb_left"), side(child, "rb_right")]);
+            }
+        }
+        assert_eq!(self.peek(pointer), node, "it is in the tree");
+        if left == 0 {
+            return vec![(pointer, right)];
+        }
+        let mut last = left;
+        while self.peek(side(last, "rb_right")) != 0 {
+            last = self.peek(side(last, "rb_right"));
+        }
+        vec![(pointer, left), (side(last, "rb_right"), right)]
+    }
+
+    fn off_the_namespace(&self) -> Changes {
+        let first = self.symbol("init_net");
+        match self.link {
+            Some(link) => {
+                let whole = link - self.member(0, "bpf_netns_link", "link");
+                off_a_list(self.stopped, self.member(whole, "bpf_netns_link", "node"))
+            }
+            // A flow dissector is the first of the ways.
+            None => {
+                let at = self.member(first, "net", "bpf.progs");
+                assert_eq!(self.peek(at), self.program.program.0);
+                vec![(at, 0)]
+            }
+        }
+    }
+
+    fn off_the_descriptors(&self) -> Changes {
+        let files = self.peek(self.member(self.tracer, "task_struct", "files"));
+        let table = self.peek(self.member(files, "files_struct", "fdt"));
+        let descriptors = self.peek(self.member(table, "fdtable", "fd"));
+        let object = self.link.unwrap_or(self.program.program.0);
+        let holds = |at: &u64| {
+            let file = self.peek(*at);
+            file != 0 && self.peek(self.member(file, "file", "private_data")) == object
+        };
+        let held: Changes =
+            (0..64).map(|number| descriptors + number * 8).filter(holds).map(|at| (at, 0)).collect();
+        assert_eq!(held.len(), 1, "descriptors of {:?}", self.program.name);
+        held
+    }
+}
+
+/// ``list_del()``.
+fn off_a_list(stopped: &Stopped<'_>, node: u64) -> Changes {
+    let (next, previous) = (stopped.peek(node), stopped.peek(node + 8));
+    vec![(previous, next), (next + 8, previous)]
+}
+
+fn look(opened: &Opened) -> Snapshot {
+    let tables = Tables { processes: true, sockets: false, modules: false, ebpf: true };
+    let options = Options { tables, budget: PATIENT, ..Options::default() };
+    introspect::snapshot(&*opened.vm.memory, &opened.kernel, opened.facts(), &options).unwrap()
+}
+
+fn of<'s>(snapshot: &'s Snapshot, address: facts::Address) -> Option<&'s EbpfProgram> {
+    let mut found = snapshot.ebpf_programs.as_ref().unwrap().iter().filter(|seen| seen.program == address);
+    let first = found.next();
+    assert!(found.next().is_none(), "a program is listed twice");
+    first
+}
+
+/// The views in which a program of which these are left is missed.
+fn missed(taken: &[&str], left: &[&str]) -> Vec<String> {
+    let has = |view: &str| left.contains(&view);
+    let in_use = [LINK, PLACE, DESCRIPTOR].into_iter().any(has);
+    let missed = |view: &&str| match *view {
+        TABLE => true,
+        // What is attached or held by a link tells of the link.
+        LINK => has(PLACE) || has(DESCRIPTOR),
+        // What is neither attached nor held may be on its way.
+        "symbol_list" | "symbol_tree" => in_use,
+        // Who holds a program is free to let go of it, and what is not attached does not run.
+        _ => false,
+    };
+    taken.iter().copied().filter(missed).map(str::to_owned).collect()
+}
+
+/// Stops the guest, tries each program in every combination of views that leaves at least one, and lets the guest go on.
+pub fn check(opened: &Opened) {
+    opened.guest.qmp(&serde_json::json!({"execute": "stop"})).unwrap();
+    let stopped = Stopped { opened };
+    let clean = look(opened);
+    assert_eq!(attest::cross_views(&clean, &attest::Policy::default()), [], "an honest guest hides nothing");
+    let programs = clean.ebpf_programs.as_ref().unwrap();
+    let named = |name: &str| programs.iter().find(|program| program.name.as_deref() == Some(name)).unwrap();
+    let tracer = clean.processes.iter().find(|process| process.exe.as_deref() == Some("/usr/sbin/tracer"));
+    let tracer = tracer.unwrap().task.0;
+    for (name, views) in PROGRAMS {
+        let program = named(name);
+        assert_eq!(program.views, views, "{name}");
+        let mut victim = Victim { stopped: &stopped, program, link: None, tracer };
+        if program.attached_to[0].link.is_some() {
+            victim.link = Some(link_of(&victim));
+        }
+        let off: Vec<Changes> = views.iter().map(|view| victim.off(view)).collect();
+        for bits in 1..(1_u32 << views.len()) - 1 {
+            let is_taken = |index: &usize| bits >> index & 1 == 1;
+            let (taken, left): (Vec<usize>, Vec<usize>) = (0..views.len()).partition(is_taken);
+            let changes: Changes = taken.iter().flat_map(|index| off[*index].clone()).collect();
+            let snapshot = stopped.with(&changes, || look(opened));
+            let view = |index: &usize| views[*index];
+            let (taken, left): (Vec<&str>, Vec<&str>) =
+                (taken.iter().map(view).collect(), left.iter().map(view).collect());
+            told(&snapshot, program, &taken, &left);
+        }
+        assert_eq!(look(opened).ebpf_programs, clean.ebpf_programs, "{name}: all is put back");
+    }
+    off_both_names(&stopped, named("leaving"), tracer);
+    opened.guest.qmp(&serde_json::json!({"execute": "cont"})).unwrap();
+}
+
+/// The ``struct bpf_link *`` of a program's link: the one that leads to it.
+fn link_of(victim: &Victim<'_>) -> u64 {
+    let mut open = vec![victim.member(victim.symbol("link_idr"), "idr", "idr_rt.xa_head")];
+    while let Some(at) = open.pop() {
+        let value = victim.peek(at);
+        if value & 3 == 2 && value > 4096 {
+            let slots = victim.member(value - 2, "xa_node", "slots");
+            open.extend((0..64).map(|index| slots + index * 8));
+        } else if value != 0
+            && victim.peek(victim.member(value, "bpf_link", "prog")) == victim.program.program.0
+        {
+            return value;
+        }
+    }
+    panic!("no link has {:?}", victim.program)
+}
+
+/// The snapshot has the program in the views that are left, and one finding says so, unless it is in all that it must be in.
+fn told(snapshot: &Snapshot, program: &EbpfProgram, taken: &[&str], left: &[&str]) {
+    let name = &program.name;
+    assert_eq!(snapshot.problems, [], "{name:?} off {taken:?}");
+    let seen = of(snapshot, program.program).unwrap_or_else(|| panic!("{name:?} is gone off {taken:?}"));
+    assert_eq!(seen.views, left, "{name:?} off {taken:?}");
+    let missed = missed(taken, left);
+    assert_eq!(seen.views_missing, missed, "{name:?} off {taken:?}");
+    let known = left.iter().any(|view| [LINK, PLACE, DESCRIPTOR].contains(view));
+    assert_eq!(seen.attached_to.is_empty(), !known, "{name:?} off {taken:?}: {seen:?}");
+    for other in snapshot.ebpf_programs.iter().flatten().filter(|other| other.program != program.program) {
+        assert_eq!(other.views_missing, [""; 0], "{other:?}");
+    }
+    let findings = attest::cross_views(snapshot, &attest::Policy::default());
+    if missed.is_empty() {
+        assert_eq!(findings, [], "{name:?} off {taken:?}");
+        return;
+    }
+    let [finding] = findings.as_slice() else { panic!("{name:?} off {taken:?}: {findings:#?}") };
+    assert_eq!(finding.rule, rule::EBPF_HIDDEN);
+    let set = |views: &[String]| views.iter().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(set(&finding.views_seen), left.iter().map(|view| (*view).to_owned()).collect());
+    assert_eq!(set(&finding.views_missing), set(&missed));
+    assert_eq!(finding.evidence["programs"], program.program.to_string());
+}
+
+/// A program of a kind that a stranger may load has no name if a stranger loaded it: that is no sign of hiding. In one of the two
+/// places alone it is.
+fn off_both_names(stopped: &Stopped<'_>, program: &EbpfProgram, tracer: u64) {
+    let victim = Victim { stopped, program, link: None, tracer };
+    let off = SYMBOLS.map(|view| victim.off(view));
+    let missing = |changes: &[(u64, u64)]| {
+        let snapshot = stopped.with(changes, || look(stopped.opened));
+        of(&snapshot, program.program).unwrap().views_missing.clone()
+    };
+    assert_eq!(missing(&off.concat()), [""; 0]);
+    assert_eq!(missing(&off[0]), [SYMBOLS[0]]);
+    assert_eq!(missing(&off[1]), [SYMBOLS[1]]);
+}
