@@ -298,6 +298,8 @@ pub enum Activity {
     },
     /// Uses all the CPU it can get.
     Spin,
+    /// Loads an eBPF program, attaches it by a link and lets it go again, for ever.
+    ProgramStorm,
     /// Waits in an io_uring request that a worker of the kernel has to carry out.
     IoWorker,
 }

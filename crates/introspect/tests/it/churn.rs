@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use testkit::{Backing, GuestSpec, Kernel, Need, Spawn};
+use testkit::{Activity, Backing, GuestSpec, Kernel, Need, Spawn};
 
-/// At least so many looks, during which the guest started so many processes that live for a moment only, and loaded and unloaded
-/// a module so often.
+/// At least so many looks, during which the guest started so many processes that live for a moment only, loaded so many eBPF programs
+/// that do, and loaded and unloaded a module so often.
 const LOOKS: u32 = 10_000;
 const STRANGERS: usize = 300;
+const PROGRAMS: usize = 100;
 const ROUNDS: u32 = 4;
 
 /// Between two looks while something is seen that is not confirmed.
@@ -27,6 +28,9 @@ fn storm(kernel: Kernel, backing: Backing, looks: u32) {
         opened.guest.spawn_many(20, Spawn { exe: "/usr/bin/steady".into(), ..Spawn::default() }).unwrap();
     let steady: BTreeSet<u32> = steady.iter().map(|process| process.pid).collect();
     opened.guest.fork_storm(4, 600).unwrap();
+    let programs =
+        Spawn { activity: Activity::ProgramStorm, exe: "/usr/bin/programs".into(), ..Spawn::default() };
+    opened.guest.spawn(programs).unwrap();
     let (done, rounds) = (AtomicBool::new(false), AtomicU32::new(0));
     std::thread::scope(|scope| {
         // Modules come and go meanwhile.
@@ -47,12 +51,16 @@ fn storm(kernel: Kernel, backing: Backing, looks: u32) {
 fn watch(opened: &Opened, steady: &BTreeSet<u32>, looks: u32, rounds: &AtomicU32) {
     let policy = Policy::default();
     let mut tracker = Tracker::default();
-    let mut strangers = BTreeSet::new();
+    let (mut strangers, mut programs) = (BTreeSet::new(), BTreeSet::new());
     // Until the guest has demonstrably changed under many looks, however slow its emulation is today.
     let started = Instant::now();
     let mut look = 0;
-    let changed = |strangers: usize| strangers >= STRANGERS && rounds.load(Ordering::Relaxed) >= ROUNDS;
-    while look < looks || (!changed(strangers.len()) && started.elapsed() < Duration::from_secs(40)) {
+    let changed = |strangers: usize, programs: usize| {
+        strangers >= STRANGERS && programs >= PROGRAMS && rounds.load(Ordering::Relaxed) >= ROUNDS
+    };
+    while look < looks
+        || (!changed(strangers.len(), programs.len()) && started.elapsed() < Duration::from_secs(40))
+    {
         look += 1;
         let snapshot = opened.snapshot().unwrap();
         let pids: Vec<u32> = snapshot.processes.iter().map(|process| process.pid).collect();
@@ -67,6 +75,7 @@ fn watch(opened: &Opened, steady: &BTreeSet<u32>, looks: u32, rounds: &AtomicU32
         let found = attest::cross_views(&snapshot, &policy);
         let progress = tracker.feed(found, &policy, snapshot.consistency.mode);
         assert_eq!(progress.confirmed(), [], "look {look} confirmed what is not true");
+        programs.extend(snapshot.ebpf_programs.iter().flatten().filter_map(|program| program.id));
         strangers.extend(unique.difference(steady).copied());
         if !progress.pending.is_empty() {
             // As `birthmark audit` does. A module is on one list and not yet on the next for some instructions, and a busy
@@ -76,11 +85,12 @@ fn watch(opened: &Opened, steady: &BTreeSet<u32>, looks: u32, rounds: &AtomicU32
     }
     let loaded = rounds.load(Ordering::Relaxed);
     assert!(loaded >= ROUNDS, "the guest loaded its module {loaded} times");
+    assert!(programs.len() >= PROGRAMS, "the guest did not load programs: {} in all", programs.len());
     assert!(strangers.len() >= STRANGERS, "the guest did not fork: {} pids in all", strangers.len());
 }
 
 #[test]
-fn a_storm_of_forks_and_modules_hides_nothing_and_is_no_finding_in_ten_thousand_looks() {
+fn a_storm_of_forks_modules_and_programs_hides_nothing_and_is_no_finding_in_ten_thousand_looks() {
     storm(Kernel::V6_12, Backing::Memfd, LOOKS);
 }
 

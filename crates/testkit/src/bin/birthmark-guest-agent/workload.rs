@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, FromRawFd};
 use std::process::ExitCode;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
-use testkit::command::{Activity, Spawn, Traffic};
+use testkit::command::{Activity, ProgramSpec, Spawn, Traffic};
 
 /// Never returns unless its activity ends or it cannot do as told.
 pub(crate) fn run(order: &str) -> ExitCode {
@@ -162,6 +162,13 @@ fn act(activity: &Activity, held: Held) {
             fork_storm(*parallel, Duration::from_secs(u64::from(*seconds)));
             return;
         }
+        Activity::ProgramStorm => loop {
+            let raw = ProgramSpec::RawTracepoint { name: "sched_process_exit".to_owned() };
+            let cgroup = ProgramSpec::CgroupLink { cgroup: "/storm".to_owned() };
+            if programs::load_all(&[raw, cgroup, ProgramSpec::WithFunction]).is_err() {
+                return;
+            }
+        },
         Activity::Spin => loop {
             std::hint::spin_loop();
         },
