@@ -153,7 +153,7 @@ fn look(opened: &Opened) -> Snapshot {
     introspect::snapshot(&*opened.vm.memory, &opened.kernel, opened.facts(), &options).unwrap()
 }
 
-fn of<'s>(snapshot: &'s Snapshot, address: facts::Address) -> Option<&'s EbpfProgram> {
+fn of(snapshot: &Snapshot, address: facts::Address) -> Option<&EbpfProgram> {
     let mut found = snapshot.ebpf_programs.as_ref().unwrap().iter().filter(|seen| seen.program == address);
     let first = found.next();
     assert!(found.next().is_none(), "a program is listed twice");
