@@ -37,6 +37,13 @@ const OF_TESTS: &[Program] = &[
 /// Files that must be there, and the package that has them.
 const FILES: &[(&str, &str)] = &[("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev")];
 
+/// What the feature `xenctrl` needs to be built.
+const OF_XENCTRL: &[(&str, &str)] = &[
+    ("/usr/include/xenctrl.h", "libxen-dev"),
+    ("/usr/lib/llvm-14/lib/libclang.so.1", "libclang1-14"),
+    ("/usr/lib/llvm-14/lib/clang", "libclang-common-14-dev"),
+];
+
 /// What the tests' guests need: packages, the kernels of the sample, and what is put into the guests.
 pub(crate) fn lab() -> Result<()> {
     with_kernels(&Kernel::SAMPLE)
@@ -91,6 +98,12 @@ fn missing(programs: &[Program]) -> Result<Vec<&'static str>> {
         missing.push("busybox-static");
     }
     Ok(missing)
+}
+
+/// Makes it possible to build the feature `xenctrl`.
+pub(crate) fn xenctrl() -> Result<()> {
+    let missing = OF_XENCTRL.iter().filter(|(file, _)| !std::path::Path::new(file).exists());
+    packages(missing.map(|(_, package)| *package).collect())
 }
 
 /// Installs packages, if there are any to install.

@@ -5,7 +5,10 @@
 
 use super::abi::{self, frame_info, hvm_context, info, pod, u32_at, u64_at, vcpu_context};
 use super::domctl::Domctl;
-use super::library::Libxenctrl;
+#[cfg(feature = "xenctrl")]
+use super::gpl::Crate as OfHost;
+#[cfg(not(feature = "xenctrl"))]
+use super::library::Libxenctrl as OfHost;
 use super::privcmd::{Buffer, Privcmd};
 use crate::Error;
 use nix::errno::Errno;
@@ -92,7 +95,7 @@ impl Control {
             Interface::Refused => &[abi::DOMCTL_VERSION_OF_NONE],
         };
         let own: Box<dyn Commands> = Box::new(Domctl::new(Arc::clone(&privcmd), versions));
-        let commands = accepted(own, || Ok(Box::new(Libxenctrl::load()?)))?;
+        let commands = accepted(own, || Ok(Box::new(OfHost::load()?)))?;
         Ok(Self { privcmd, commands })
     }
 
@@ -219,6 +222,7 @@ fn parse_info(part: &[u8]) -> Option<Info> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::xen::library::Libxenctrl;
 
     /// Answers every command with an error, or with nothing.
     #[derive(Debug)]

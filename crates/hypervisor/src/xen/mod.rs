@@ -9,6 +9,8 @@ mod abi;
 mod control;
 mod discover;
 mod domctl;
+#[cfg(feature = "xenctrl")]
+mod gpl;
 mod layout;
 mod library;
 mod memory;
