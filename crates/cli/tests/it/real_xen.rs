@@ -179,6 +179,8 @@ fn domains_of_a_real_xen_are_found_read_audited_and_cut_off() {
         drift_is_found_and_cut_off(&host, guest, &[way]);
         host.destroy(guest).unwrap();
         its_end_is_told(&host, guest.name());
+        // The next guest has a daemon of its own.
+        host.succeed("kill $(pidof birthmarkd)").unwrap();
     }
     let line = ["audit", "daemon", "quarantine", "end"];
     let library = ["registers", "balloon", "libxenctrl"];
