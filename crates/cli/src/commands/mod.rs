@@ -12,6 +12,7 @@ pub(crate) mod profile;
 pub(crate) mod provision;
 pub(crate) mod ps;
 pub(crate) mod sign;
+pub(crate) mod socket_expression;
 pub(crate) mod socket_filter;
 pub(crate) mod sockets;
 pub(crate) mod tables;

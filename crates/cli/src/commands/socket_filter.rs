@@ -1,9 +1,8 @@
-//! Which sockets to show: the options people know from `ss`, and words of the form `KEY=VALUE[,VALUE]…`.
+//! Which sockets to show: the options people know from `ss`, and what a socket must be (`socket_expression` says how that is written).
 //!
-//! The rules are few. Options for kinds and families widen the choice: a socket is shown when one of them names it, and
-//! without any all are. Each word narrows it: all must hold, and one of the values of a word is enough for it. `KEY!=VALUE`
-//! holds where `KEY=VALUE` does not.
+//! Options for kinds and families widen the choice: a socket is shown when one of them names it, and without any all are.
 
+use super::socket_expression::Expression;
 use super::sockets::protocol;
 use super::words;
 use attest::Pattern;
@@ -14,7 +13,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 /// Names of processes by pid.
-type Names = BTreeMap<u32, String>;
+pub(super) type Names = BTreeMap<u32, String>;
 
 #[derive(Debug, Default, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
@@ -71,14 +70,19 @@ pub(crate) struct Choice {
     /// state (established, listen, …), port, sport, dport (a number or FIRST-LAST), src, dst (an address or a network
     /// such as 10.0.0.0/8), proto (tcp, udp6, …), pid, process, path (templates, where * stands for anything but /, and
     /// ** for anything), uid, inode, netns, dev, ownership (process, kernel, nobody, …), missing (file_table,
-    /// hash_table, …).
+    /// hash_table, …). Or as `ss` has it: `state established '( dport = :443 or sport >= :1024 ) and not dst 10.0.0.0/8'`.
     #[arg(value_name = "FILTER")]
-    words: Vec<Word>,
+    words: Vec<String>,
 }
 
 impl Choice {
-    /// Whether a socket is to be shown.
-    pub(crate) fn shows(&self, socket: &Socket, names: &Names) -> bool {
+    /// What the words say.
+    pub(crate) fn expression(&self) -> Result<Expression, String> {
+        Expression::parse(&self.words)
+    }
+
+    /// Whether a socket is to be shown for which `expression` is what the words say.
+    pub(crate) fn shows(&self, expression: &Expression, socket: &Socket, names: &Names) -> bool {
         let family = match (self.ipv4, self.ipv6) {
             (false, false) => true,
             (v4, _) => socket.family == if v4 { Family::Inet } else { Family::Inet6 },
@@ -86,7 +90,7 @@ impl Choice {
         self.shows_kind(socket)
             && family
             && (!self.listening || waits(socket))
-            && self.words.iter().all(|word| word.holds(socket, names))
+            && expression.holds(socket, names)
     }
 
     fn shows_kind(&self, socket: &Socket) -> bool {
@@ -113,16 +117,9 @@ fn waits(socket: &Socket) -> bool {
     matches!(socket.state, Some(SocketState::Listen | SocketState::Unconnected))
 }
 
-/// One word: a key and its values.
-#[derive(Clone, Debug)]
-pub(crate) struct Word {
-    negated: bool,
-    tests: Vec<Test>,
-}
-
 /// One value with its key.
 #[derive(Clone, Debug)]
-enum Test {
+pub(crate) enum Test {
     State(String),
     /// Ports that count (local, remote), and the range they must be in.
     Port {
@@ -148,34 +145,19 @@ enum Test {
     Missing(String),
 }
 
-impl FromStr for Word {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (key, values) = text.split_once('=').ok_or_else(|| {
-            "a filter is KEY=VALUE or KEY!=VALUE, such as state=listen or sport!=22".to_owned()
-        })?;
-        let (key, negated) = key.strip_suffix('!').map_or((key, false), |key| (key, true));
-        let tests = values.split(',').map(|value| Test::parse(key, value)).collect::<Result<_, _>>()?;
-        Ok(Self { negated, tests })
-    }
-}
-
-impl Word {
-    fn holds(&self, socket: &Socket, names: &Names) -> bool {
-        self.tests.iter().any(|test| test.holds(socket, names)) != self.negated
-    }
-}
-
 impl Test {
-    fn parse(key: &str, value: &str) -> Result<Self, String> {
+    pub(super) fn parse(key: &str, value: &str) -> Result<Self, String> {
         if value.is_empty() {
             return Err(format!("`{key}` has an empty value"));
         }
         let pattern = || Pattern::parse(value).map_err(|error| error.to_string());
         let port = |local, remote| {
             let (first, last) = value.split_once('-').unwrap_or((value, value));
-            Ok(Self::Port { local, remote, first: number(key, first)?, last: number(key, last)? })
+            let (first, last) = (number(key, first)?, number(key, last)?);
+            if first > last {
+                return Err(format!("`{value}` ends before it begins"));
+            }
+            Ok(Self::Port { local, remote, first, last })
         };
         match key {
             "state" => {
@@ -208,7 +190,7 @@ impl Test {
         }
     }
 
-    fn holds(&self, socket: &Socket, names: &Names) -> bool {
+    pub(super) fn holds(&self, socket: &Socket, names: &Names) -> bool {
         match self {
             Self::State(state) => socket.state.as_ref().is_some_and(|own| words::serde_name(own) == *state),
             Self::Port { local, remote, first, last } => {
@@ -306,7 +288,8 @@ mod tests {
 
     fn shows(words: &[&str], change: &str) -> bool {
         let line = Line::try_parse_from(std::iter::once(&"sockets").chain(words)).unwrap();
-        line.choice.shows(&socket(change), &BTreeMap::from([(7, "nginx".to_owned())]))
+        let expression = line.choice.expression().unwrap();
+        line.choice.shows(&expression, &socket(change), &BTreeMap::from([(7, "nginx".to_owned())]))
     }
 
     #[test]
@@ -377,17 +360,18 @@ mod tests {
     #[test]
     fn a_word_that_means_nothing_is_refused_with_what_is_wrong() {
         for (word, wrong) in [
-            ("listen", "KEY=VALUE"),
+            ("listen", "no filter `listen`"),
             ("state=up", "no state `up`"),
             ("sport=http", "`http` is no number"),
             ("sport=70000", "no number"),
+            ("sport=500-400", "ends before it begins"),
             ("src=10.0.0.0/33", "neither an address"),
             ("src=example", "neither an address"),
             ("colour=red", "not chosen by `colour`"),
             ("pid=", "empty"),
             ("ownership=me", "no ownership `me`"),
         ] {
-            let error = Word::from_str(word).unwrap_err();
+            let error = Expression::parse(&[word.to_owned()]).unwrap_err();
             assert!(error.contains(wrong), "{word}: {error}");
         }
     }

@@ -14,10 +14,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub(crate) fn sockets(args: &SocketsArgs, out: &mut Output) -> anyhow::Result<Outcome> {
+    let expression = args.choice.expression().map_err(anyhow::Error::msg)?;
     let mut snapshot = look(&args.target, Tables { sockets: true, ..NOTHING })?;
     let read = snapshot.sockets.len();
     let names = names(&snapshot.processes);
-    snapshot.sockets.retain(|socket| args.choice.shows(socket, &names));
+    snapshot.sockets.retain(|socket| args.choice.shows(&expression, socket, &names));
     if out.json {
         out.json(&snapshot.sockets)?;
     } else {

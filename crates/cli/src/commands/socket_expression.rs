@@ -1,0 +1,389 @@
+//! What a socket must be, in words: `KEY=VALUE[,VALUE]…`, of which one value is enough (`KEY!=VALUE` holds where that does not), and
+//! the expressions of `ss`: `state NAME`, `exclude NAME`, `dport = :443`, `sport >= 1024`, `src 10.0.0.0/8`, `dst [::1]:22`, put
+//! together with `and` (which may be left out), `or`, `not` and parentheses.
+
+use super::socket_filter::{Names, Test};
+use facts::Socket;
+use std::iter::Peekable;
+use std::vec::IntoIter;
+
+/// How deep parentheses and `not` may be in each other.
+const DEPTH_MAX: usize = 64;
+/// Of TCP's states those in which there is a peer, as `ss` has it; the first is not synchronized, the last two are short.
+const CONNECTED: [&str; 9] = [
+    "syn-sent",
+    "established",
+    "fin-wait-1",
+    "fin-wait-2",
+    "close-wait",
+    "last-ack",
+    "closing",
+    "time-wait",
+    "syn-recv",
+];
+
+/// One condition or several.
+#[derive(Clone, Debug)]
+pub(crate) enum Expression {
+    Test(Test),
+    Not(Box<Self>),
+    All(Vec<Self>),
+    Any(Vec<Self>),
+}
+
+impl Expression {
+    /// What the arguments say; without any, everything holds.
+    pub(crate) fn parse(words: &[String]) -> Result<Self, String> {
+        let mut tokens = Vec::new();
+        for word in words {
+            if is_pair(word) && word.matches('(').count() == word.matches(')').count() {
+                tokens.push(word.clone());
+            } else {
+                tokenise(word, &mut tokens);
+            }
+        }
+        if tokens.is_empty() {
+            return Ok(Self::All(Vec::new()));
+        }
+        let mut parser = Parser { tokens: tokens.into_iter().peekable() };
+        let parsed = parser.any(0)?;
+        match parser.tokens.next() {
+            None => Ok(parsed),
+            Some(left) => Err(format!("`{left}` closes nothing")),
+        }
+    }
+
+    pub(crate) fn holds(&self, socket: &Socket, names: &Names) -> bool {
+        match self {
+            Self::Test(test) => test.holds(socket, names),
+            Self::Not(inner) => !inner.holds(socket, names),
+            Self::All(all) => all.iter().all(|one| one.holds(socket, names)),
+            Self::Any(any) => any.iter().any(|one| one.holds(socket, names)),
+        }
+    }
+}
+
+/// Whether an argument is `KEY=VALUE` as a whole, whose value may have spaces and parentheses in it.
+fn is_pair(word: &str) -> bool {
+    let Some((key, value)) = word.split_once('=') else { return false };
+    let key = key.strip_suffix('!').unwrap_or(key);
+    !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase()) && !value.starts_with([' ', '='])
+}
+
+/// Cuts an argument at spaces and around parentheses and comparisons.
+fn tokenise(word: &str, tokens: &mut Vec<String>) {
+    for part in word.split_whitespace() {
+        let middle = part.trim_start_matches('(').trim_end_matches(')');
+        if is_pair(middle) {
+            tokens.extend(part.chars().take_while(|character| *character == '(').map(String::from));
+            tokens.push(middle.to_owned());
+            tokens.extend(part.chars().rev().take_while(|character| *character == ')').map(String::from));
+            continue;
+        }
+        let mut last = ' ';
+        let mut token = String::new();
+        for character in part.chars() {
+            let is_operator = |character: char| "=!<>|&".contains(character);
+            let apart = "()".contains(character) || "()".contains(last);
+            if (apart || is_operator(character) != is_operator(last)) && !token.is_empty() {
+                tokens.push(std::mem::take(&mut token));
+            }
+            token.push(character);
+            last = character;
+        }
+        tokens.push(token);
+    }
+}
+
+struct Parser {
+    tokens: Peekable<IntoIter<String>>,
+}
+
+impl Parser {
+    fn takes(&mut self, words: &[&str]) -> bool {
+        self.tokens.next_if(|token| words.contains(&token.as_str())).is_some()
+    }
+
+    fn any(&mut self, depth: usize) -> Result<Expression, String> {
+        let mut parts = vec![self.all(depth)?];
+        while self.takes(&["or", "|", "||"]) {
+            parts.push(self.all(depth)?);
+        }
+        Ok(Expression::Any(parts))
+    }
+
+    fn all(&mut self, depth: usize) -> Result<Expression, String> {
+        let mut parts = vec![self.one(depth)?];
+        loop {
+            let goes_on = self.takes(&["and", "&", "&&"]);
+            let ends = |token: &String| matches!(token.as_str(), ")" | "or" | "|" | "||");
+            if !goes_on && self.tokens.peek().is_none_or(ends) {
+                return Ok(Expression::All(parts));
+            }
+            parts.push(self.one(depth)?);
+        }
+    }
+
+    fn one(&mut self, depth: usize) -> Result<Expression, String> {
+        if depth > DEPTH_MAX {
+            return Err(format!("more than {DEPTH_MAX} parentheses are open"));
+        }
+        if self.takes(&["not", "!"]) {
+            return Ok(Expression::Not(Box::new(self.one(depth + 1)?)));
+        }
+        if self.takes(&["("]) {
+            let inner = self.any(depth + 1)?;
+            return if self.takes(&[")"]) { Ok(inner) } else { Err("a `(` is not closed".to_owned()) };
+        }
+        let word = self.tokens.next().ok_or("the filter ends where something must follow")?;
+        match word.as_str() {
+            "state" | "exclude" => {
+                let states = states(&self.value(&word)?)?;
+                Ok(if word == "state" { states } else { Expression::Not(Box::new(states)) })
+            }
+            "sport" | "dport" | "src" | "dst" => {
+                let operator = self.tokens.next_if(|token| comparison(token).is_some());
+                let operator = operator.as_deref().and_then(comparison).unwrap_or(Comparison::Equal);
+                end(&word, operator, &self.value(&word)?)
+            }
+            _ if is_pair(&word) => pair(&word),
+            _ => Err(format!(
+                "there is no filter `{word}`; one is KEY=VALUE such as state=listen, or what `ss` takes such as dport = :443"
+            )),
+        }
+    }
+
+    fn value(&mut self, key: &str) -> Result<String, String> {
+        self.tokens.next().ok_or_else(|| format!("`{key}` has no value"))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comparison {
+    Equal,
+    Unequal,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+fn comparison(token: &str) -> Option<Comparison> {
+    Some(match token {
+        "=" | "==" | "eq" => Comparison::Equal,
+        "!=" | "ne" | "neq" => Comparison::Unequal,
+        "<" | "lt" => Comparison::Less,
+        "<=" | "le" | "leq" => Comparison::LessOrEqual,
+        ">" | "gt" => Comparison::Greater,
+        ">=" | "ge" | "geq" => Comparison::GreaterOrEqual,
+        _ => return None,
+    })
+}
+
+/// `KEY=VALUE[,VALUE]…` or `KEY!=…`.
+fn pair(word: &str) -> Result<Expression, String> {
+    let (key, values) = word.split_once('=').unwrap_or((word, ""));
+    let (key, negated) = key.strip_suffix('!').map_or((key, false), |key| (key, true));
+    let is_port = matches!(key, "port" | "sport" | "dport");
+    let test = |value: &str| {
+        let value = if is_port { value.strip_prefix(':').unwrap_or(value) } else { value };
+        Test::parse(key, value).map(Expression::Test)
+    };
+    let any = Expression::Any(values.split(',').map(test).collect::<Result<_, _>>()?);
+    Ok(if negated { Expression::Not(Box::new(any)) } else { any })
+}
+
+/// The states that `ss` calls so; ours are words for it too.
+fn states(name: &str) -> Result<Expression, String> {
+    let connected = CONNECTED.as_slice();
+    let states: &[&str] = match name {
+        "all" => return Ok(Expression::All(Vec::new())),
+        "listening" => &["listen"],
+        // `ss` has one word for both.
+        "closed" | "close" | "unconnected" => &["close", "unconnected"],
+        "connected" => connected,
+        "synchronized" => &connected[1..],
+        "bucket" => &connected[7..],
+        "big" => &[
+            "established",
+            "syn-sent",
+            "fin-wait-1",
+            "fin-wait-2",
+            "close",
+            "unconnected",
+            "close-wait",
+            "last-ack",
+            "listen",
+            "closing",
+        ],
+        other => &[other],
+    };
+    let test = |state: &&str| Test::parse("state", state).map(Expression::Test);
+    Ok(Expression::Any(states.iter().map(test).collect::<Result<_, _>>()?))
+}
+
+/// One end of a socket: `:443`, `443`, `10.0.0.0/8`, `10.0.0.1:443`, `[fe80::]/10`, `[::1]:443`, `*:443`.
+fn end(key: &str, operator: Comparison, value: &str) -> Result<Expression, String> {
+    let (address, port) = match key {
+        "sport" | "dport" => (None, Some(value.strip_prefix(':').unwrap_or(value))),
+        _ => ends(value),
+    };
+    let side = if matches!(key, "sport" | "src") { ("src", "sport") } else { ("dst", "dport") };
+    let mut parts = Vec::new();
+    if let Some(address) = address {
+        if !matches!(operator, Comparison::Equal | Comparison::Unequal) {
+            return Err(format!("addresses such as `{value}` are not more or less than others"));
+        }
+        parts.push(Expression::Test(Test::parse(side.0, address)?));
+    }
+    if let Some(port) = port {
+        parts.push(Expression::Test(ports(side.1, operator, port)?));
+    }
+    let all = Expression::All(parts);
+    Ok(if operator == Comparison::Unequal { Expression::Not(Box::new(all)) } else { all })
+}
+
+/// Address and port.
+fn ends(value: &str) -> (Option<&str>, Option<&str>) {
+    let (address, port) = match value.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+        // `[fe80::]/10` is taken for `fe80::/10` below.
+        Some((address, rest)) => match rest.strip_prefix(':') {
+            Some(port) => (address, Some(port)),
+            None if rest.is_empty() => (address, None),
+            None => (value, None),
+        },
+        None if value.matches(':').count() == 1 => {
+            value.split_once(':').map_or((value, None), |(a, p)| (a, Some(p)))
+        }
+        None => (value, None),
+    };
+    let is_any = |text: &&str| matches!(*text, "" | "*");
+    (Some(address).filter(|text| !is_any(text)), port.filter(|text| !is_any(text)))
+}
+
+/// The ports for which the comparison holds.
+fn ports(key: &str, operator: Comparison, port: &str) -> Result<Test, String> {
+    if matches!(operator, Comparison::Equal | Comparison::Unequal) {
+        return Test::parse(key, port);
+    }
+    let number: u16 = port.parse().map_err(|_| format!("`{port}` is no number that `{key}` can have"))?;
+    let none = || format!("no port is beyond `{port}`");
+    let range = match operator {
+        Comparison::Less => format!("0-{}", number.checked_sub(1).ok_or_else(none)?),
+        Comparison::LessOrEqual => format!("0-{number}"),
+        Comparison::Greater => format!("{}-65535", number.checked_add(1).ok_or_else(none)?),
+        _ => format!("{number}-65535"),
+    };
+    Test::parse(key, &range)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Expression;
+    use std::collections::BTreeMap;
+
+    fn holds(words: &[&str], state: &str) -> bool {
+        let socket = serde_json::from_value(serde_json::json!({
+            "family": "inet", "protocol_family": 2, "type": "stream", "protocol": "tcp", "state": state,
+            "local_address": "10.0.2.15", "local_port": 443, "remote_address": "192.168.7.9", "remote_port": 50000,
+            "path": null, "inode": 4711, "net_namespace": 1, "uid": 33, "processes": [7], "views": [],
+            "sock": "0xffff888000000000",
+        }));
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        Expression::parse(&words).unwrap().holds(&socket.unwrap(), &BTreeMap::new())
+    }
+
+    #[test]
+    fn what_ss_takes_is_taken_in_one_argument_and_in_several() {
+        for yes in [
+            "sport = :443",
+            "sport = 443",
+            "sport=:443",
+            "( sport = :443 or sport = :22 )",
+            "(sport=:443 or sport=:22)",
+            "( dport = :22 or sport = :443 ) and not dst 10.0.0.0/8",
+            "sport == :443 && dport gt :49999",
+            "dport > :49999",
+            "dport >= 50000 and dport le :50000",
+            "sport != :22",
+            "sport ne :22",
+            "src 10.0.0.0/8",
+            "src = 10.0.2.15:443",
+            "src 10.0.2.15:443 dst 192.168.7.9:50000",
+            "src != 10.1.0.0/16",
+            "dst *:50000",
+            "dst :50000",
+            "not ( sport = :22 | sport = :80 )",
+            "! sport = :22",
+            "state established",
+            "state connected sport = :443",
+            "state synchronized",
+            "state big",
+            "state all",
+            "exclude listening",
+            "state established or state=listen and sport=1",
+            "sport = :400-500",
+            "((sport=443))",
+            "(sport>=:443)",
+        ] {
+            assert!(holds(&[yes], "established"), "{yes}");
+            assert!(holds(&yes.split(' ').collect::<Vec<_>>(), "established"), "{yes}, in several");
+            assert!(!holds(&["not", "(", yes, ")"], "established"), "not {yes}");
+        }
+        for no in [
+            "state bucket",
+            "state listening",
+            "exclude established",
+            "dport < :50000",
+            "dport > :50000",
+            "sport lt 443",
+        ] {
+            assert!(!holds(&[no], "established"), "{no}");
+        }
+        assert!(holds(&["state closed"], "unconnected") && holds(&["state unconnected"], "close"));
+        assert!(holds(&["state bucket"], "time-wait") && !holds(&["state synchronized"], "syn-sent"));
+        assert!(holds(&[], "established"));
+    }
+
+    #[test]
+    fn an_address_of_ipv6_has_its_port_behind_brackets() {
+        let socket = serde_json::from_value(serde_json::json!({
+            "family": "inet6", "protocol_family": 10, "type": "stream", "protocol": "tcp", "state": "listen",
+            "local_address": "fe80::1", "local_port": 22, "remote_address": "::", "remote_port": 0, "path": null,
+            "inode": 1, "net_namespace": 1, "uid": 0, "processes": [], "views": [], "sock": "0xffff888000000000",
+        }));
+        let socket = socket.unwrap();
+        let holds =
+            |word: &str| Expression::parse(&[word.to_owned()]).unwrap().holds(&socket, &BTreeMap::new());
+        assert!(
+            holds("src [fe80::1]:22")
+                && holds("src [fe80::1]")
+                && holds("src fe80::/10")
+                && holds("src fe80::1")
+        );
+        assert!(!holds("src [fe80::1]:23") && !holds("src [fe80::2]:22") && !holds("src 10.0.0.0/8"));
+    }
+
+    #[test]
+    fn what_is_no_expression_is_refused_with_what_is_wrong() {
+        for (text, wrong) in [
+            ("sport", "has no value"),
+            ("sport =", "has no value"),
+            ("( sport = :22", "not closed"),
+            ("sport = :22 )", "closes nothing"),
+            ("sport = :22 or", "ends where"),
+            ("not", "ends where"),
+            ("established", "no filter `established`"),
+            ("state up", "no state `up`"),
+            ("src > 10.0.0.1", "not more or less"),
+            ("sport > :65535", "beyond"),
+            ("sport < :0", "beyond"),
+            ("dport = :ssh", "no number"),
+        ] {
+            let error = Expression::parse(&[text.to_owned()]).unwrap_err();
+            assert!(error.contains(wrong), "{text}: {error}");
+        }
+        let deep = "(".repeat(100_000);
+        assert!(Expression::parse(&[deep]).unwrap_err().contains("parentheses"));
+    }
+}
