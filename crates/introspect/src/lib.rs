@@ -10,6 +10,7 @@
 //!
 //! This crate performs no I/O except through [`vmi_core::GuestMemory`], knows no hypervisor and no certificate.
 
+mod apart;
 mod error;
 mod linux;
 mod session;

@@ -111,6 +111,40 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// A session on another thread, for a part of the work of one: see [`crate::apart`].
+    pub(crate) fn of_helper(
+        look: &'a Look<'a>,
+        kernel: &'a Kernel,
+        wants: Options,
+        boot_time: Option<i64>,
+    ) -> Self {
+        Self { wants, boot_time, ..Self::new(look, kernel) }
+    }
+
+    /// The problems that were met and are listed, which it then has no longer.
+    pub(crate) fn take_problems(&self) -> Vec<Problem> {
+        self.problems.take()
+    }
+
+    /// Adds problems that were taken.
+    pub(crate) fn put_problems(&self, problems: impl Iterator<Item = Problem>) {
+        for Problem { kind, location, detail } in problems {
+            self.problem(kind, location, detail);
+        }
+    }
+
+    /// What else it counted: problems that are not listed, walks that began again, and objects that kept changing.
+    pub(crate) fn counts(&self) -> (u64, u32, u32) {
+        (self.suppressed.get(), self.retries.get(), self.torn.get())
+    }
+
+    /// Adds what a helper counted.
+    pub(crate) fn add_counts(&self, (suppressed, retries, torn): (u64, u32, u32)) {
+        self.suppressed.set(self.suppressed.get().saturating_add(suppressed));
+        self.retries.set(self.retries.get().saturating_add(retries));
+        self.torn.set(self.torn.get().saturating_add(torn));
+    }
+
     /// When the guest booted by its wall clock, in nanoseconds since 1970. `None`: not known.
     pub(crate) fn boot_time(&self) -> Option<i64> {
         self.boot_time

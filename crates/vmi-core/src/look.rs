@@ -71,7 +71,7 @@ impl std::hash::Hasher for PageHasher {
     }
 }
 
-/// One look. Not shared between threads.
+/// One look. Not shared between threads: each has one of its own ([`Look::beside`]).
 #[derive(Debug)]
 pub struct Look<'m> {
     memory: &'m dyn GuestMemory,
@@ -96,6 +96,34 @@ impl<'m> Look<'m> {
             exhausted: Cell::new(None),
             cache: (memory.access() == Access::PerCall).then(RefCell::default),
         })
+    }
+
+    /// A look beside this one, for another thread to do a part of its work: at the same memory, over when this one is, and with one of
+    /// `parts` equal parts of the bytes that this one may still read, which it may no longer. See [`Self::rejoin`].
+    #[must_use]
+    pub fn beside(&self, parts: u64) -> Self {
+        let left = self.budget.bytes.saturating_sub(self.bytes.get());
+        let bytes = left.checked_div(parts).unwrap_or(left);
+        self.bytes.set(self.bytes.get().saturating_add(bytes));
+        Self {
+            memory: self.memory,
+            budget: Budget { bytes, ..self.budget },
+            deadline: self.deadline,
+            reads: Cell::new(0),
+            bytes: Cell::new(0),
+            exhausted: self.exhausted.clone(),
+            cache: self.cache.is_some().then(RefCell::default),
+        }
+    }
+
+    /// Takes back what a look beside this one did not read, and counts what it did. Where that one cost too much, this one did.
+    pub fn rejoin(&self, beside: &Self) {
+        if let Some(limit) = beside.exhausted.get() {
+            self.exhausted.set(Some(limit));
+        }
+        let unread = beside.budget.bytes.saturating_sub(beside.bytes.get());
+        self.bytes.set(self.bytes.get().saturating_sub(unread));
+        self.reads.set(self.reads.get().saturating_add(beside.reads.get()));
     }
 
     /// The memory that is looked at.

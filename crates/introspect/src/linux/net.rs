@@ -14,6 +14,7 @@ use super::{
     device, filter, inet, io_uring, list, namespace, netlink, packet, raw, scm, sock, sock_scan, tcp, udp,
     unix, vsock, xdp,
 };
+use crate::apart::apart;
 use crate::session::{Session, member};
 use facts::{Family, Ownership, ProblemKind, Socket, SocketPeer, SocketState};
 use std::collections::{BTreeSet, HashMap};
@@ -246,7 +247,19 @@ pub(crate) fn sockets(
     }
     let mut walk = Walk::new(session);
     let all: Vec<Gva> = all.into_iter().take(SOCKETS_MAX).collect();
-    session.each(&all, Some, sock::size(session), |sk| walk.add(sk, &views))?;
+    let (parts, end) = apart(session, &all, |session, socks| {
+        let mut walk = Walk::new(session);
+        let end = session.each(socks, Some, sock::size(session), |sk| walk.add(sk, &views));
+        ((walk.peers, walk.places, walk.sockets), end.map(drop))
+    });
+    walk.places.reserve_exact(all.len());
+    walk.sockets.reserve_exact(all.len());
+    for (peers, places, sockets) in parts {
+        walk.peers.extend(peers);
+        walk.places.extend(places);
+        walk.sockets.extend(sockets);
+    }
+    end?;
     for _ in 0..SECOND_LOOKS {
         let suspects = walk.suspects();
         if suspects.is_empty() {
@@ -261,7 +274,7 @@ pub(crate) fn sockets(
     if session.wants.scan {
         scan(session, processes, &mut walk)?;
     }
-    sockets.append(&mut walk.finish());
+    *sockets = walk.finish();
     Ok(())
 }
 
@@ -414,14 +427,25 @@ fn lend_owners(sockets: &mut [Socket]) {
     }
 }
 
-/// The sockets in the order of the table. They are large, so each is moved once.
-pub(crate) fn sorted(sockets: Vec<Socket>) -> Vec<Socket> {
-    let mut order: Vec<_> =
-        sockets.iter().enumerate().map(|(index, socket)| (order(socket), index)).collect();
-    order.sort_unstable();
-    let order: Vec<usize> = order.into_iter().map(|(_, index)| index).collect();
-    let mut sockets: Vec<Option<Socket>> = sockets.into_iter().map(Some).collect();
-    order.into_iter().filter_map(|index| sockets.get_mut(index)?.take()).collect()
+/// The sockets in the order of the table. They are large, so each is moved once, to where it belongs.
+pub(crate) fn sorted(mut sockets: Vec<Socket>) -> Vec<Socket> {
+    let mut from_where: Vec<usize> = (0..sockets.len()).collect();
+    from_where.sort_unstable_by(|one, other| match (sockets.get(*one), sockets.get(*other)) {
+        (Some(one), Some(other)) => order(one).cmp(&order(other)),
+        _ => std::cmp::Ordering::Equal,
+    });
+    // What belongs at `place` is at `from_where[place]`, or, if that is before `place`, where it was swapped to from there.
+    for place in 0..sockets.len() {
+        let mut from = from_where.get(place).copied().unwrap_or(place);
+        while from < place {
+            from = from_where.get(from).copied().unwrap_or(place);
+        }
+        sockets.swap(place, from);
+        if let Some(moved) = from_where.get_mut(place) {
+            *moved = from;
+        }
+    }
+    sockets
 }
 
 /// The order of the table: by namespace, family, protocol and address; stable for the same guest.
@@ -483,4 +507,23 @@ pub(super) fn add_table<T: PartialEq>(
 /// A pointer member of the object at `at`.
 pub(super) fn pointer(session: &Session<'_>, at: Gva, offset: u64) -> Result<Gva, ReadError> {
     session.space.pointer(member(at, offset)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sorted;
+    use facts::{Address, Socket};
+
+    fn socket(inode: u64) -> Socket {
+        Socket { inode: Some(inode), ..super::sock::unknown(vmi_core::Gva(inode), 2) }
+    }
+
+    #[test]
+    fn sockets_are_put_in_the_order_of_the_table_wherever_they_stood() {
+        for (count, step) in [(0, 1), (1, 1), (2, 1), (97, 5), (97, 31), (97, 96), (1024, 421)] {
+            let unsorted: Vec<Socket> = (0..count).map(|index| socket(index * step % count)).collect();
+            let places: Vec<Address> = sorted(unsorted).iter().map(|socket| socket.sock).collect();
+            assert_eq!(places, (0..count).map(Address).collect::<Vec<_>>());
+        }
+    }
 }

@@ -4,16 +4,20 @@
 //! moment, or nearly.
 
 use crate::session::Session;
+use smallvec::SmallVec;
 use vmi_core::{Gva, ReadError};
 
 /// Most bytes of one copy: no object that is read this way is larger.
 const BYTES_MAX: u64 = 8192;
 
+/// Bytes of an object of which copies need no allocation: a sock, as far as it is read, and what is smaller.
+const INLINE: usize = 1024;
+
 /// A copy of the bytes from `at`.
 #[derive(Debug)]
 pub(super) struct Object {
     at: Gva,
-    bytes: Vec<u8>,
+    bytes: SmallVec<[u8; INLINE]>,
 }
 
 impl Object {
@@ -21,7 +25,9 @@ impl Object {
     pub(super) fn read(session: &Session<'_>, at: Gva, len: u64) -> Result<Self, ReadError> {
         let bounded = usize::try_from(len).ok().filter(|_| len <= BYTES_MAX);
         let len = bounded.ok_or(ReadError::NotAnAddress { at, len })?;
-        Ok(Self { at, bytes: session.space.bytes(at, len)? })
+        let mut bytes = SmallVec::from_elem(0, len);
+        session.space.read(at, &mut bytes)?;
+        Ok(Self { at, bytes })
     }
 
     /// `N` bytes, `offset` bytes into the object. `Err` past the end of the copy.

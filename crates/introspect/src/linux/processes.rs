@@ -9,6 +9,7 @@
 
 use super::task::{self, Seen, Stamp};
 use super::{cgroup, list, pid, sched, slab};
+use crate::apart::apart;
 use crate::session::Session;
 use facts::ProblemKind;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -108,22 +109,24 @@ pub(crate) fn processes(session: &Session<'_>, processes: &mut Vec<Seen>) -> Res
     };
     let views = Views::take(session, head)?;
     let stretch = task::stretch(session);
-    session.each(
-        &views.list,
-        |task| stretch.of(task),
-        stretch.len(),
-        |task| {
+    let (rows, end) = apart(session, &views.list, |session, tasks| {
+        let mut rows = Vec::with_capacity(tasks.len());
+        let read = |task| {
             match task::listed(session, task) {
                 Ok(Some(mut process)) => {
                     process.facts.views = views.names(task);
-                    processes.push(process);
+                    rows.push(process);
                 }
                 Ok(None) => session.torn(),
                 Err(error) => session.unreadable("task_struct", task, error)?,
             }
             Ok(())
-        },
-    )?;
+        };
+        let end = session.each(tasks, |task| stretch.of(task), stretch.len(), read);
+        (rows, end.map(drop))
+    });
+    processes.extend(rows.into_iter().flatten());
+    end?;
     if processes.is_empty() {
         session.problem(
             ProblemKind::Inconsistent,

@@ -188,7 +188,7 @@ pub(crate) fn read(session: &Session<'_>, sk: Gva) -> Result<Option<Sock>, ReadE
 }
 
 /// A socket of which nothing is known but its family.
-fn unknown(sk: Gva, number: u16) -> Socket {
+pub(super) fn unknown(sk: Gva, number: u16) -> Socket {
     Socket {
         family: family(number),
         protocol_family: number,

@@ -3,8 +3,10 @@
 
 use crate::equal::differences;
 use crate::opened::Opened;
+use facts::ProblemKind;
 use introspect::Options;
 use testkit::{Kernel, Need, crowd};
+use vmi_core::Budget;
 
 #[test]
 fn five_thousand_processes_and_twenty_thousand_sockets_are_equal_within_the_usual_budget() {
@@ -21,4 +23,13 @@ fn five_thousand_processes_and_twenty_thousand_sockets_are_equal_within_the_usua
     let different = differences(&truth, &snapshot);
     let first = &different[..different.len().min(40)];
     assert!(different.is_empty(), "{} differences:\n{}", different.len(), first.join("\n"));
+
+    // Several threads share what a look may read. What they have read by then is kept, in the order of the table, and the rest told of.
+    let options = Options { budget: Budget { bytes: 6 << 20, ..Budget::default() }, ..options };
+    let short = introspect::snapshot(&*opened.vm.memory, &opened.kernel, opened.facts(), &options).unwrap();
+    let cut: Vec<_> = short.problems.iter().filter(|problem| problem.kind == ProblemKind::Budget).collect();
+    assert!(cut.iter().any(|problem| problem.location == "processes"), "{:?}", short.problems);
+    assert!((500..crowd::PROCESSES).contains(&short.processes.len()), "{}", short.processes.len());
+    assert!(short.processes.is_sorted_by(|one, other| one.pid < other.pid));
+    assert!(short.problems.len() < 20, "{:?}", short.problems);
 }

@@ -43,6 +43,34 @@ fn a_look_that_read_too_much_reads_nothing_more() {
 }
 
 #[test]
+fn looks_beside_one_read_no_more_than_it_may_and_give_back_the_rest() {
+    let memory = MadeUp::zeros(1 << 20, Access::Mapped);
+    let look = Look::begin(&memory, Budget { bytes: 100, ..Budget::default() }).unwrap();
+    look.read(Gpa(0), &mut [0; 10]).unwrap();
+    let beside = look.beside(3);
+    beside.read(Gpa(0), &mut [0; 30]).unwrap();
+    look.read(Gpa(0), &mut [0; 20]).unwrap();
+    look.rejoin(&beside);
+    assert_eq!((look.stats().bytes, look.stats().reads), (60, 3));
+    look.read(Gpa(0), &mut [0; 39]).unwrap();
+
+    let beside = look.beside(1);
+    beside.read(Gpa(0), &mut [0; 1]).unwrap();
+    assert!(look.read(Gpa(0), &mut [0; 1]).is_err(), "all that was left is the other's");
+}
+
+#[test]
+fn a_look_whose_part_cost_too_much_reads_nothing_more() {
+    let memory = MadeUp::zeros(1 << 20, Access::Mapped);
+    let look = Look::begin(&memory, Budget { bytes: 100, ..Budget::default() }).unwrap();
+    let beside = look.beside(2);
+    assert!(beside.read(Gpa(0), &mut [0; 51]).is_err());
+    look.read(Gpa(0), &mut [0; 10]).unwrap();
+    look.rejoin(&beside);
+    assert!(look.read(Gpa(0), &mut [0; 1]).is_err());
+}
+
+#[test]
 fn a_look_that_took_too_long_reads_nothing_more() {
     let memory = MadeUp::zeros(1 << 20, Access::Mapped);
     let look = Look::begin(&memory, Budget { time: Duration::ZERO, ..Budget::default() }).unwrap();

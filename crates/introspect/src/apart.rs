@@ -1,0 +1,124 @@
+//! Large tables, read by several threads.
+//!
+//! What a row of a table says does not depend on other rows, and reading one is mostly waiting for memory. So a long list of objects
+//! is cut into parts, and whoever is free takes the next one. Each thread has a session of its own; the rows and the problems of a
+//! look come in the order of the list all the same, however many threads there were. Short lists are not worth a thread.
+
+use crate::session::Session;
+use facts::Problem;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use vmi_core::{Access, Look, ReadError};
+
+/// Objects from which on a list is cut.
+const MANY: usize = 512;
+/// Threads that a look has at most: the host has other things to do.
+const THREADS_MAX: usize = 4;
+/// Parts for each thread, so that one that is held up does not hold up all.
+const PARTS: usize = 8;
+
+/// What was read of one part of a list, and whether all of it was.
+pub(crate) type Part<T> = (T, Result<(), ReadError>);
+
+/// What became of one part.
+struct Done<T> {
+    number: usize,
+    part: Part<T>,
+    problems: Vec<Problem>,
+}
+
+/// A list that is being read.
+struct Work<'w, O, F, T> {
+    parts: Vec<&'w [O]>,
+    next: AtomicUsize,
+    read: F,
+    done: Mutex<Vec<Done<T>>>,
+}
+
+impl<O, F, T> Work<'_, O, F, T>
+where
+    F: Fn(&Session<'_>, &[O]) -> Part<T>,
+{
+    /// Takes part after part, until there is none or the look is over.
+    fn take(&self, session: &Session<'_>) {
+        while let Some(objects) = {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            self.parts.get(number).map(|objects| (number, *objects))
+        } {
+            let (number, objects) = objects;
+            let part = (self.read)(session, objects);
+            if part.1.is_err() {
+                self.next.store(self.parts.len(), Ordering::Relaxed);
+            }
+            self.done().push(Done { number, part, problems: session.take_problems() });
+        }
+    }
+
+    fn done(&self) -> MutexGuard<'_, Vec<Done<T>>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What `read` makes of all parts of `objects`, in their order. With the first error, if there was one, comes what was read before it.
+pub(crate) fn apart<O: Sync, T: Send>(
+    session: &Session<'_>,
+    objects: &[O],
+    read: impl Fn(&Session<'_>, &[O]) -> Part<T> + Sync,
+) -> Part<Vec<T>> {
+    let look = session.space.look();
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
+    // Pages that are copied whole would be copied by each thread.
+    if objects.len() < MANY || threads < 2 || look.memory().access() != Access::Mapped {
+        let (rows, end) = read(session, objects);
+        return (vec![rows], end);
+    }
+    let before = session.take_problems();
+    let len = objects.len().div_ceil(threads.saturating_mul(PARTS)).max(1);
+    let work = Work {
+        parts: objects.chunks(len).collect(),
+        next: AtomicUsize::new(0),
+        read,
+        done: Mutex::new(Vec::new()),
+    };
+    let looks: Vec<Look<'_>> = (2..=threads as u64).rev().map(|parts| look.beside(parts)).collect();
+    let (kernel, wants, boot_time) = (session.kernel, session.wants, session.boot_time());
+    thread::scope(|scope| {
+        let helpers: Vec<_> = looks
+            .into_iter()
+            .filter_map(|look| {
+                let help = || {
+                    let look = look;
+                    let helper = Session::of_helper(&look, kernel, wants, boot_time);
+                    work.take(&helper);
+                    let counts = helper.counts();
+                    drop(helper);
+                    (look, counts)
+                };
+                // Without a thread there is less help.
+                thread::Builder::new().spawn_scoped(scope, help).ok()
+            })
+            .collect();
+        work.take(session);
+        for helper in helpers {
+            match helper.join() {
+                Ok((beside, counts)) => {
+                    look.rejoin(&beside);
+                    session.add_counts(counts);
+                }
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
+    let mut done = work.done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_unstable_by_key(|done| done.number);
+    session.put_problems(before.into_iter().chain(done.iter_mut().flat_map(|done| done.problems.drain(..))));
+    let mut end = Ok(());
+    let mut all = Vec::with_capacity(done.len());
+    for Done { part: (rows, part_end), .. } in done {
+        all.push(rows);
+        end = end.and(part_end);
+    }
+    (all, end)
+}
