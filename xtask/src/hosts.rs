@@ -31,8 +31,9 @@ const COLUMNS: [(&str, &str); 14] = [
     ),
     (
         "registers",
-        "its vCPU's page tables have the kernel where the kernel's own have it (of PVH and HVM the interrupt table too), and lead to the \
-         kernel where nothing in memory can be searched for",
+        "its vCPU's page tables have the kernel where the kernel's own have it. On KVM by the registers that QEMU's monitor tells, by the \
+         notes of a small core dump and by the page that KVM shares with QEMU, or by that page alone where libvirt has the monitor. \
+         On Xen by the hypervisor's word, of PVH and HVM the interrupt table too, and where nothing in memory can be searched for",
     ),
     ("balloon", "*snapshot* again after it gave a quarter of its memory back, which is told as holes"),
     (

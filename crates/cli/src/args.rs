@@ -82,7 +82,7 @@ pub(crate) struct TargetArg {
     /// Search memory itself too, for processes, sockets and modules that are on no list of the guest's kernel. Takes longer.
     #[arg(long)]
     pub(crate) scan: bool,
-    /// Stop the guest while looking, for so many milliseconds at most (a Xen domain, or a guest of QEMU with a QMP socket). It
+    /// Stop the guest while looking, for so many milliseconds at most: a Xen domain, or the VMM of a guest of KVM or QEMU. It
     /// runs again whatever happens to this program; one that stood before is left so.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) pause: Option<u64>,

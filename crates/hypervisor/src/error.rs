@@ -347,15 +347,6 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// What is looked at cannot be paused by us.
-    #[error(
-        "{name} cannot be paused: a Xen domain and a guest of QEMU with a monitor can, and this is one of another VMM (look \
-         without pausing)"
-    )]
-    CannotPause {
-        /// The VM.
-        name: String,
-    },
     /// The process that guards a pause could not be started, or does not speak.
     #[error("The guard of the pause of {what} failed")]
     PauseGuard {
@@ -384,6 +375,12 @@ pub enum Error {
         monitor: String,
         /// The rules' word.
         rules: String,
+    },
+    /// No vCPU came out to its VMM within the deadline.
+    #[error("No vCPU of process {pid} came out to its VMM within a second, so KVM has told no registers")]
+    VcpusStayInside {
+        /// The process.
+        pid: u32,
     },
     /// The pages that KVM shares with a VMM could not be used.
     #[error("The vCPU pages of process {pid} cannot be used")]

@@ -1,6 +1,6 @@
 //! The two doors of the crate: which VMs are there, and the memory of one.
 
-use crate::kvm::pause::MonitorOf;
+use crate::kvm::pause::VmmOf;
 use crate::pause::{Pause, Stoppable};
 use crate::xen::pause::DomainOf;
 use crate::{Error, RawLayout, Target, dump, kvm, xen};
@@ -120,11 +120,13 @@ impl OpenedVm {
     }
 
     /// Registers of the vCPUs of a KVM guest, out of the pages that KVM shares with its VMM. **Intrusive**: a flag in those pages, which
-    /// are the VMM's and not the guest's, is raised and lowered again; no vCPU is stopped, and one that does not come out to its VMM
-    /// within a second is left out. For a guest whose memory alone did not answer and that has no monitor to ask.
+    /// are the VMM's and not the guest's, is raised and lowered again; no vCPU is stopped. One of QEMU that does not come out by itself is
+    /// called out as QEMU itself does, for a moment; one that does not come out to its VMM within a second is left out. For a guest whose memory alone did not answer and that has no monitor to ask.
     pub fn registers_by_run_page(&self) -> Result<Vec<Registers>, Error> {
         match &self.source {
-            Source::Vmm { process, .. } if process.is_alive() => kvm::run_page::registers(process.pid()),
+            Source::Vmm { process, monitor } if process.is_alive() => {
+                kvm::run_page::registers(process, monitor.is_some())
+            }
             Source::Vmm { process, .. } => Err(Error::ProcessGone { pid: process.pid() }),
             Source::Image { .. } | Source::Xen(_) => self.registers(),
         }
@@ -133,17 +135,12 @@ impl OpenedVm {
 
 impl OpenedVm {
     /// Stops the guest for `limit` at most, in the care of `guard`: a program that calls [`crate::pause::guard`]. `Ok(None)`: it
-    /// stood already (an image always does), and stays so.
+    /// stood already (an image always does), and stays so. A guest of KVM or QEMU stands because its VMM does.
     pub fn pause(&self, limit: Duration, guard: Command) -> Result<Option<Pause>, Error> {
         let what = match &self.source {
             Source::Image { .. } => return Ok(None),
             Source::Xen(domain) => Stoppable::Domain(DomainOf::new(domain)),
-            Source::Vmm { monitor: None, .. } => {
-                return Err(Error::CannotPause { name: self.vm.name.clone() });
-            }
-            Source::Vmm { process, monitor: Some(options) } => {
-                Stoppable::Monitored(MonitorOf::find(process.pid(), options)?)
-            }
+            Source::Vmm { process, .. } => Stoppable::Vmm(VmmOf::new(process)?),
         };
         Pause::begin(what, limit, guard)
     }

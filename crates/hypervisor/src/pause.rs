@@ -3,10 +3,10 @@
 //! What stops and resumes it is a process of its own, the guard: it resumes when it is told to, when whoever started it is gone (also
 //! by `SIGKILL`: then the other end of their line closes), or at the deadline, whichever is first. A guest that stood before is left
 //! alone. Should the guard itself be killed, whoever started it resumes the guest. How each hypervisor does both is in
-//! `kvm/pause.rs` (QEMU's monitor) and `xen/pause.rs`. Must never be used by a look that was not asked to pause.
+//! `kvm/pause.rs` (the VMM) and `xen/pause.rs`. Must never be used by a look that was not asked to pause.
 
 use crate::Error;
-use crate::kvm::pause::{MonitorOf, Monitored};
+use crate::kvm::pause::{HeldVmm, VmmOf};
 use crate::xen::Interface;
 use crate::xen::pause::{DomainOf, Held as HeldDomain};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -35,8 +35,8 @@ const ELSEWHERE: &str = "elsewhere";
 /// What a guard stops and resumes, as the last argument of its command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reins {
-    /// The monitor of a QEMU.
-    Monitor,
+    /// The process of a VMM.
+    Process(u32),
     /// The hypervisor, about one domain.
     Domain(u16, Interface),
 }
@@ -44,7 +44,7 @@ pub enum Reins {
 impl fmt::Display for Reins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Monitor => f.write_str("monitor"),
+            Self::Process(pid) => write!(f, "pid:{pid}"),
             Self::Domain(domid, Interface::Known) => write!(f, "xen:{domid}"),
             Self::Domain(domid, Interface::Refused) => write!(f, "{REFUSED}xen:{domid}"),
         }
@@ -55,6 +55,7 @@ impl FromStr for Reins {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let process = || Some(Self::Process(text.strip_prefix("pid:")?.parse().ok()?));
         let domain = || {
             let (text, interface) = match text.strip_prefix(REFUSED) {
                 Some(text) => (text, Interface::Refused),
@@ -62,10 +63,7 @@ impl FromStr for Reins {
             };
             Some(Self::Domain(text.strip_prefix("xen:")?.parse().ok()?, interface))
         };
-        match text {
-            "monitor" => Ok(Self::Monitor),
-            _ => domain().ok_or_else(|| format!("`{text}` is nothing that can be paused")),
-        }
+        process().or_else(domain).ok_or_else(|| format!("`{text}` is nothing that can be paused"))
     }
 }
 
@@ -82,7 +80,7 @@ pub(crate) trait Stops {
 /// A guest's hypervisor, in the hands of whoever starts the guard.
 #[derive(Debug)]
 pub(crate) enum Stoppable {
-    Monitored(MonitorOf),
+    Vmm(VmmOf),
     Domain(DomainOf),
 }
 
@@ -90,23 +88,22 @@ impl Stoppable {
     /// What the guard is told, and the descriptor that it works through.
     fn reins(&self) -> Result<(Reins, OwnedFd), Error> {
         match self {
-            Self::Monitored(of) => Ok((Reins::Monitor, of.connect()?)),
+            Self::Vmm(of) => {
+                let process = of.connect().map_err(|source| self.failed(source))?;
+                Ok((Reins::Process(of.pid()), process))
+            }
             Self::Domain(of) => Ok((Reins::Domain(of.domid(), of.interface()), of.connect()?)),
         }
     }
 
-    /// What is wrong when the guard ended before it should.
+    /// The guard ended before it should.
     fn lost(&self) -> Error {
-        let source = io::Error::from(io::ErrorKind::UnexpectedEof);
-        match self {
-            Self::Monitored(of) => of.silent(source),
-            Self::Domain(_) => self.failed(source),
-        }
+        self.failed(io::ErrorKind::UnexpectedEof.into())
     }
 
     fn failed(&self, source: io::Error) -> Error {
         let what = match self {
-            Self::Monitored(of) => format!("process {}", of.pid()),
+            Self::Vmm(of) => format!("process {}", of.pid()),
             Self::Domain(of) => format!("Xen domain {}", of.domid()),
         };
         Error::PauseGuard { what, source }
@@ -115,7 +112,7 @@ impl Stoppable {
     /// Resumes what a guard that was killed had stopped.
     fn resume(&self) -> Result<(), Error> {
         match self {
-            Self::Monitored(of) => of.resume(),
+            Self::Vmm(of) => of.resume().map_err(|source| self.failed(source)),
             Self::Domain(of) => of.resume(),
         }
     }
@@ -218,12 +215,12 @@ impl Pause {
     }
 }
 
-/// What a guard does: stops the guest, and resumes it at the first of a byte or the end on `line`, and `limit`. `through` is a fresh
-/// connection to the guest's monitor, or an open `/dev/xen/privcmd`, as `reins` says. What it says on `line` is for [`Pause`].
+/// What a guard does: stops the guest, and resumes it at the first of a byte or the end on `line`, and `limit`. `through` is a
+/// pidfd of the guest's VMM, or an open `/dev/xen/privcmd`, as `reins` says. What it says on `line` is for [`Pause`].
 pub fn guard(line: OwnedFd, through: OwnedFd, reins: Reins, limit: Duration) -> io::Result<()> {
     let line = UnixStream::from(line);
     match reins {
-        Reins::Monitor => hold(line, &mut Monitored::of(through)?, limit),
+        Reins::Process(pid) => hold(line, &mut HeldVmm::of(through, pid), limit),
         Reins::Domain(domid, interface) => hold(line, &mut HeldDomain::of(through, domid, interface)?, limit),
     }
 }
@@ -272,14 +269,16 @@ mod tests {
     #[test]
     fn reins_are_read_as_they_are_written() {
         for reins in [
-            Reins::Monitor,
+            Reins::Process(4_194_304),
             Reins::Domain(0, Interface::Known),
             Reins::Domain(32_751, Interface::Known),
             Reins::Domain(7, Interface::Refused),
         ] {
             assert_eq!(reins.to_string().parse(), Ok(reins));
         }
-        for text in ["", "xen:", "refused-", "refused-7", "xen:70000", "xen:-1", "kvm"] {
+        let never =
+            ["", "monitor", "xen:", "refused-", "refused-7", "refused-pid:7", "xen:70000", "xen:-1", "kvm"];
+        for text in never.into_iter().chain(["pid:", "pid:-1", "pid:web"]) {
             assert!(text.parse::<Reins>().is_err(), "{text}");
         }
     }

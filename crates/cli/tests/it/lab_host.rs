@@ -3,6 +3,7 @@
 
 use facts::{ConsistencyMode, Snapshot, Verdict};
 use serde_json::Value;
+use std::time::{Duration, Instant};
 use testkit::host::{Host, Inner};
 use testkit::{Activity, SocketSpec, Spawn};
 
@@ -39,6 +40,88 @@ pub fn paused_look_equals_truth(host: &Host, guest: &Inner<'_>) {
     assert_eq!(snapshot.consistency.mode, ConsistencyMode::Paused, "{name}");
     let stood = snapshot.consistency.paused_us.unwrap();
     assert!((1..10_000_000).contains(&stood), "{name}: {stood} us");
+}
+
+/// A look that pauses a guest, stopped in its middle, and the guard of its pause.
+pub struct StoppedLook<'h> {
+    host: &'h Host,
+    pid: String,
+    guard: String,
+}
+
+impl<'h> StoppedLook<'h> {
+    pub fn begin(host: &'h Host, guest: &Inner<'_>, limit_ms: u64) -> Self {
+        let name = guest.name();
+        let pids = host.succeed(&format!(
+            "while :; do\n\
+               birthmark snapshot {name} --json --pause {limit_ms} </dev/null >/run/look.json 2>/run/look.err & look=$!\n\
+               guard= state=\n\
+               while [ -z \"$guard\" ] && [ \"$state\" != Z ]; do\n\
+                 read -r guard _ </proc/$look/task/$look/children\n\
+                 read -r _ _ state _ </proc/$look/stat\n\
+               done\n\
+               [ -n \"$guard\" ] && kill -STOP $look && break\n\
+               wait $look || {{ cat /run/look.err; exit 1; }}\n\
+             done\n\
+             echo $look $guard"
+        ));
+        let pids = pids.unwrap();
+        let (pid, guard) = pids.trim().split_once(' ').unwrap();
+        Self { host, pid: pid.to_owned(), guard: guard.to_owned() }
+    }
+
+    /// Kills the look; how many seconds later its guard has done its work, by the clock of the host that both run on.
+    pub fn kill(&self) -> f64 {
+        let Self { host, pid, guard } = self;
+        let clock = host.succeed(&format!(
+            "read -r before _ </proc/uptime\nkill -KILL {pid}\nstate=\n\
+             while [ -d /proc/{guard} ] && [ \"$state\" != Z ]; do read -r _ _ state _ </proc/{guard}/stat; done\n\
+             read -r after _ </proc/uptime\necho $before $after"
+        ));
+        let clock = clock.unwrap();
+        let (before, after) = clock.trim().split_once(' ').unwrap();
+        after.parse::<f64>().unwrap() - before.parse::<f64>().unwrap()
+    }
+}
+
+/// Waits until a guest stands, or does not.
+pub fn wait_until(stands: impl Fn() -> bool, wanted: bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while stands() != wanted {
+        assert!(Instant::now() < deadline, "it never stands: {wanted}");
+    }
+}
+
+/// A pause is over when the look is killed, and when its time is.
+pub fn a_pause_ends_when_the_look_is_killed_and_at_the_deadline(
+    host: &Host,
+    guest: &Inner<'_>,
+    stands: impl Fn() -> bool,
+) {
+    // It runs again at once, and long before its ten seconds are over.
+    let look = StoppedLook::begin(host, guest, 10_000);
+    let began = Instant::now();
+    wait_until(&stands, true);
+    let seconds = look.kill();
+    let stood = began.elapsed();
+    assert!(!stands());
+    assert!(seconds < 1.0, "it stood for {seconds} s more");
+    assert!(stood < Duration::from_secs(10), "the guard's deadline may have been what ended it: {stood:?}");
+    guest.truth().unwrap();
+
+    // While the look still goes on.
+    let look = StoppedLook::begin(host, guest, 1500);
+    wait_until(&stands, true);
+    wait_until(&stands, false);
+    guest.truth().unwrap();
+    host.succeed(&format!("kill -CONT {}", look.pid)).unwrap();
+    host.wait_for(&format!("! kill -0 {}", look.pid)).unwrap();
+    let told = host.succeed("cat /run/look.err").unwrap();
+    assert!(told.contains("longer than the 1500 ms"), "{told}");
+    let snapshot: Snapshot = host.json("cat /run/look.json").unwrap();
+    let stood = snapshot.consistency.paused_us.unwrap();
+    assert_eq!(snapshot.consistency.mode, ConsistencyMode::Live);
+    assert!((1_500_000..5_000_000).contains(&stood), "{stood} us");
 }
 
 fn listener(exe: &str, port: u16) -> Spawn {
@@ -107,7 +190,7 @@ impl Way<'_> {
 }
 
 /// The same as [`audit_tells_drift`]; and the daemon sees it, cuts the guest off on every way that it has, and lets it back on the network
-/// when it is released.
+/// when it is released. The daemon runs until [`end_daemon`].
 pub fn drift_is_found_and_cut_off(host: &Host, guest: &Inner<'_>, ways: &[Way<'_>]) {
     let name = guest.name();
     for way in ways {
@@ -156,4 +239,11 @@ pub fn drift_is_found_and_cut_off(host: &Host, guest: &Inner<'_>, ways: &[Way<'_
 pub fn its_end_is_told(host: &Host, name: &str) {
     host.wait_for(&format!("grep -q '\"vm.gone\"' /run/{name}.d/findings")).unwrap();
     host.succeed(&format!("birthmark status --socket /run/{name}.d/sock")).unwrap();
+}
+
+/// The next guest has a daemon of its own.
+pub fn end_daemon(host: &Host) {
+    host.succeed("kill $(pidof birthmarkd)").unwrap();
+    // Asked from outside: one that has ended is there until the host's agent, which runs this, has time for it.
+    host.wait_for("! pidof birthmarkd").unwrap();
 }

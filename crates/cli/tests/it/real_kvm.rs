@@ -3,17 +3,95 @@
 //! all that is shown.
 
 use crate::lab_host::{
-    Way, audit_tells_drift, drift_is_found_and_cut_off, its_end_is_told, paused_look_equals_truth,
-    snapshot_equals_truth,
+    StoppedLook, Way, a_pause_ends_when_the_look_is_killed_and_at_the_deadline, audit_tells_drift,
+    drift_is_found_and_cut_off, end_daemon, its_end_is_told, paused_look_equals_truth, snapshot_equals_truth,
+    wait_until,
 };
 use crate::shown::Shown;
-use facts::{Hypervisor, Metadata, Snapshot, Vm};
-use serde_json::Value;
+use facts::{ConsistencyMode, Hypervisor, Metadata, Snapshot, Vm};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use testkit::Need;
-use testkit::host::{Host, InnerBacking, KvmHost};
+use testkit::host::{Host, Inner, InnerBacking, KvmHost};
 
 const TAP: &str = "tap-kvm";
+
+/// How an operator pauses a guest, resumes it, and is told how it is.
+enum Operator {
+    Libvirt,
+    /// At QEMU's console.
+    Console,
+}
+
+impl Operator {
+    fn script(&self, guest: &str, what: &str) -> String {
+        match (self, what) {
+            (Self::Libvirt, _) => format!("virsh -c qemu:///system {what} {guest}"),
+            (Self::Console, "suspend") => format!("echo stop >/run/{guest}.op.in"),
+            (Self::Console, "resume") => format!("echo cont >/run/{guest}.op.in"),
+            (Self::Console, _) => {
+                format!(
+                    "echo info status >/run/{guest}.op.in; grep -m1 -o 'VM status: [a-z]*' /run/{guest}.op.out"
+                )
+            }
+        }
+    }
+
+    fn wait_until(&self, host: &Host, guest: &str, state: &str) {
+        host.wait_for(&format!("({}) | grep {state}", self.script(guest, "domstate"))).unwrap();
+    }
+}
+
+/// The guest's process stands.
+fn vmm_stands(host: &Host, pid: u32) -> bool {
+    let stats = host.succeed(&format!("cat /proc/{pid}/task/*/stat")).unwrap();
+    stats.lines().all(|stat| stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T'))
+}
+
+/// A pause is over when its time is, and when the look is killed; those of an operator hold, before it and meanwhile.
+fn a_pause_ends_whatever_happens(host: &Host, guest: &Inner<'_>, pid: u32, operator: &Operator) {
+    let name = guest.name();
+    host.succeed(&operator.script(name, "suspend")).unwrap();
+    operator.wait_until(host, name, "paused");
+    let snapshot: Snapshot = host.json(&format!("birthmark snapshot {name} --json --pause 10000")).unwrap();
+    assert_eq!(snapshot.consistency.mode, ConsistencyMode::Paused);
+    operator.wait_until(host, name, "paused");
+    host.succeed(&operator.script(name, "resume")).unwrap();
+    guest.truth().unwrap();
+
+    a_pause_ends_when_the_look_is_killed_and_at_the_deadline(host, guest, || vmm_stands(host, pid));
+
+    let look = StoppedLook::begin(host, guest, 10_000);
+    wait_until(|| vmm_stands(host, pid), true);
+    let suspend = operator.script(name, "suspend");
+    let suspend = match operator {
+        // It is not answered until the guest's process goes on.
+        Operator::Libvirt => format!("{suspend} >/run/operator.log 2>&1 & sleep 1; kill -0 $!"),
+        Operator::Console => suspend,
+    };
+    host.succeed(&suspend).unwrap();
+    look.kill();
+    operator.wait_until(host, name, "paused");
+    assert!(!vmm_stands(host, pid));
+    host.succeed(&operator.script(name, "resume")).unwrap();
+    operator.wait_until(host, name, "running");
+    guest.truth().unwrap();
+}
+
+/// The registers of its vCPU lead to its kernel by each way that there is, and it goes on as if nothing had been.
+fn registers_lead_to_the_kernel(host: &Host, guest: &Inner<'_>, has_monitor: bool) {
+    let told = guest.steady(|| host.json::<BTreeMap<String, Value>>(&format!("registers {}", guest.name())));
+    let (_, told) = told.unwrap();
+    let twice = json!([1, 1]);
+    assert_eq!(told["page"], twice, "{told:?}");
+    for way in ["monitor", "dump"] {
+        if has_monitor {
+            assert_eq!(told[way], twice, "{told:?}");
+        } else {
+            assert!(told[way].as_str().unwrap().contains("no QMP unix socket"), "{told:?}");
+        }
+    }
+}
 
 /// What `birthmark doctor` says on a host, by the name of the check.
 fn doctor(host: &Host) -> BTreeMap<String, String> {
@@ -31,7 +109,8 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
         return;
     }
     let uuid = |number: u32| format!("7b0e7b5e-0000-4000-8000-{number:012}");
-    let host = KvmHost::boot(1).unwrap();
+    let registers = testkit::host::example("registers").unwrap();
+    let host = KvmHost::boot_with(1, &[("lab/registers", registers)]).unwrap();
     let guests = [
         host.start_by_libvirt("managed", &uuid(0)).unwrap(),
         host.start_qemu("memfd", &uuid(1), InnerBacking::Memfd, Some(TAP)).unwrap(),
@@ -86,6 +165,12 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
 
     kinds.iter().for_each(|kind| shown.that(kind, &["slots"]));
 
+    // Those of the guest that libvirt started by the shared page alone: libvirt has its monitor.
+    for (guest, kind) in guests.iter().zip(kinds) {
+        registers_lead_to_the_kernel(&host, guest, kind != kinds[0]);
+        shown.that(kind, &["registers"]);
+    }
+
     // By name, and the one that libvirt started by the UUID that libvirt gave it, while libvirt holds its monitor.
     for guest in &guests[1..] {
         snapshot_equals_truth(&host, guest, guest.name());
@@ -95,20 +180,27 @@ fn guests_of_a_real_kvm_are_found_read_audited_and_cut_off() {
     assert!(host.succeed("virsh -c qemu:///system domstate managed").unwrap().contains("running"));
 
     kinds.iter().for_each(|kind| shown.that(kind, &["snapshot"]));
-    // The monitor of the other one is libvirt's.
-    for (guest, kind) in guests.iter().zip(kinds).skip(1) {
+    for (guest, kind) in guests.iter().zip(kinds) {
+        let operator = if kind == kinds[0] { Operator::Libvirt } else { Operator::Console };
         paused_look_equals_truth(&host, guest);
+        operator.wait_until(&host, guest.name(), "running");
         shown.that(kind, &["pause"]);
+        a_pause_ends_whatever_happens(&host, guest, listed[guest.name()].pid.unwrap(), &operator);
+        shown.that(kind, &["pause ends"]);
     }
-    let refused = host.run("birthmark snapshot managed --pause 10000").unwrap();
-    assert!(refused.status == Some(2) && refused.stderr.contains("Cannot pause managed"), "{refused:?}");
 
     for (guest, kind) in guests.iter().zip(kinds) {
-        if kind != "memfd" {
+        if ![kinds[0], kinds[1]].contains(&kind) {
             audit_tells_drift(&host, guest);
             shown.that(kind, &["audit"]);
         }
     }
+    guests[0].load_module("virtio_net").unwrap();
+    // The tap is one that libvirt has made.
+    let way = Way { device: "vnet0", interface: "eth0", address: "10.79.0.3" };
+    drift_is_found_and_cut_off(&host, &guests[0], &[way]);
+    end_daemon(&host);
+    shown.that(kinds[0], &["audit", "daemon", "quarantine"]);
     guests[1].load_module("virtio_net").unwrap();
     let way = Way { device: TAP, interface: "eth0", address: "10.79.0.2" };
     drift_is_found_and_cut_off(&host, &guests[1], &[way]);

@@ -3,13 +3,13 @@
 //! keeps the one CPU busy for longer than everything else takes, so it has a boot of its own.
 
 use crate::lab_host::{
-    Way, drift_is_found_and_cut_off, its_end_is_told, paused_look_equals_truth, snapshot_equals_truth,
+    StoppedLook, Way, a_pause_ends_when_the_look_is_killed_and_at_the_deadline, drift_is_found_and_cut_off,
+    its_end_is_told, paused_look_equals_truth, snapshot_equals_truth, wait_until,
 };
 use crate::shown::Shown;
 use crate::xen_inside;
 use facts::{ConsistencyMode, Hypervisor, Snapshot, Vm, VmState};
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 use testkit::Need;
 use testkit::host::{DomainKind, Inner, XenHost};
 
@@ -36,51 +36,6 @@ fn registers_holes_and_libxenctrl(host: &XenHost, guest: &Inner<'_>) {
     xen_inside::run(host, guest, "what_was_given_back_is_a_hole");
 }
 
-/// A look that pauses a domain, stopped in its middle, and the guard of its pause.
-struct StoppedLook<'h> {
-    host: &'h XenHost,
-    pid: String,
-    guard: String,
-}
-
-impl<'h> StoppedLook<'h> {
-    fn begin(host: &'h XenHost, guest: &Inner<'_>, limit_ms: u64) -> Self {
-        let name = guest.name();
-        let pids = host.succeed(&format!(
-            "birthmark snapshot {name} --json --pause {limit_ms} </dev/null >/run/look.json 2>/run/look.err & look=$!\n\
-             guard=\n\
-             while [ -z \"$guard\" ]; do\n\
-               [ -s /run/look.err ] && cat /run/look.err && exit 1\n\
-               read -r guard _ </proc/$look/task/$look/children\n\
-             done\n\
-             kill -STOP $look && echo $look $guard"
-        ));
-        let pids = pids.unwrap();
-        let (pid, guard) = pids.trim().split_once(' ').unwrap();
-        Self { host, pid: pid.to_owned(), guard: guard.to_owned() }
-    }
-
-    /// Kills the look; how many seconds later its guard has done its work, by the clock of the domain that both run in.
-    fn kill(&self) -> f64 {
-        let Self { host, pid, guard } = self;
-        let clock = host.succeed(&format!(
-            "read -r before _ </proc/uptime\nkill -KILL {pid}\nstate=\n\
-             while [ -d /proc/{guard} ] && [ \"$state\" != Z ]; do read -r _ _ state _ </proc/{guard}/stat; done\n\
-             read -r after _ </proc/uptime\necho $before $after"
-        ));
-        let clock = clock.unwrap();
-        let (before, after) = clock.trim().split_once(' ').unwrap();
-        after.parse::<f64>().unwrap() - before.parse::<f64>().unwrap()
-    }
-}
-
-fn wait_until_paused(host: &XenHost, guest: &Inner<'_>, paused: bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while host.is_paused(guest).unwrap() != paused {
-        assert!(Instant::now() < deadline, "{} is never paused: {paused}", guest.name());
-    }
-}
-
 /// A pause is over when its time is, and when the look is killed; those of an operator are left as they are.
 fn a_pause_ends_whatever_happens_and_nests(host: &XenHost, guest: &Inner<'_>) {
     host.pause(guest).unwrap();
@@ -94,40 +49,18 @@ fn a_pause_ends_whatever_happens_and_nests(host: &XenHost, guest: &Inner<'_>) {
     host.unpause(guest).unwrap();
     guest.truth().unwrap();
 
-    // Killed: it runs again at once, and long before its ten seconds are over.
-    let look = StoppedLook::begin(host, guest, 10_000);
-    let began = Instant::now();
-    wait_until_paused(host, guest, true);
-    let seconds = look.kill();
-    let stood = began.elapsed();
-    assert!(!host.is_paused(guest).unwrap());
-    assert!(seconds < 1.0, "it stood for {seconds} s more");
-    assert!(stood < Duration::from_secs(10), "the guard's deadline may have been what ended it: {stood:?}");
-    guest.truth().unwrap();
+    let stands = || host.is_paused(guest).unwrap();
+    a_pause_ends_when_the_look_is_killed_and_at_the_deadline(host, guest, stands);
 
     // The operator pauses it too while it stands because of us, and it stands until he ends that.
     let look = StoppedLook::begin(host, guest, 10_000);
-    wait_until_paused(host, guest, true);
+    wait_until(stands, true);
     host.pause(guest).unwrap();
     look.kill();
     assert!(host.is_paused(guest).unwrap());
     host.unpause(guest).unwrap();
     assert!(!host.is_paused(guest).unwrap());
     guest.truth().unwrap();
-
-    // The deadline, while the look still goes on.
-    let look = StoppedLook::begin(host, guest, 1500);
-    wait_until_paused(host, guest, true);
-    wait_until_paused(host, guest, false);
-    guest.truth().unwrap();
-    host.succeed(&format!("kill -CONT {}", look.pid)).unwrap();
-    host.wait_for(&format!("! kill -0 {}", look.pid)).unwrap();
-    let told = host.succeed("cat /run/look.err").unwrap();
-    assert!(told.contains("longer than the 1500 ms"), "{told}");
-    let snapshot: Snapshot = host.json("cat /run/look.json").unwrap();
-    let stood = snapshot.consistency.paused_us.unwrap();
-    assert_eq!(snapshot.consistency.mode, ConsistencyMode::Live);
-    assert!((1_500_000..5_000_000).contains(&stood), "{stood} us");
 }
 
 #[test]

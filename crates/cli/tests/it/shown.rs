@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// One host and what was shown on it.
 pub struct Shown {
@@ -12,17 +13,20 @@ pub struct Shown {
     host: &'static str,
     /// In the order in which they were first told of.
     guests: Vec<(&'static str, Vec<&'static str>)>,
+    began: Instant,
 }
 
 impl Shown {
     /// `file` is its name in `docs/lab-results`, `host` what it is, in words.
     pub fn on(file: &str, host: &'static str) -> Self {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/lab-results").join(file);
-        Self { file, host, guests: Vec::new() }
+        Self { file, host, guests: Vec::new(), began: Instant::now() }
     }
 
     /// Something was shown on a guest. Words that the document does not explain are refused when it is written.
+    #[allow(clippy::print_stderr, reason = "the output of a test tells where its time goes")]
     pub fn that(&mut self, guest: &'static str, what: &[&'static str]) {
+        eprintln!("after {:.1?}: {guest}: {}", self.began.elapsed(), what.join(", "));
         match self.guests.iter_mut().find(|(known, _)| *known == guest) {
             Some((_, shown)) => shown.extend(what),
             None => self.guests.push((guest, what.to_vec())),

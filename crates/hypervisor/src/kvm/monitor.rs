@@ -2,8 +2,8 @@
 //! (`info registers -a`, or where QEMU has no human monitor the notes of a small core dump), through QMP.
 //!
 //! Never the default. A QMP socket serves one client; where another holds it (libvirt does), ours waits in the socket's
-//! queue unanswered, so every step has a deadline of 100 ms. Nothing but these is asked here (`pause` does more, on request); asking
-//! for registers interrupts each vCPU for a moment (cpu_synchronize_state), as reading a register from outside must.
+//! queue unanswered, so every step has a deadline of 100 ms. Nothing but these is asked; asking for registers interrupts each vCPU
+//! for a moment (cpu_synchronize_state), as reading a register from outside must.
 
 use super::cmdline::{Keys, Options};
 use super::layout::{Placement, by_rules, part};
@@ -162,20 +162,10 @@ impl Monitor {
         connect(descriptor.as_raw_fd(), &address)?;
         let stream = UnixStream::from(descriptor);
         stream.set_nonblocking(false)?;
-        Self::of(stream)
-    }
-
-    /// A connection of which nothing was read yet.
-    pub(super) fn of(stream: UnixStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.set_write_timeout(Some(DEADLINE))?;
         let lines = BufReader::new(stream.try_clone()?.take(MAX_ANSWER));
         Ok(Self { stream, lines })
-    }
-
-    /// The connection, for another process.
-    pub(super) fn into_descriptor(self) -> OwnedFd {
-        self.stream.into()
     }
 
     /// Reads the greeting and leaves the mode that only this can be done in.

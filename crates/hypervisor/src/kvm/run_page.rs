@@ -2,20 +2,25 @@
 //! `KVM_CAP_SYNC_REGS`): for a VMM that has no monitor, or one that somebody else holds.
 //!
 //! Intrusive, so only done when asked for by name. KVM writes registers there only for a VMM that wants them, and none that is known
-//! does; so their flag is raised in the VMM's place, and lowered again. Nothing of the guest is written, no vCPU is stopped or
-//! kicked: the registers are those of the next time that a vCPU comes out to its VMM by itself. A vCPU that does not within the
-//! deadline is left out. If this process is killed meanwhile the flag stays, and costs the guest some microseconds at each exit to its
-//! VMM.
+//! does; so their flag is raised in the VMM's place, and lowered again. Nothing of the guest is written, and no vCPU is stopped: the
+//! registers are those of the next time that a vCPU comes out to its VMM. If this process is killed meanwhile the flag stays, and costs
+//! the guest some microseconds at each exit to its VMM.
+//!
+//! A guest that has little to do may not come out for seconds, because KVM itself emulates its halts and timers. So a vCPU of QEMU that
+//! does not is called out, by the signal that QEMU itself calls its vCPUs out by (`SIG_IPI`, include/sysemu/cpus.h and
+//! accel/kvm/kvm-all.c): it sees to the vCPU and lets it go on. Sent to nothing but the thread that runs that vCPU, and only where its process
+//! catches it. Of other VMMs such a signal may mean anything, or end them, so there a vCPU that does not come out within the deadline
+//! is left out.
 //!
 //! The page is mapped through the vCPU's own descriptor, which has no guest memory behind it. Must never be used on a protected
 //! guest, of which KVM refuses the flag and stops the vCPU with an error: `open` refuses those before.
 
-use super::process::{descriptors, pidfd_open, proc_error, proc_path};
+use super::process::{Process, descriptors, pidfd_open, proc_error, proc_path};
 use crate::Error;
 use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use std::ffi::c_void;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -23,9 +28,13 @@ use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 use vmi_core::{Gva, Registers};
 
-/// All vCPUs together. A guest that does nothing at all still has a timer that ticks in its VMM, or a device.
+/// All vCPUs together.
 const DEADLINE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_micros(100);
+/// How long a vCPU may take to come out by itself, and between two calls.
+const QUIET: Duration = Duration::from_millis(20);
+/// QEMU's `SIG_IPI`.
+const SIG_IPI: libc::c_int = libc::SIGUSR1;
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// ``kvm_run.kvm_valid_regs``.
@@ -38,31 +47,87 @@ const CR0: usize = IDT + 16;
 const CR3: usize = CR0 + 16;
 const CR4: usize = CR3 + 8;
 
-/// The registers of those vCPUs of a process that came out to it within the deadline.
-pub(crate) fn registers(pid: u32) -> Result<Vec<Registers>, Error> {
+/// The registers of those vCPUs of a process that came out to it within the deadline. `qemu`: its VMM is one, so vCPUs can be called
+/// out.
+pub(crate) fn registers(process: &Process, qemu: bool) -> Result<Vec<Registers>, Error> {
+    let pid = process.pid();
     let failed = |source| Error::RunPage { pid, source };
     if !kvm_has_it().map_err(failed)? {
         return Err(failed(io::ErrorKind::Unsupported.into()));
     }
-    let process = pidfd_open(pid).map_err(|source| proc_error(pid, &proc_path(pid, "fd"), source))?;
-    let mut pages = Vec::new();
+    let pidfd = pidfd_open(pid).map_err(|source| proc_error(pid, &proc_path(pid, "fd"), source))?;
+    let mut vcpus = Vec::new();
     for descriptor in descriptors(pid)? {
-        if descriptor.link.to_string_lossy().starts_with("anon_inode:kvm-vcpu:") {
-            let vcpu = copy_of(&process, descriptor.number).map_err(failed)?;
-            pages.push(Wanting::new(&vcpu).map_err(failed)?);
-        }
+        let link = descriptor.link.to_string_lossy();
+        let Some(number) = link.strip_prefix("anon_inode:kvm-vcpu:") else { continue };
+        let vcpu = copy_of(&pidfd, descriptor.number).map_err(failed)?;
+        let page = Wanting::new(&vcpu).map_err(failed)?;
+        vcpus.push(Vcpu {
+            descriptor: descriptor.number,
+            name: format!("CPU {number}/KVM"),
+            page,
+            found: None,
+        });
     }
     let begun = Instant::now();
-    let mut found: Vec<Option<Registers>> = vec![None; pages.len()];
-    while found.iter().any(Option::is_none) && begun.elapsed() < DEADLINE {
-        for (page, found) in pages.iter().zip(&mut found) {
-            *found = found.or_else(|| page.registers());
+    let mut called = begun;
+    while vcpus.iter().any(|vcpu| vcpu.found.is_none()) && begun.elapsed() < DEADLINE {
+        for vcpu in &mut vcpus {
+            vcpu.found = vcpu.found.or_else(|| vcpu.page.registers());
+        }
+        if qemu && called.elapsed() >= QUIET {
+            call_out(process, vcpus.iter().filter(|vcpu| vcpu.found.is_none()));
+            called = Instant::now();
         }
         std::thread::sleep(POLL);
     }
-    drop(pages);
-    let found: Vec<Registers> = found.into_iter().flatten().collect();
-    if found.is_empty() { Err(Error::NoRegisters { pid }) } else { Ok(found) }
+    let found: Vec<Registers> = vcpus.iter().filter_map(|vcpu| vcpu.found).collect();
+    if found.is_empty() { Err(Error::VcpusStayInside { pid }) } else { Ok(found) }
+}
+
+struct Vcpu {
+    /// Its number in the VMM.
+    descriptor: u32,
+    /// What QEMU calls its thread (`-name debug-threads=on`, as libvirt does).
+    name: String,
+    page: Wanting,
+    found: Option<Registers>,
+}
+
+/// Has QEMU see to those vCPUs. One whose thread is not found is not called.
+fn call_out<'v>(process: &Process, vcpus: impl Iterator<Item = &'v Vcpu> + Clone) {
+    let pid = process.pid();
+    let threads = fs::read_dir(proc_path(pid, "task")).into_iter().flatten().flatten();
+    for thread in threads.filter_map(|entry| entry.file_name().to_str()?.parse::<libc::pid_t>().ok()) {
+        let read = |file: &str| fs::read_to_string(proc_path(pid, &format!("task/{thread}/{file}")));
+        let (Ok(name), Ok(syscall), Ok(status)) = (read("comm"), read("syscall"), read("status")) else {
+            continue;
+        };
+        let runs_one =
+            vcpus.clone().any(|vcpu| runs_vcpu(&syscall, vcpu.descriptor) || name.trim_end() == vcpu.name);
+        if runs_one && catches(&status, SIG_IPI) && process.is_alive() {
+            // SAFETY: tgkill takes three numbers and touches no memory of ours. It fails if the thread has ended.
+            let _ = unsafe { libc::syscall(libc::SYS_tgkill, pid, thread, SIG_IPI) };
+        }
+    }
+}
+
+/// Whether a thread is in ``ioctl(descriptor, KVM_RUN)``, by its `/proc/PID/task/TID/syscall`. One that is on a CPU says nothing.
+fn runs_vcpu(syscall: &str, descriptor: u32) -> bool {
+    const IOCTL: &str = "16";
+    const KVM_RUN: &str = "0xae80";
+    let mut words = syscall.split_ascii_whitespace();
+    words.next() == Some(IOCTL)
+        && words.next() == Some(&format!("{descriptor:#x}"))
+        && words.next() == Some(KVM_RUN)
+}
+
+/// Whether a process has a handler for a signal, by its `/proc/PID/status`.
+fn catches(status: &str, signal: libc::c_int) -> bool {
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|caught| u64::from_str_radix(caught.trim(), 16).ok()).unwrap_or(0);
+    let bit = u32::try_from(signal).ok().and_then(|signal| signal.checked_sub(1));
+    bit.and_then(|bit| caught.checked_shr(bit)).is_some_and(|caught| caught & 1 != 0)
 }
 
 /// Whether this KVM knows the flag. One that does not would take it for a mistake of the VMM's.
@@ -147,5 +212,30 @@ impl Drop for Wanting {
         }
         // SAFETY: this is the mapping that `new` made, and no reference into it was ever given out.
         let _ = unsafe { munmap(self.base, PAGE.get()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_thread_of_a_vcpu_is_told_by_what_it_is_in() {
+        let inside = "16 0x1e 0xae80 0x0 0x7f3d0 0x0 0x0 0x7f3d2a9fe5a8 0x7f3d2b10";
+        assert!(runs_vcpu(inside, 0x1e));
+        assert!(!runs_vcpu(inside, 0x1), "another's");
+        assert!(!runs_vcpu("16 0x1e 0xae81 0x0", 0x1e), "another request");
+        assert!(!runs_vcpu("7 0x1e 0xae80", 0x1e), "another call");
+        for nothing in ["running\n", "-1 0x7ffd 0x7f3d", ""] {
+            assert!(!runs_vcpu(nothing, 0), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn a_signal_is_caught_only_where_the_kernel_says_so() {
+        let status = |caught: &str| format!("Name:\tq\nSigIgn:\tffffffffffffffff\nSigCgt:\t{caught}\n");
+        assert!(catches(&status("0000000000000200"), libc::SIGUSR1));
+        assert!(!catches(&status("fffffffffffffdff"), libc::SIGUSR1));
+        assert!(!catches("", libc::SIGUSR1) && !catches(&status("x"), libc::SIGUSR1));
     }
 }

@@ -319,7 +319,7 @@ fn a_guest_that_stands_is_left_so_when_the_guard_of_a_pause_fails() {
     let opened = open_pid(&qemu);
     qemu.release_monitor();
     let failed = opened.pause(Duration::from_millis(50), Command::new("false")).unwrap_err();
-    assert!(matches!(failed, Error::MonitorSilent { .. }), "{failed:?}");
+    assert!(matches!(failed, Error::PauseGuard { .. }), "{failed:?}");
     qemu.take_monitor();
     assert_eq!(qemu.command("query-status", json!({}))["running"], false);
 }

@@ -127,7 +127,7 @@ impl KvmHost {
     }
 
     /// Starts `qemu -accel kvm` without waiting for what boots in it. With `tap`, the guest's network card is that tap of
-    /// the host, made here as a port of `br0`.
+    /// the host, made here as a port of `br0`. QEMU's console for an operator is `/run/NAME.op.in` and `.out`.
     pub fn start_qemu(
         &self,
         name: &str,
@@ -158,6 +158,7 @@ impl KvmHost {
             );
         }
         let port = format!("/run/{name}.port");
+        self.succeed(&format!("mkfifo /run/{name}.op.in /run/{name}.op.out"))?;
         self.host.start(
             name,
             &format!(
@@ -165,14 +166,15 @@ impl KvmHost {
                  -machine {machine} -m {GUEST_MIB} -nodefaults -no-user-config -no-reboot -display none \
                  -chardev socket,id=port,path={port},server=on,wait=off -device virtio-serial-pci \
                  -device virtconsole,chardev=port -serial file:/run/{name}.console \
-                 -qmp unix:/run/{name}.qmp,server=on,wait=off {network} -kernel /{VMLINUX} \
+                 -qmp unix:/run/{name}.qmp,server=on,wait=off \
+                 -chardev pipe,id=op,path=/run/{name}.op -mon chardev=op,mode=readline {network} -kernel /{VMLINUX} \
                  -initrd /{INITRAMFS} -append '{PARAMETERS}'"
             ),
         )?;
         Ok(self.guest(name, &port))
     }
 
-    /// Starts libvirtd and has it start a guest, in the background: libvirtd first asks QEMU what it can do, which takes the
+    /// Starts libvirtd and has it start a guest, with a network card that is a port of `br0`, in the background: libvirtd first asks QEMU what it can do, which takes the
     /// emulated CPU its time.
     pub fn start_by_libvirt(&self, name: &str, uuid: &str) -> Result<Inner<'_>> {
         let domain = format!(
@@ -187,7 +189,9 @@ impl KvmHost {
              <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>\
              <serial type=\"file\"><source path=\"/run/{name}.console\"/></serial>\
              <console type=\"unix\"><source mode=\"bind\" path=\"/run/{name}.port\"/>\
-             <target type=\"virtio\"/></console><memballoon model=\"none\"/></devices></domain>"
+             <target type=\"virtio\"/></console>\
+             <interface type=\"bridge\"><source bridge=\"br0\"/><mac address=\"52:54:00:00:00:03\"/>\
+             <model type=\"virtio\"/><rom enabled=\"no\"/></interface><memballoon model=\"none\"/></devices></domain>"
         );
         self.succeed(&format!("echo '{domain}' >/run/{name}.xml"))?;
         self.host.start("libvirtd", "libvirtd")?;

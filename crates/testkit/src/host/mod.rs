@@ -21,6 +21,7 @@ use crate::truth::Truth;
 use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// A guest inside that does not answer after this time has hung. Emulated twice over, a boot takes ten seconds and more.
@@ -48,6 +49,11 @@ const SET_UP: &str = "/bin/busybox mkdir -p /run/busybox /dev/pts && /bin/busybo
 pub(crate) fn prepare() -> Result<()> {
     kvm::prepare()?;
     xen::prepare().map(drop)
+}
+
+/// A built example of one of our packages, for [`KvmHost::boot_with`].
+pub fn example(name: &str) -> Result<PathBuf> {
+    rootfs::example(name)
 }
 
 /// A host inside a VM. Dropping it ends it and all that runs in it.

@@ -87,14 +87,25 @@ pub(super) fn build_own(files: &[(&str, PathBuf)]) -> Result<Vec<u8>> {
 
 /// Our two programs without their symbols, built if they are older than their sources.
 pub(super) fn programs() -> Result<[PathBuf; 2]> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // The same command as the set-up's, so that after it there is nothing left to build.
-    let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--offline", "--workspace", "--bins"]).current_dir(lab::workspace());
-    lab::run(&mut build).context("Cannot build birthmark and birthmarkd")?;
-    let target = lab::directory();
-    let built = target.parent().unwrap_or(&target).join("debug");
+    let built = build_own_programs("--bins")?;
     Ok([stripped(&built.join("birthmark"))?, stripped(&built.join("birthmarkd"))?])
+}
+
+/// The same of an example of one of our packages.
+pub(super) fn example(name: &str) -> Result<PathBuf> {
+    // As the tests' own build did.
+    stripped(&build_own_programs("--examples")?.join("examples").join(name))
+}
+
+/// Where they are.
+fn build_own_programs(which: &str) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "--offline", "--workspace", which]).current_dir(lab::workspace());
+    lab::run(&mut build).context("Cannot build our own programs")?;
+    let target = lab::directory();
+    Ok(target.parent().unwrap_or(&target).join("debug"))
 }
 
 /// A program without its symbols, of which most of it consists.
