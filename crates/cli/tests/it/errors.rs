@@ -57,6 +57,8 @@ fn a_vm_whose_memory_is_its_own_is_unreadable_with_the_reason_and_status_2() {
     let spec = VmmSpec::new("firecracker", (512 << 20, 0), Mapped::Anonymous, MapForm::ZeroPage);
     let vmm = Vmm::start(&VmmSpec { private: true, ..spec }).unwrap();
     let target = format!("pid:{}", vmm.pid());
+    let listed: Vec<facts::Vm> = serde_json::from_str(&run(["list", "--json"]).stdout).unwrap();
+    assert!(listed.iter().any(|vm| vm.pid == Some(vmm.pid())), "{listed:?}");
     let audit = run(["audit", &target, "--json"]);
     assert_eq!(audit.status, Some(2), "{audit:?}");
     assert!(audit.error().contains("guest_memfd"), "{audit:?}");
