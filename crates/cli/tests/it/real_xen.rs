@@ -4,7 +4,7 @@
 
 use crate::lab_host::{
     StoppedLook, Way, a_pause_ends_when_the_look_is_killed_and_at_the_deadline, drift_is_found_and_cut_off,
-    its_end_is_told, paused_look_equals_truth, snapshot_equals_truth, wait_until,
+    end_daemon, its_end_is_told, paused_look_equals_truth, snapshot_equals_truth, wait_until,
 };
 use crate::shown::Shown;
 use crate::xen_inside;
@@ -112,8 +112,7 @@ fn domains_of_a_real_xen_are_found_read_audited_and_cut_off() {
         drift_is_found_and_cut_off(&host, guest, &[way]);
         host.destroy(guest).unwrap();
         its_end_is_told(&host, guest.name());
-        // The next guest has a daemon of its own.
-        host.succeed("kill $(pidof birthmarkd)").unwrap();
+        end_daemon(&host);
     }
     let line = ["audit", "daemon", "quarantine", "end"];
     let library = ["registers", "balloon", "libxenctrl"];
