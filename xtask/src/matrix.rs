@@ -64,6 +64,9 @@ fn guests(directory: &Path) -> Result<()> {
         "--nocapture",
     ]);
     test.arg("matrix::every_cell_of_the_matrix_is_compared");
+    test.arg(
+        "cross_views::what_is_taken_off_any_view_of_the_other_kernels_of_the_lab_is_seen_by_another_and_told",
+    );
     step(test.env("BIRTHMARK_MATRIX", directory).env("RUST_BACKTRACE", "0"))
 }
 

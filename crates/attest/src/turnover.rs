@@ -4,8 +4,8 @@
 //! them. It is a number and not a finding: a busy shell script makes hundreds of them a second. Must never give a number that is
 //! not known, and never keep more of a look than it takes to subtract.
 
-use facts::{Process, Snapshot, Turnover};
-use std::collections::HashSet;
+use facts::{Process, ProcessState, Snapshot, Turnover};
+use std::collections::{HashMap, HashSet};
 
 /// What one look showed of the tasks there were: enough to tell later which are new.
 #[derive(Clone, Debug)]
@@ -17,7 +17,22 @@ pub struct Tasks {
     processes: Vec<(Key, Threads)>,
     /// CPU time of each, in the same order.
     cpu_times: Vec<Option<u64>>,
+    /// Those that may stand where they stood then.
+    standing: Vec<Standing>,
 }
+
+/// A process that wants a CPU, or did then.
+#[derive(Clone, Debug)]
+struct Standing {
+    process: Key,
+    cpu_time: u64,
+    /// How often its CPU time was seen to have grown. What it had used before the first look may be counted only after it, so once
+    /// is not enough.
+    ran: u32,
+}
+
+/// How often its CPU time must grow until a process has run for certain.
+const RAN: u32 = 2;
 
 /// What makes a boot the same: the boot id is made up when somebody first asks for it; the page tables' place is chosen at
 /// boot.
@@ -43,7 +58,12 @@ impl Tasks {
         let cpu_times = processes.iter().map(|process| process.cpu_time_ns).collect();
         let processes = processes.into_iter().map(|process| (key(process), threads(process))).collect();
         let (taken_at, boot) = (snapshot.taken_at.clone(), boot(snapshot));
-        Self { taken_at, boot, forks: snapshot.activity.forks, processes, cpu_times }
+        // A process that slept when its row was read may have been in the middle of something when the last row was.
+        let standing = |process: &Process| {
+            Some(Standing { process: key(process), cpu_time: process.cpu_time_ns?, ran: 0 })
+        };
+        let standing = snapshot.processes.iter().filter_map(standing).collect();
+        Self { taken_at, boot, forks: snapshot.activity.forks, processes, cpu_times, standing }
     }
 
     /// Compares the kernel's counters at that look and a later one with what the looks show. `None`: a counter or the process
@@ -61,10 +81,29 @@ impl Tasks {
         Some(Turnover { since: self.taken_at.clone(), created, unseen: created.saturating_sub(seen) })
     }
 
-    /// Whether the guest did nothing between that look and a later one, as one does whose CPU its host has given to somebody else:
-    /// then the later look shows the same moment again, and confirms nothing. What is not known is no such proof.
-    #[must_use]
-    pub fn stood_still(&self, later: &Snapshot) -> bool {
+    /// Whether a later look shows the moment of that look again, for all of the guest or for one process: then it confirms
+    /// nothing. A host gives a guest's CPU to somebody else, and a guest a process's, wherever either stands: also between two
+    /// steps that belong together. What is not known is no such proof.
+    ///
+    /// To be asked with each look that follows, because it remembers who has run.
+    pub fn is_same_moment(&mut self, later: &Snapshot) -> bool {
+        let now: HashMap<Key, &Process> =
+            later.processes.iter().map(|process| (key(process), process)).collect();
+        self.standing.retain_mut(|standing| {
+            let process = now.get(&standing.process);
+            let process = process.filter(|process| process.state == Some(ProcessState::Running));
+            let Some(cpu_time) = process.and_then(|process| process.cpu_time_ns) else { return false };
+            if cpu_time != standing.cpu_time {
+                standing.cpu_time = cpu_time;
+                standing.ran += 1;
+            }
+            standing.ran < RAN
+        });
+        self.boot == boot(later) && (!self.standing.is_empty() || self.stood_still(later))
+    }
+
+    /// Whether the guest did nothing between that look and a later one.
+    fn stood_still(&self, later: &Snapshot) -> bool {
         let now = Self::of(later);
         let same = |(before, now): (&Option<u64>, &Option<u64>)| before.is_some() && before == now;
         self.boot == now.boot

@@ -296,6 +296,11 @@ pub enum Activity {
         /// For how long.
         seconds: u32,
     },
+    /// Opens and closes sockets of many kinds as fast as it can.
+    SocketStorm {
+        /// User id that these sockets say they are of; the process itself stays root.
+        mark: u32,
+    },
     /// Uses all the CPU it can get.
     Spin,
     /// Loads an eBPF program, attaches it by a link and lets it go again, for ever.

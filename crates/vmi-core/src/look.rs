@@ -148,6 +148,12 @@ impl<'m> Look<'m> {
         }
     }
 
+    /// Whether pages are kept once they were read: what is read a second time is then as it was.
+    #[must_use]
+    pub fn keeps_pages(&self) -> bool {
+        self.cache.is_some()
+    }
+
     /// Drops all kept pages, so that what is read next is fresh. For a walk that starts again.
     pub fn forget_pages(&self) {
         if let Some(cache) = &self.cache {
@@ -164,6 +170,12 @@ impl<'m> Look<'m> {
             Some(cache) if buf.len() < BULK => self.read_cached(cache, at, buf),
             _ => self.memory.read(at, buf).map_err(PhysicalReadError::Memory),
         }
+    }
+
+    /// The same past what is kept: as it is now.
+    pub fn read_again(&self, at: Gpa, buf: &mut [u8]) -> Result<(), PhysicalReadError> {
+        self.charge(buf.len() as u64)?;
+        self.memory.read(at, buf).map_err(PhysicalReadError::Memory)
     }
 
     fn charge(&self, bytes: u64) -> Result<(), PhysicalReadError> {

@@ -1,5 +1,6 @@
 //! A virtual address space of the guest: page tables plus a translation cache, for one look.
 
+use crate::look::PhysicalReadError;
 use crate::{Gpa, Gva, Levels, Look, PAGE_SIZE, ReadError, Translation, paging};
 use std::cell::RefCell;
 
@@ -85,6 +86,20 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
 
     /// Copies `buf.len()` bytes from `at`, across pages. All or nothing.
     pub fn read(&self, at: Gva, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.read_by(at, buf, Look::read)
+    }
+
+    /// The same, as they are now, also where pages are kept that were read before.
+    pub fn read_again(&self, at: Gva, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.read_by(at, buf, Look::read_again)
+    }
+
+    fn read_by(
+        &self,
+        at: Gva,
+        buf: &mut [u8],
+        read: impl Fn(&Look<'m>, Gpa, &mut [u8]) -> Result<(), PhysicalReadError>,
+    ) -> Result<(), ReadError> {
         let mut at = at;
         let mut rest = buf;
         while !rest.is_empty() {
@@ -92,7 +107,7 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
             let in_page = found.page_size - (found.at.0 & (found.page_size - 1));
             let step = usize::try_from(in_page).unwrap_or(usize::MAX).min(rest.len());
             let (now, later) = rest.split_at_mut(step);
-            self.look.read(found.at, now).map_err(|error| error.at(at))?;
+            read(self.look, found.at, now).map_err(|error| error.at(at))?;
             rest = later;
             if !rest.is_empty() {
                 at = at

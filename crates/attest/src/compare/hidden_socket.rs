@@ -16,9 +16,11 @@ pub(super) fn compare(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
     for socket in snapshot.sockets.iter().filter(|socket| !socket.views_missing.is_empty()) {
         let (kind, place) = (kind(socket), place(socket));
         // What has no name and no owner, and is not the very same one in the next look, was on its way.
-        let sock = socket.sock.to_string();
-        let which = (place == NAMELESS && socket.processes.is_empty()).then_some(sock.as_str());
-        let parts = [kind.as_str(), &place].into_iter().chain(which);
+        // Memory is used again at once, inode numbers are not.
+        let which =
+            [socket.sock.to_string(), socket.inode.map_or_else(String::new, |inode| inode.to_string())];
+        let which = if place == NAMELESS && socket.processes.is_empty() { which.as_slice() } else { &[] };
+        let parts = [kind.as_str(), &place].into_iter().chain(which.iter().map(String::as_str));
         let parts = parts.chain(socket.views_missing.iter().map(String::as_str));
         hidden.entry(cause("socket", parts)).or_default().push(socket);
     }

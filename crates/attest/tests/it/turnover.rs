@@ -2,7 +2,7 @@
 
 use crate::fixture::{process, web};
 use attest::Tasks;
-use facts::{Address, Process, Snapshot, TaskKind, Thread, Turnover};
+use facts::{Address, Process, ProcessState, Snapshot, TaskKind, Thread, Turnover};
 
 fn with_forks(forks: u64) -> Snapshot {
     let mut snapshot = web();
@@ -74,11 +74,11 @@ fn what_is_not_known_is_no_number() {
 fn a_guest_in_which_nothing_ran_stood_still_and_one_of_which_that_is_not_known_did_not() {
     let mut before = with_forks(100);
     before.processes.iter_mut().for_each(|process| process.cpu_time_ns = Some(5_000));
-    assert!(Tasks::of(&before).stood_still(&before.clone()));
+    assert!(Tasks::of(&before).is_same_moment(&before.clone()));
     let moved = |change: &dyn Fn(&mut Snapshot)| {
         let mut after = before.clone();
         change(&mut after);
-        !Tasks::of(&before).stood_still(&after)
+        !Tasks::of(&before).is_same_moment(&after)
     };
     assert!(moved(&|s| s.processes[3].cpu_time_ns = Some(5_001)));
     assert!(moved(&|s| s.activity.forks = Some(101)));
@@ -92,6 +92,36 @@ fn a_guest_in_which_nothing_ran_stood_still_and_one_of_which_that_is_not_known_d
     {
         let mut same = before.clone();
         unknown(&mut same);
-        assert!(!Tasks::of(&same).stood_still(&same.clone()));
+        assert!(!Tasks::of(&same).is_same_moment(&same.clone()));
     }
+}
+
+#[test]
+fn a_look_is_at_the_same_moment_until_whoever_is_about_to_run_has_run_twice_or_wants_no_cpu_any_more() {
+    let mut before = with_forks(100);
+    before.processes.iter_mut().for_each(|process| process.cpu_time_ns = Some(5_000));
+    let mut after = before.clone();
+    after.processes[2].state = Some(ProcessState::Running);
+    // Others go on meanwhile.
+    after.activity.forks = Some(140);
+    after.processes[3].cpu_time_ns = Some(9_000);
+    let mut tasks = Tasks::of(&before);
+    assert!(tasks.is_same_moment(&after));
+    after.processes[2].cpu_time_ns = Some(5_500);
+    assert!(tasks.is_same_moment(&after), "what it had used by then may be counted only now");
+    assert!(tasks.is_same_moment(&after), "it did not run again");
+    after.processes[2].cpu_time_ns = Some(5_600);
+    assert!(!tasks.is_same_moment(&after));
+    let ends = |change: &dyn Fn(&mut Snapshot)| {
+        let mut later = after.clone();
+        later.processes[2].cpu_time_ns = Some(5_000);
+        change(&mut later);
+        !Tasks::of(&before).is_same_moment(&later)
+    };
+    assert!(!ends(&|_| ()));
+    assert!(ends(&|s| s.processes[2].state = Some(ProcessState::Sleeping)));
+    assert!(ends(&|s| drop(s.processes.remove(2))));
+    assert!(ends(&|s| s.processes[2].start_time_ns = Some(77)), "another process of this number");
+    assert!(ends(&|s| s.processes[2].cpu_time_ns = None), "what is not known proves nothing");
+    assert!(ends(&|s| s.kernel.kaslr_offset = Address(0x99)));
 }

@@ -24,8 +24,8 @@ const MORE_LOOKS: u32 = 4;
 /// Most looks, whatever a policy asks for.
 const LOOKS_MAX: u32 = 200;
 
-/// Looks that may show a guest to which nothing has happened since the one before: a second of them. One that stands longer is idle,
-/// or pretends to be.
+/// Looks that may show a guest, or a process of it, to which nothing has happened since the one before: a second of them. One that
+/// stands longer is idle, or pretends to be; one that waits longer is starved.
 const STANDING_MAX: u32 = 50;
 
 /// What the looks together say.
@@ -113,8 +113,9 @@ fn observe(guest: &mut Guest, certificate: Option<&Certificate>) -> anyhow::Resu
     let mut standing = 0_u32;
     loop {
         let snapshot = guest.look(Tables::ALL)?;
-        // The same moment again, in which a race is still what it was: a busy host has given the guest's CPUs to somebody else.
-        if standing < STANDING_MAX && last.as_ref().is_some_and(|last| last.stood_still(&snapshot)) {
+        // The same moment again, in which a race is still what it was: a busy host has given the guest's CPUs to somebody else, or a busy
+        // guest its CPU to another process.
+        if standing < STANDING_MAX && last.as_mut().is_some_and(|last| last.is_same_moment(&snapshot)) {
             standing = standing.saturating_add(1);
             sleep(PAUSE);
             continue;

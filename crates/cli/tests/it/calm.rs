@@ -100,7 +100,7 @@ impl<'c> Audits<'c> {
 
     /// One more look, as `birthmark audit` takes it.
     fn take(&mut self, snapshot: &Snapshot) {
-        let stood = self.last.as_ref().is_some_and(|last| last.stood_still(snapshot));
+        let stood = self.last.as_mut().is_some_and(|last| last.is_same_moment(snapshot));
         if stood && self.standing < STANDING_MAX {
             self.standing += 1;
             sleep(AGAIN);

@@ -3,6 +3,7 @@
 
 use super::layout::Resolver;
 use super::object::{Object, span};
+use super::sock;
 use crate::session::{Session, member};
 use facts::ProblemKind;
 use std::collections::HashMap;
@@ -64,8 +65,8 @@ impl Layout {
 /// What a ``struct file`` is to a search for sockets or eBPF programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lead {
-    /// A socket: its ``struct sock``.
-    Sock(Gva),
+    /// A socket.
+    Sock(SocketLead),
     /// An io_uring: its ``struct io_ring_ctx``, which may hold further files.
     Ring(Gva),
     /// An eBPF program: its ``struct bpf_prog``.
@@ -76,6 +77,45 @@ pub(crate) enum Lead {
     PerfEvent(Gva),
     /// Nothing.
     None,
+}
+
+/// A socket that a file leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SocketLead {
+    pub(super) sk: Gva,
+    /// No other socket has had it in the same memory before.
+    pub(super) inode: Option<u64>,
+    /// Whether it says itself that this is its file. One that is being made in the memory of another does not, or not yet.
+    pub(super) agrees: bool,
+}
+
+/// An open descriptor that leads somewhere.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Descriptor {
+    /// Where in the table it is, and the ``struct file *`` that was there.
+    at: Gva,
+    pub(super) file: Gva,
+    pub(super) lead: Lead,
+}
+
+/// Bytes of a table's array of descriptors that are read again at once.
+const AGAIN: u64 = 512;
+
+/// Which of the descriptors of a table lead there still. A file that is closed is soon another one's: what was found at its address
+/// is of this descriptor only if the file was there after it as well as before.
+pub(super) fn still_open(session: &Session<'_>, descriptors: &[Descriptor]) -> Result<Vec<bool>, ReadError> {
+    let mut open = Vec::with_capacity(descriptors.len());
+    for run in descriptors.chunk_by(|one, next| one.at.0 / AGAIN == next.at.0 / AGAIN) {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        let offset = |of: &Descriptor| usize::try_from(of.at.0.saturating_sub(first.at.0)).unwrap_or(0);
+        let mut bytes = vec![0; offset(last).saturating_add(8)];
+        let read = session.known("fdtable", first.at, session.space.read_again(first.at, &mut bytes))?;
+        open.extend(run.iter().map(|of| {
+            let now = bytes.get(offset(of)..).and_then(|bytes| bytes.first_chunk::<8>());
+            read.is_some() && now.is_some_and(|now| u64::from_le_bytes(*now) == of.file.0)
+        }));
+    }
+    Ok(open)
 }
 
 /// A kind of file by the symbol of its operations, and what its private data is.
@@ -120,7 +160,7 @@ pub(super) struct Files {
     /// Operations of sockets. `None`: this kernel's symbols do not say.
     of_sockets: Option<Gva>,
     kinds: [KnownKind; KINDS.len()],
-    tables: HashMap<Gva, Rc<[Lead]>>,
+    tables: HashMap<Gva, Rc<[Descriptor]>>,
     files: HashMap<Gva, Lead>,
     open: usize,
 }
@@ -136,18 +176,22 @@ impl Files {
         }
     }
 
-    /// Where the descriptors in the ``struct files_struct *`` at `files` lead.
-    pub(super) fn of_table(&mut self, session: &Session<'_>, files: Gva) -> Result<Rc<[Lead]>, ReadError> {
+    /// The descriptors in the ``struct files_struct *`` at `files` that lead somewhere, ascending.
+    pub(super) fn of_table(
+        &mut self,
+        session: &Session<'_>,
+        files: Gva,
+    ) -> Result<Rc<[Descriptor]>, ReadError> {
         if let Some(known) = self.tables.get(&files) {
             return Ok(Rc::clone(known));
         }
         let read = self.read_table(session, files);
-        let leads: Rc<[Lead]> = session.known("files_struct", files, read)?.unwrap_or_default().into();
+        let leads: Rc<[Descriptor]> = session.known("files_struct", files, read)?.unwrap_or_default().into();
         self.tables.insert(files, Rc::clone(&leads));
         Ok(leads)
     }
 
-    fn read_table(&mut self, session: &Session<'_>, files: Gva) -> Result<Vec<Lead>, ReadError> {
+    fn read_table(&mut self, session: &Session<'_>, files: Gva) -> Result<Vec<Descriptor>, ReadError> {
         let layout = &session.kernel.layouts().file;
         let space = &session.space;
         let fdt = space.pointer(member(files, layout.fdt)?)?;
@@ -188,18 +232,27 @@ impl Files {
             space.read(at, bytes)?;
             bits >>= first;
             let mut open = Vec::new();
-            for file in bytes.as_chunks::<8>().0 {
+            for (index, file) in bytes.as_chunks::<8>().0.iter().enumerate() {
                 let file = Gva(u64::from_le_bytes(*file));
                 // A descriptor that is reserved and not yet installed has its bit set and no file.
-                if bits & 1 == 1 && !file.is_null() {
-                    open.push(file);
+                if bits & 1 == 1
+                    && !file.is_null()
+                    && let Some(at) = at.element(index as u64, 8)
+                {
+                    open.push((at, file));
                 }
                 bits >>= 1;
             }
             let len = span(&[layout.operations, layout.private]);
-            leads.append(&mut session.each(&open, Some, len, |file| self.lead(session, file))?);
+            let mut descriptors = session.each(
+                &open,
+                |(_, file)| Some(file),
+                len,
+                |(at, file)| Ok(Descriptor { at, file, lead: self.lead(session, file)? }),
+            )?;
+            leads.append(&mut descriptors);
         }
-        leads.retain(|lead| *lead != Lead::None);
+        leads.retain(|descriptor| descriptor.lead != Lead::None);
         Ok(leads)
     }
 
@@ -221,7 +274,14 @@ impl Files {
                 None => sock_by_its_links(session, file)?,
             };
             if let Some(sk) = sk {
-                return Ok(if sk.is_null() { Lead::None } else { Lead::Sock(sk) });
+                if sk.is_null() {
+                    return Ok(Lead::None);
+                }
+                // In this order, and its number again: what is between is of the one that has it.
+                let inode = sock::inode(session, held)?;
+                let own = session.space.pointer(member(held, layout.socket_file)?)?;
+                let agrees = own == file && sock::inode(session, held)? == inode;
+                return Ok(Lead::Sock(SocketLead { sk, inode, agrees }));
             }
             for (of_kind, lead) in self.kinds {
                 if of_kind.is_some() && operations == of_kind {

@@ -4,7 +4,7 @@
 //! A descriptor counts more than a ring, and a ring more than a message: a socket is said to be held by the strongest of
 //! them only, as `/proc/PID/fd` says it.
 
-use super::file::{Files, Lead};
+use super::file::{Files, Lead, SocketLead};
 use super::layout::Resolver;
 use super::task::Seen;
 use super::{file, io_uring, list, scm, task};
@@ -129,8 +129,8 @@ pub(super) fn ebpf_leads(session: &Session<'_>, processes: &[Seen]) -> Result<Ve
     let mut leads = Vec::new();
     for (pid, table) in tables(session, processes)?.into_iter().filter(|(_, table)| !table.is_null()) {
         let of_table = files.of_table(session, table)?;
-        let ebpf = |lead: &&Lead| matches!(lead, Lead::Program(_) | Lead::Link(_) | Lead::PerfEvent(_));
-        leads.extend(of_table.iter().filter(ebpf).map(|lead| (pid, *lead)));
+        let ebpf = |lead: &Lead| matches!(lead, Lead::Program(_) | Lead::Link(_) | Lead::PerfEvent(_));
+        leads.extend(of_table.iter().map(|descriptor| (pid, descriptor.lead)).filter(|(_, lead)| ebpf(lead)));
     }
     Ok(leads)
 }
@@ -138,6 +138,10 @@ pub(super) fn ebpf_leads(session: &Session<'_>, processes: &[Seen]) -> Result<Ve
 /// Who holds a socket, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Holding {
+    /// What is held: another socket in the same memory is not.
+    pub(super) socket: SocketLead,
+    /// ``struct file *`` that leads to it.
+    pub(super) file: Gva,
     pub(super) ownership: Ownership,
     /// In the order in which they were found, perhaps repeated.
     pids: Vec<u32>,
@@ -183,10 +187,11 @@ impl Holders {
         Ok(found)
     }
 
-    fn add(&mut self, sk: Gva, ownership: Ownership, pids: &[u32]) {
-        let known = self.of_sock.entry(sk).or_insert_with(|| Holding { ownership, pids: Vec::new() });
-        if ownership < known.ownership {
-            *known = Holding { ownership, pids: pids.to_vec() };
+    fn add(&mut self, socket: SocketLead, file: Gva, ownership: Ownership, pids: &[u32]) {
+        let new = || Holding { socket, file, ownership, pids: Vec::new() };
+        let known = self.of_sock.entry(socket.sk).or_insert_with(new);
+        if socket != known.socket || file != known.file || ownership < known.ownership {
+            *known = Holding { pids: pids.to_vec(), ..new() };
         } else if ownership == known.ownership && (pids.len() != 1 || known.pids.last() != pids.last()) {
             known.pids.extend(pids);
         }
@@ -213,14 +218,19 @@ impl Search<'_, '_> {
             file::TABLE,
             |(_, files)| self.files.of_table(session, files),
         )?;
-        for ((pid, _), leads) in tables.iter().zip(leads) {
-            for lead in leads.iter() {
-                match lead {
-                    Lead::Sock(sk) => self.found.add(*sk, Ownership::Process, &[*pid]),
-                    Lead::Ring(ring) => {
-                        rings.entry(*ring).or_default().push(*pid);
+        for ((pid, _), descriptors) in tables.iter().zip(leads) {
+            let open = file::still_open(session, &descriptors)?;
+            for (descriptor, _) in descriptors.iter().zip(open).filter(|(_, open)| *open) {
+                match descriptor.lead {
+                    Lead::Sock(socket) => {
+                        self.found.add(socket, descriptor.file, Ownership::Process, &[*pid]);
                     }
-                    Lead::Program(_) | Lead::Link(_) | Lead::PerfEvent(_) => ebpf.push((*pid, *lead)),
+                    Lead::Ring(ring) => {
+                        rings.entry(ring).or_default().push(*pid);
+                    }
+                    Lead::Program(_) | Lead::Link(_) | Lead::PerfEvent(_) => {
+                        ebpf.push((*pid, descriptor.lead));
+                    }
                     Lead::None => {}
                 }
             }
@@ -285,7 +295,7 @@ impl Search<'_, '_> {
 
     fn follow(&mut self, file: Gva, ownership: Ownership, pids: &[u32]) -> Result<(), ReadError> {
         match self.files.lead(self.session, file)? {
-            Lead::Sock(sk) => self.found.add(sk, ownership, pids),
+            Lead::Sock(socket) => self.found.add(socket, file, ownership, pids),
             Lead::Ring(ring) => self.rings.push((ring, ownership, pids.to_vec())),
             Lead::Program(_) | Lead::Link(_) | Lead::PerfEvent(_) | Lead::None => {}
         }

@@ -30,13 +30,13 @@ enum Broken {
 ///
 /// What a broken list gave up to the break is kept, and the break is recorded as a problem of `what`.
 pub(crate) fn list(session: &Session<'_>, what: &str, head: Gva) -> Result<Vec<Gva>, ReadError> {
-    walk(session, what, head, |space, nodes| list_once(space, head, nodes))
+    walk(session, what, head, |space, nodes, last| list_once(space, head, nodes, last))
 }
 
 /// Addresses of the nodes of a hash chain. `head` is the address of ``struct hlist_head`` or
 /// ``struct hlist_nulls_head``; the end is a null pointer or one with its lowest bit set.
 pub(crate) fn hlist(session: &Session<'_>, what: &str, head: Gva) -> Result<Vec<Gva>, ReadError> {
-    walk(session, what, head, |space, nodes| hlist_once(space, head, nodes))
+    walk(session, what, head, |space, nodes, last| hlist_once(space, head, nodes, last))
 }
 
 /// Whether the predecessor of the list node at `node` points at it. A node that was taken off its list points at itself
@@ -50,7 +50,7 @@ pub(crate) fn is_linked(session: &Session<'_>, node: Gva) -> Result<bool, ReadEr
 /// result says nothing, so a list that breaks off is no problem.
 pub(crate) fn glimpse(session: &Session<'_>, head: Gva) -> Result<Vec<Gva>, ReadError> {
     let mut nodes = Vec::new();
-    match list_once(&session.space, head, &mut nodes) {
+    match list_once(&session.space, head, &mut nodes, false) {
         Err(Broken::Read(_, error)) if error.ends_the_look() => Err(error),
         _ => Ok(nodes),
     }
@@ -60,12 +60,12 @@ fn walk(
     session: &Session<'_>,
     what: &str,
     head: Gva,
-    once: impl Fn(&AddressSpace<'_, '_>, &mut Vec<Gva>) -> Result<(), Broken>,
+    once: impl Fn(&AddressSpace<'_, '_>, &mut Vec<Gva>, bool) -> Result<(), Broken>,
 ) -> Result<Vec<Gva>, ReadError> {
     let mut nodes = Vec::new();
     for attempt in 0..=RETRIES {
         nodes.clear();
-        let broken = match once(&session.space, &mut nodes) {
+        let broken = match once(&session.space, &mut nodes, attempt == RETRIES) {
             Ok(()) => return Ok(nodes),
             Err(Broken::Read(_, error)) if error.ends_the_look() => return Err(error),
             Err(broken) => broken,
@@ -108,28 +108,60 @@ fn pair(space: &AddressSpace<'_, '_>, at: Gva) -> Result<(Gva, Gva), Broken> {
     ))
 }
 
-fn list_once(space: &AddressSpace<'_, '_>, head: Gva, nodes: &mut Vec<Gva>) -> Result<(), Broken> {
+/// Whether a link that does not agree is a change that is half done: a guest's CPU may stand between any two of its steps for as long as
+/// the host likes. `one_more` is the place before that which leads to `at`.
+///
+/// An element that is put before `at`, or taken away there, is linked forwards for a moment while `at` points back past it. The
+/// other way around, `at` points back at one that is not linked forwards any more, or not yet, and that points at it. And one that is
+/// put first may be linked from both sides before it points back itself.
+fn is_half_done(space: &AddressSpace<'_, '_>, at: Gva, (next, back): (Gva, Gva), one_more: Gva) -> bool {
+    let points_at_it = || pair(space, back).is_ok_and(|(forwards, _)| forwards == at);
+    let ends = next.is_null() || next.0 & 1 == 1;
+    let linked = || ends || pair(space, next).is_ok_and(|(_, back)| back == at);
+    back == one_more || points_at_it() || linked()
+}
+
+fn list_once(
+    space: &AddressSpace<'_, '_>,
+    head: Gva,
+    nodes: &mut Vec<Gva>,
+    last: bool,
+) -> Result<(), Broken> {
     let (mut at, _) = pair(space, head)?;
-    let mut before = head;
+    let (mut before, mut one_more) = (head, head);
+    // Whoever changes a list has it for himself.
+    let mut half_done = !last;
     while at != head {
         if nodes.len() >= ELEMENTS_MAX {
             return Err(Broken::Endless);
         }
         let (next, back) = pair(space, at)?;
         if back != before {
-            return Err(Broken::Link(at, back));
+            if half_done || !is_half_done(space, at, (next, back), one_more) {
+                return Err(Broken::Link(at, back));
+            }
+            half_done = true;
         }
         nodes.push(at);
-        before = at;
+        (one_more, before) = (before, at);
         at = next;
     }
-    let (_, last) = pair(space, head)?;
-    if last == before { Ok(()) } else { Err(Broken::Link(head, last)) }
+    let (next, back) = pair(space, head)?;
+    if back == before || (!half_done && is_half_done(space, head, (next, back), one_more)) {
+        return Ok(());
+    }
+    Err(Broken::Link(head, back))
 }
 
-fn hlist_once(space: &AddressSpace<'_, '_>, head: Gva, nodes: &mut Vec<Gva>) -> Result<(), Broken> {
+fn hlist_once(
+    space: &AddressSpace<'_, '_>,
+    head: Gva,
+    nodes: &mut Vec<Gva>,
+    last: bool,
+) -> Result<(), Broken> {
     let mut at = space.pointer(head).map_err(|error| Broken::Read(head, error))?;
-    let mut before = head;
+    let (mut before, mut one_more) = (head, head);
+    let mut half_done = !last;
     while !at.is_null() && at.0 & 1 == 0 {
         if nodes.len() >= ELEMENTS_MAX {
             return Err(Broken::Endless);
@@ -137,10 +169,13 @@ fn hlist_once(space: &AddressSpace<'_, '_>, head: Gva, nodes: &mut Vec<Gva>) -> 
         let (next, back) = pair(space, at)?;
         // ``pprev`` is the address of the pointer that points here: the head's or the predecessor's ``next``.
         if back != before {
-            return Err(Broken::Link(at, back));
+            if half_done || !is_half_done(space, at, (next, back), one_more) {
+                return Err(Broken::Link(at, back));
+            }
+            half_done = true;
         }
         nodes.push(at);
-        before = at;
+        (one_more, before) = (before, at);
         at = next;
     }
     Ok(())

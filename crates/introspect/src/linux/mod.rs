@@ -44,6 +44,7 @@ pub(crate) mod pid;
 pub(crate) mod processes;
 pub(crate) mod raw;
 pub(crate) mod record;
+pub(crate) mod rhashtable;
 pub(crate) mod roots;
 pub(crate) mod sched;
 pub(crate) mod scm;

@@ -6,18 +6,18 @@
 //! one that is not bound to anything. What one of them must have and has not, also after a second look at everything, is in
 //! [`Socket::views_missing`]. On request there is *slab* too, the memory that sockets are allocated from.
 
-use super::holder::{self, Holders};
+use super::holder::{self, Holders, Holding};
 use super::layout::Resolver;
 use super::sock::Claim;
 use super::task::Seen;
 use super::{
-    device, filter, inet, io_uring, list, namespace, netlink, packet, raw, scm, sock, sock_scan, tcp, udp,
-    unix, vsock, xdp,
+    device, filter, inet, io_uring, list, namespace, netlink, packet, raw, rhashtable, scm, sock, sock_scan,
+    tcp, udp, unix, vsock, xdp,
 };
 use crate::apart::apart;
 use crate::session::{Session, member};
-use facts::{Family, Ownership, ProblemKind, Socket, SocketPeer, SocketState};
-use std::collections::{BTreeSet, HashMap};
+use facts::{Address, Family, Ownership, ProblemKind, Socket, SocketPeer, SocketState};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use vmi_core::{Gva, ReadError};
 
 /// Names of the views in [`Socket::views`].
@@ -41,6 +41,7 @@ pub(crate) struct Layout {
     pub(super) raw: raw::Layout,
     pub(super) unix: unix::Layout,
     pub(super) netlink: netlink::Layout,
+    pub(super) rhashtable: rhashtable::Layout,
     pub(super) packet: packet::Layout,
     pub(super) xdp: xdp::Layout,
     pub(super) vsock: Option<vsock::Layout>,
@@ -64,6 +65,7 @@ impl Layout {
             raw: raw::Layout::resolve(resolver),
             unix: unix::Layout::resolve(resolver),
             netlink: netlink::Layout::resolve(resolver),
+            rhashtable: rhashtable::Layout::resolve(resolver),
             packet: packet::Layout::resolve(resolver),
             xdp: xdp::Layout::resolve(resolver),
             vsock: vsock::Layout::of(resolver.profile()),
@@ -177,16 +179,23 @@ impl Views {
         self.hashed.socks.iter().chain(self.holders.of_sock.keys()).chain(addressed).copied().collect()
     }
 
-    /// Fills in what the views say about a socket that was read: who holds it, and which views it is and should be in.
-    fn place(&self, sk: Gva, claim: Claim, socket: &mut Socket) {
-        let held = self.holders.of_sock.get(&sk).or(match claim {
+    /// Fills in what the views say about a socket that was read: who holds it, and which views it is and should be in. `false`:
+    /// the views are of another socket, which was in the same memory before.
+    fn place(&self, sk: Gva, claim: Claim, socket: &mut Socket) -> bool {
+        let own = self.holders.of_sock.get(&sk);
+        let another = own.is_some_and(|held| held.socket.inode != socket.inode);
+        let by_its_file =
+            |held: &&Holding| !another && held.socket.agrees && socket.file == Some(Address(held.file.0));
+        let held = own.filter(by_its_file).or(match claim {
             Claim::Lent(owner) => self.holders.of_sock.get(&owner),
             _ => None,
         });
         let in_hash = self.hashed.socks.contains(&sk);
-        socket.processes = held.map(holder::Holding::pids).unwrap_or_default();
+        socket.processes = held.map(Holding::pids).unwrap_or_default();
         socket.ownership = match (held, claim) {
             (Some(held), _) => Some(held.ownership),
+            // A file that is not its own leads to it.
+            (None, _) if own.is_some() && !another => Some(Ownership::Nobody),
             (None, Claim::TimeWait) => Some(Ownership::TimeWait),
             (None, Claim::Request) => Some(Ownership::Request),
             (None, Claim::Closed) => Some(Ownership::Orphan),
@@ -225,6 +234,8 @@ impl Views {
                 socket.send_queue = Some(u64::from(backlog));
             }
         }
+        // What has no file any more was closed since, which is all there is to know of it.
+        !another || !matches!(claim, Claim::Held | Claim::Mapped)
     }
 }
 
@@ -250,16 +261,19 @@ pub(crate) fn sockets(
     let (parts, end) = apart(session, &all, |session, socks| {
         let mut walk = Walk::new(session);
         let end = session.each(socks, Some, sock::size(session), |sk| walk.add(sk, &views));
-        ((walk.peers, walk.places, walk.sockets), end.map(drop))
+        ((walk.peers, walk.places, walk.sockets, walk.identities, walk.mixed), end.map(drop))
     });
     walk.places.reserve_exact(all.len());
     walk.sockets.reserve_exact(all.len());
-    for (peers, places, sockets) in parts {
+    for (peers, places, sockets, identities, mixed) in parts {
+        walk.identities.extend(identities);
+        walk.mixed.extend(mixed);
         walk.peers.extend(peers);
         walk.places.extend(places);
         walk.sockets.extend(sockets);
     }
     end?;
+    walk.check()?;
     for _ in 0..SECOND_LOOKS {
         let suspects = walk.suspects();
         if suspects.is_empty() {
@@ -270,6 +284,7 @@ pub(crate) fn sockets(
         for sk in suspects {
             walk.again(sk, &views, all.contains(&sk))?;
         }
+        walk.check()?;
     }
     if session.wants.scan {
         scan(session, processes, &mut walk)?;
@@ -314,6 +329,11 @@ struct Walk<'s, 'a> {
     namespaces: HashMap<Gva, Option<u32>>,
     interfaces: device::Interfaces,
     peers: HashMap<Gva, Gva>,
+    /// Whose each was when it was read, where memory is read by pages that are kept: the reading itself does not notice then
+    /// that it changed meanwhile.
+    identities: BTreeMap<Gva, sock::Identity>,
+    /// Those of which not all is of one socket.
+    mixed: BTreeSet<Gva>,
     /// ``struct sock *`` of each of the sockets, ascending.
     places: Vec<Gva>,
     sockets: Vec<Socket>,
@@ -326,6 +346,8 @@ impl<'s, 'a> Walk<'s, 'a> {
             namespaces: HashMap::new(),
             interfaces: device::Interfaces::default(),
             peers: HashMap::new(),
+            identities: BTreeMap::new(),
+            mixed: BTreeSet::new(),
             places: Vec::new(),
             sockets: Vec::new(),
         }
@@ -334,6 +356,8 @@ impl<'s, 'a> Walk<'s, 'a> {
     /// The socket at `sk`, where it stands, and what it says of who keeps it. `None`: it cannot be read, or kept changing.
     fn read(&mut self, sk: Gva, views: &Views) -> Result<Option<(Socket, Claim)>, ReadError> {
         let session = self.session;
+        self.mixed.remove(&sk);
+        self.identities.remove(&sk);
         let mut read = match sock::read(session, sk) {
             Ok(Some(read)) => read,
             Ok(None) => {
@@ -356,7 +380,12 @@ impl<'s, 'a> Walk<'s, 'a> {
         if let Some(peer) = read.peer {
             self.peers.insert(sk, peer);
         }
-        views.place(sk, read.claim, &mut read.facts);
+        if !views.place(sk, read.claim, &mut read.facts) {
+            self.mixed.insert(sk);
+        }
+        if session.space.look().keeps_pages() {
+            self.identities.insert(sk, read.identity);
+        }
         Ok(Some((read.facts, read.claim)))
     }
 
@@ -369,9 +398,28 @@ impl<'s, 'a> Walk<'s, 'a> {
         Ok(())
     }
 
-    /// Sockets that a view lacks.
+    /// Finds those that became another socket between two of the pages that they were read from, which takes fresh pages.
+    fn check(&mut self) -> Result<(), ReadError> {
+        if self.identities.is_empty() {
+            return Ok(());
+        }
+        self.session.space.look().forget_pages();
+        for (sk, identity) in std::mem::take(&mut self.identities) {
+            match sock::identity(self.session, sk) {
+                Err(error) if error.ends_the_look() => return Err(error),
+                Ok(now) if now == identity => {}
+                _ => {
+                    self.mixed.insert(sk);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sockets that a view lacks, or of which not all is of one.
     fn suspects(&self) -> Vec<Gva> {
-        let lacks = |(_, socket): &(&Gva, &Socket)| !socket.views_missing.is_empty();
+        let lacks =
+            |(sk, socket): &(&Gva, &Socket)| !socket.views_missing.is_empty() || self.mixed.contains(*sk);
         self.places.iter().zip(&self.sockets).filter(lacks).map(|(sk, _)| *sk).collect()
     }
 
@@ -390,13 +438,20 @@ impl<'s, 'a> Walk<'s, 'a> {
     }
 
     fn finish(mut self) -> Vec<Socket> {
+        for sk in std::mem::take(&mut self.mixed) {
+            if let Ok(at) = self.places.binary_search(&sk) {
+                self.session.torn();
+                self.places.remove(at);
+                self.sockets.remove(at);
+            }
+        }
         for (sk, peer) in &self.peers {
             let socket_of = |sk: &Gva| self.places.binary_search(sk).ok();
             let end = socket_of(peer).and_then(|at| self.sockets.get(at));
             let end = SocketPeer {
                 inode: end.and_then(|end| end.inode),
                 processes: end.map(|end| end.processes.clone()).unwrap_or_default(),
-                sock: facts::Address(peer.0),
+                sock: Address(peer.0),
             };
             if let Some(socket) = socket_of(sk).and_then(|at| self.sockets.get_mut(at)) {
                 socket.peer = Some(end);

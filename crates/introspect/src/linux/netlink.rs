@@ -2,30 +2,21 @@
 
 use super::layout::Resolver;
 use super::net::pointer;
+use super::rhashtable;
 use crate::session::{Session, member};
 use facts::{NetlinkAddress, ProblemKind};
-use std::collections::HashSet;
 use vmi_core::{Gva, ReadError};
 
 /// ``MAX_LINKS``, include/uapi/linux/netlink.h: entries of ``nl_table``.
 const PROTOCOLS: u64 = 32;
-/// Most buckets of one table; they grow with the number of sockets.
-const BUCKETS_MAX: u32 = 1 << 22;
-/// Buckets that are read at once.
-const CHUNK: u32 = 1024;
 /// Most multicast groups of one protocol; generic netlink has the most, a few hundred.
 const GROUPS_MAX: u32 = 1 << 16;
-/// Most sockets in all tables.
-const SOCKETS_MAX: usize = 1 << 20;
 
 /// Offsets in bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     entry_size: u64,
-    table: u64,
-    size: u64,
-    nest: u64,
-    buckets: u64,
+    hash: u64,
     node: u64,
     port: u64,
     group_count: u64,
@@ -36,10 +27,7 @@ impl Layout {
     pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Self {
         Self {
             entry_size: resolver.size("netlink_table"),
-            table: resolver.offset("netlink_table", "hash.tbl"),
-            size: resolver.offset("bucket_table", "size"),
-            nest: resolver.offset("bucket_table", "nest"),
-            buckets: resolver.offset("bucket_table", "buckets"),
+            hash: resolver.offset("netlink_table", "hash"),
             node: resolver.offset("netlink_sock", "node"),
             port: resolver.offset("netlink_sock", "portid"),
             group_count: resolver.offset("netlink_sock", "ngroups"),
@@ -61,7 +49,8 @@ pub(crate) fn socks(session: &Session<'_>) -> Result<Option<Vec<Gva>>, ReadError
     let mut socks = Vec::new();
     for protocol in 0..PROTOCOLS {
         let Some(entry) = tables.element(protocol, layout.entry_size) else { break };
-        let nodes = pointer(session, entry, layout.table).and_then(|table| chains(session, table));
+        let nodes = member(entry, layout.hash)
+            .and_then(|table| rhashtable::nodes(session, "netlink socket table", table));
         for node in session.known("netlink_table", entry, nodes)?.unwrap_or_default() {
             socks.extend(node.checked_sub(layout.node));
         }
@@ -93,52 +82,6 @@ pub(super) fn address(session: &Session<'_>, sk: Gva) -> Result<NetlinkAddress, 
         }));
     }
     Ok(NetlinkAddress { port, groups })
-}
-
-/// Nodes of a ``struct bucket_table``, each once. Chains link forwards only, so what was seen is remembered.
-fn chains(session: &Session<'_>, table: Gva) -> Result<Vec<Gva>, ReadError> {
-    let layout = &session.kernel.layouts().net.netlink;
-    let space = &session.space;
-    if table.is_null() {
-        // A protocol that nobody registered.
-        return Ok(Vec::new());
-    }
-    let size = space.u32(member(table, layout.size)?)?;
-    let nest = space.u32(member(table, layout.nest)?)?;
-    if size > BUCKETS_MAX || nest != 0 {
-        session.problem(
-            ProblemKind::Implausible,
-            format_args!("bucket_table {table}"),
-            format_args!(
-                "It has {size} buckets and is nested {nest} deep; flat tables of netlink are read only."
-            ),
-        );
-        return Ok(Vec::new());
-    }
-    let mut seen = HashSet::new();
-    let mut nodes = Vec::new();
-    let buckets = member(table, layout.buckets)?;
-    for first in (0..size).step_by(CHUNK as usize) {
-        let Some(at) = buckets.element(u64::from(first), 8) else { break };
-        let count = usize::try_from(CHUNK.min(size - first)).unwrap_or(0);
-        for head in space.bytes(at, count.saturating_mul(8))?.as_chunks::<8>().0 {
-            // Bit 0 of a bucket is its lock; bit 0 of a node's ``next`` ends the chain.
-            let mut at = Gva(u64::from_le_bytes(*head) & !1);
-            while !at.is_null() && at.0 & 1 == 0 {
-                if nodes.len() >= SOCKETS_MAX || !seen.insert(at) {
-                    session.problem(
-                        ProblemKind::Cycle,
-                        format_args!("bucket_table {table}"),
-                        format_args!("A chain comes back to {at}."),
-                    );
-                    return Ok(nodes);
-                }
-                nodes.push(at);
-                at = space.pointer(at)?;
-            }
-        }
-    }
-    Ok(nodes)
 }
 
 /// Names of `ss` for netlink protocols (include/uapi/linux/netlink.h).

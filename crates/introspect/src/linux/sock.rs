@@ -110,6 +110,26 @@ pub(crate) struct Sock {
     /// Unix: ``struct sock *`` of its peer.
     pub(crate) peer: Option<Gva>,
     pub(crate) claim: Claim,
+    pub(super) identity: Identity,
+}
+
+/// What changes when a ``struct sock`` becomes another one's while it is read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    common: Common,
+    full: Option<FullIdentity>,
+}
+
+/// The same of a full sock.
+#[derive(Debug, PartialEq, Eq)]
+struct FullIdentity {
+    uid: u32,
+    /// ``struct socket *``.
+    socket: Gva,
+    /// Another for each socket.
+    inode: Option<u64>,
+    /// ``struct file *``.
+    file: Option<Gva>,
 }
 
 /// What a sock says about who keeps it.
@@ -132,7 +152,7 @@ pub(crate) enum Claim {
 }
 
 /// The first part, which every kind has.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Common {
     family: u16,
     state: u8,
@@ -178,13 +198,25 @@ pub(crate) fn read(session: &Session<'_>, sk: Gva) -> Result<Option<Sock>, ReadE
         let before = Common::of(&object, layout)?;
         let sock =
             if before.is_mini() { mini(session, sk, &object, &before) } else { full(session, sk, &before) }?;
-        let object = Object::read(session, sk, layout.common_size)?;
-        if Common::of(&object, layout)? == before {
+        if identity(session, sk)? == sock.identity {
             return Ok(Some(sock));
         }
         session.space.look().forget_pages();
     }
     Ok(None)
+}
+
+/// Whose the ``struct sock *`` at `sk` is now.
+pub(super) fn identity(session: &Session<'_>, sk: Gva) -> Result<Identity, ReadError> {
+    let layout = &session.kernel.layouts().net.sock;
+    let common = Common::of(&Object::read(session, sk, layout.common_size)?, layout)?;
+    if common.is_mini() {
+        return Ok(Identity { common, full: None });
+    }
+    let uid = session.space.u32(member(sk, layout.uid)?)?;
+    let socket = session.space.pointer(member(sk, layout.socket)?)?;
+    let (inode, file) = (inode(session, socket)?, file_of(session, socket)?);
+    Ok(Identity { common, full: Some(FullIdentity { uid, socket, inode, file }) })
 }
 
 /// A socket of which nothing is known but its family.
@@ -245,6 +277,7 @@ fn mini(session: &Session<'_>, sk: Gva, object: &Object, common: &Common) -> Res
         interface: object.u32(layout.interface)?,
         peer: None,
         claim: if request { Claim::Request } else { Claim::TimeWait },
+        identity: Identity { common: *common, full: None },
     })
 }
 
@@ -254,12 +287,10 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
     let kind = object.u16(layout.kind)?;
     let protocol = object.u16(layout.protocol)?;
     let socket = object.pointer(layout.socket)?;
-    let mut facts = Socket {
-        kind: Some(kind_name(kind)),
-        uid: Some(object.u32(layout.uid)?),
-        inode: inode(session, socket)?,
-        ..unknown(sk, common.family)
-    };
+    let uid = object.u32(layout.uid)?;
+    let inode = inode(session, socket)?;
+    let mut facts =
+        Socket { kind: Some(kind_name(kind)), uid: Some(uid), inode, ..unknown(sk, common.family) };
     let mut interface = object.u32(layout.interface)?;
     let mut peer = None;
     match facts.family {
@@ -314,7 +345,9 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
         facts.filter = session.known("sk_filter", at, filter::read(session, at))?;
     }
     let claim = claim(session, sk, &object, &mut facts)?;
-    Ok(Sock { facts, net: common.net, interface, peer, claim })
+    let file = facts.file.map(|file| Gva(file.0));
+    let identity = Identity { common: *common, full: Some(FullIdentity { uid, socket, inode, file }) };
+    Ok(Sock { facts, net: common.net, interface, peer, claim, identity })
 }
 
 /// How much waits in the queues of a sock, into `facts`. Those of unix socks are counted elsewhere ([`super::scm`]), and
@@ -362,10 +395,7 @@ fn claim(session: &Session<'_>, sk: Gva, object: &Object, facts: &mut Socket) ->
         let dead = object.u64(layout.flags)? & DEAD != 0;
         return Ok(if dead { Claim::Closed } else { Claim::Pending });
     }
-    let file = session.space.pointer(member(socket, layout.socket_file)?)?;
-    if file.is_null() {
-        return Ok(Claim::Kernel);
-    }
+    let Some(file) = file_of(session, socket)? else { return Ok(Claim::Kernel) };
     facts.file = Some(Address(file.0));
     if !file::is_referenced(session, file)? {
         return Ok(Claim::Closed);
@@ -382,8 +412,17 @@ fn claim(session: &Session<'_>, sk: Gva, object: &Object, facts: &mut Socket) ->
     Ok(if taken { Claim::Kernel } else { Claim::Held })
 }
 
+/// ``struct file *`` of the ``struct socket *`` at `socket`, if it is and has one.
+fn file_of(session: &Session<'_>, socket: Gva) -> Result<Option<Gva>, ReadError> {
+    if socket.is_null() {
+        return Ok(None);
+    }
+    let file = session.space.pointer(member(socket, session.kernel.layouts().net.sock.socket_file)?)?;
+    Ok((!file.is_null()).then_some(file))
+}
+
 /// ``SOCK_INODE(sk->sk_socket)->i_ino``: the number in `/proc/PID/fd`. `None` for a socket without a file.
-fn inode(session: &Session<'_>, socket: Gva) -> Result<Option<u64>, ReadError> {
+pub(super) fn inode(session: &Session<'_>, socket: Gva) -> Result<Option<u64>, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
     if socket.is_null() {
         return Ok(None);

@@ -21,6 +21,7 @@ mod proc_bpf;
 mod proc_net;
 mod proc_pid;
 mod programs;
+mod socket_storm;
 mod sockets;
 mod survey;
 mod system;

@@ -336,7 +336,7 @@ impl Held {
 }
 
 /// A listener, a client connected to it, and the server's end.
-fn pair(ip: IpAddr) -> io::Result<(TcpListener, TcpStream, TcpStream)> {
+pub(crate) fn pair(ip: IpAddr) -> io::Result<(TcpListener, TcpStream, TcpStream)> {
     let listener = TcpListener::bind(SocketAddr::new(ip, 0))?;
     let client = TcpStream::connect(listener.local_addr()?)?;
     let (server, _) = listener.accept()?;
@@ -360,7 +360,7 @@ fn packet_socket() -> io::Result<OwnedFd> {
     system::socket(libc::AF_PACKET, libc::SOCK_RAW, libc::c_int::from(ALL_PROTOCOLS.to_be()))
 }
 
-fn unix_pair(unix_type: UnixType) -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn unix_pair(unix_type: UnixType) -> io::Result<(OwnedFd, OwnedFd)> {
     let kind = match unix_type {
         UnixType::Stream => SockType::Stream,
         UnixType::Dgram => SockType::Datagram,

@@ -3,7 +3,7 @@
 use crate::init::{Result, TRAFFIC, context};
 use crate::launch::{Holding, READY_FD, Ready};
 use crate::sockets::{self, Held};
-use crate::{io_worker, programs, system};
+use crate::{io_worker, programs, socket_storm, system};
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
@@ -71,6 +71,9 @@ fn prepare(spawn: &Spawn) -> Result<(Held, Holding)> {
     if spawn.activity == Activity::IoWorker {
         // Held for as long as the process lives.
         std::mem::forget(io_worker::start()?);
+    }
+    if let Activity::SocketStorm { mark } = spawn.activity {
+        socket_storm::mark(mark)?;
     }
     let addresses = held.addresses.clone();
     Ok((held, Holding { addresses, children }))
@@ -169,6 +172,11 @@ fn act(activity: &Activity, held: Held) {
                 return;
             }
         },
+        Activity::SocketStorm { .. } => {
+            // It ends, so that whoever waits for its sockets notices.
+            let _ = socket_storm::run();
+            return;
+        }
         Activity::Spin => loop {
             std::hint::spin_loop();
         },
