@@ -143,9 +143,12 @@ mod tests {
             [host("KVM", "memfd", &["list", "audit"]), host("Xen", "PV", &[]), host("Xen", "HVM", &["end"])];
         let text = section(&hosts).unwrap();
         assert!(text.starts_with(HEADING), "{text}");
-        assert!(text.contains("| memfd | yes | - | - | - | - | - | yes | - | - | - | - |"), "{text}");
         assert!(
-            text.contains("| PV | - | - | - | - | - | - | - | - | - | - | - |\n| HVM | - | - |"),
+            text.contains("| memfd | yes | - | - | - | - | - | - | - | - | yes | - | - | - | - |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| PV | - | - | - | - | - | - | - | - | - | - | - | - | - | - |\n| HVM | - | - |"),
             "{text}"
         );
         assert_eq!(text.matches("\nXen (2026-11-28):").count(), 1, "{text}");
