@@ -28,8 +28,8 @@ pub use process::{
 };
 pub use snapshot::{Activity, Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot, Turnover, Views};
 pub use socket::{
-    Family, FilterKind, NetlinkAddress, Ownership, Socket, SocketFilter, SocketInterface, SocketPeer,
-    SocketState, VsockAddress,
+    Descriptor, Family, FilterKind, NetlinkAddress, Ownership, Shutdown, Socket, SocketFilter,
+    SocketInterface, SocketPeer, SocketState, VsockAddress,
 };
 pub use vm::{Hypervisor, Libvirt, Metadata, Nic, Vm, VmState};
 

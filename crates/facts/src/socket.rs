@@ -167,6 +167,27 @@ pub struct VsockAddress {
     pub port: u32,
 }
 
+/// An open descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Descriptor {
+    /// Pid of the process, also where the table of descriptors is one of its threads' own.
+    pub pid: u32,
+    /// Number of the descriptor.
+    pub fd: u32,
+}
+
+/// In which directions nothing passes any more, because one end said so (`shutdown(2)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shutdown {
+    /// Nothing is received: `-->` of `ss`.
+    Receive,
+    /// Nothing is sent: `<--` of `ss`.
+    Send,
+    /// Neither: `---` of `ss`.
+    Both,
+}
+
 /// One socket. `None` means unknown, or that the kind of socket has no such thing (a path of a TCP socket).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Socket {
@@ -199,6 +220,9 @@ pub struct Socket {
     pub uid: Option<u32>,
     /// Pids that hold it, ascending: by a descriptor, or where no process has one, by what `ownership` names. Empty: none.
     pub processes: Vec<u32>,
+    /// The descriptors that lead to it, ascending: `/proc/PID/fd/FD`.
+    #[serde(default)]
+    pub descriptors: Vec<Descriptor>,
     /// What keeps it alive. `None`: not known, because not all that can hold it could be read.
     #[serde(default)]
     pub ownership: Option<Ownership>,
@@ -209,6 +233,12 @@ pub struct Socket {
     /// Send queue as `ss` shows it. TCP: bytes not acknowledged yet; a listener's, its backlog. Others: bytes of memory.
     #[serde(default)]
     pub send_queue: Option<u64>,
+    /// What of it is shut down. `None`: nothing, or it is no full socket (time-wait, a request).
+    #[serde(default)]
+    pub shutdown: Option<Shutdown>,
+    /// Its cookie (`SO_COOKIE`, `sk:` of `ss`), which no other socket of its network namespace ever had. `None`: nobody has asked for it yet.
+    #[serde(default)]
+    pub cookie: Option<u64>,
     /// A listener's: connections that may wait to be accepted.
     #[serde(default)]
     pub backlog: Option<u32>,

@@ -146,6 +146,7 @@ const TYPES: &[WantedType] = &[
             "sk_wmem_alloc",
             "sk_ack_backlog",
             "sk_max_ack_backlog",
+            "sk_shutdown",
         ],
     ),
     all("sock_common"),

@@ -94,6 +94,7 @@ pub(crate) struct SocketLead {
 pub(super) struct Descriptor {
     /// Where in the table it is, and the ``struct file *`` that was there.
     at: Gva,
+    pub(super) number: u32,
     pub(super) file: Gva,
     pub(super) lead: Lead,
 }
@@ -239,16 +240,17 @@ impl Files {
                     && !file.is_null()
                     && let Some(at) = at.element(index as u64, 8)
                 {
-                    open.push((at, file));
+                    let number = number.saturating_add(index as u64);
+                    open.push((at, u32::try_from(number).unwrap_or(u32::MAX), file));
                 }
                 bits >>= 1;
             }
             let len = span(&[layout.operations, layout.private]);
             let mut descriptors = session.each(
                 &open,
-                |(_, file)| Some(file),
+                |(.., file)| Some(file),
                 len,
-                |(at, file)| Ok(Descriptor { at, file, lead: self.lead(session, file)? }),
+                |(at, number, file)| Ok(Descriptor { at, number, file, lead: self.lead(session, file)? }),
             )?;
             leads.append(&mut descriptors);
         }

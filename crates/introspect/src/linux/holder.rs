@@ -9,7 +9,7 @@ use super::layout::Resolver;
 use super::task::Seen;
 use super::{file, io_uring, list, scm, task};
 use crate::session::{Session, member};
-use facts::{Ownership, ProblemKind};
+use facts::{Descriptor, Ownership, ProblemKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use vmi_core::{Gva, ReadError};
 
@@ -145,9 +145,19 @@ pub(super) struct Holding {
     pub(super) ownership: Ownership,
     /// In the order in which they were found, perhaps repeated.
     pids: Vec<u32>,
+    /// Those of processes, in the same order.
+    descriptors: Vec<Descriptor>,
 }
 
 impl Holding {
+    /// The descriptors that lead to it, ascending.
+    pub(super) fn descriptors(&self) -> Vec<Descriptor> {
+        let mut descriptors = self.descriptors.clone();
+        descriptors.sort_unstable();
+        descriptors.dedup();
+        descriptors
+    }
+
     /// Its holders, ascending.
     pub(super) fn pids(&self) -> Vec<u32> {
         let mut pids = self.pids.clone();
@@ -188,7 +198,7 @@ impl Holders {
     }
 
     fn add(&mut self, socket: SocketLead, file: Gva, ownership: Ownership, pids: &[u32]) {
-        let new = || Holding { socket, file, ownership, pids: Vec::new() };
+        let new = || Holding { socket, file, ownership, pids: Vec::new(), descriptors: Vec::new() };
         let known = self.of_sock.entry(socket.sk).or_insert_with(new);
         if socket != known.socket || file != known.file || ownership < known.ownership {
             *known = Holding { pids: pids.to_vec(), ..new() };
@@ -224,6 +234,9 @@ impl Search<'_, '_> {
                 match descriptor.lead {
                     Lead::Sock(socket) => {
                         self.found.add(socket, descriptor.file, Ownership::Process, &[*pid]);
+                        if let Some(held) = self.found.of_sock.get_mut(&socket.sk) {
+                            held.descriptors.push(Descriptor { pid: *pid, fd: descriptor.number });
+                        }
                     }
                     Lead::Ring(ring) => {
                         rings.entry(ring).or_default().push(*pid);

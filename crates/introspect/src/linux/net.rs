@@ -192,6 +192,9 @@ impl Views {
         });
         let in_hash = self.hashed.socks.contains(&sk);
         socket.processes = held.map(Holding::pids).unwrap_or_default();
+        // Of one that works for another, the descriptors are that one's.
+        let itself = held.filter(|held| held.socket.sk == sk);
+        socket.descriptors = itself.map(Holding::descriptors).unwrap_or_default();
         socket.ownership = match (held, claim) {
             (Some(held), _) => Some(held.ownership),
             // A file that is not its own leads to it.

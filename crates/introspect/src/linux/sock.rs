@@ -7,7 +7,7 @@ use super::layout::Resolver;
 use super::object::{Object, span};
 use super::{file, filter, inet, netlink, packet, unix, vsock};
 use crate::session::{Session, member};
-use facts::{Address, Family, ProblemKind, Socket, SocketState};
+use facts::{Address, Family, ProblemKind, Shutdown, Socket, SocketState};
 use vmi_core::{Gva, ReadError};
 
 /// ``TCP_TIME_WAIT``, include/net/tcp_states.h.
@@ -43,6 +43,8 @@ pub(crate) struct Layout {
     sent: u64,
     waiting: u64,
     backlog: u64,
+    shutdown: u64,
+    cookie: u64,
     /// Bytes of the first part, and of a full sock as far as it is read at once.
     common_size: u64,
     size: u64,
@@ -79,6 +81,8 @@ impl Layout {
             sent: resolver.offset("sock", "sk_wmem_alloc"),
             waiting: resolver.offset("sock", "sk_ack_backlog"),
             backlog: resolver.offset("sock", "sk_max_ack_backlog"),
+            shutdown: resolver.offset("sock", "sk_shutdown"),
+            cookie: resolver.offset("sock_common", "skc_cookie"),
             common_size: 0,
             size: 0,
             alloc_socket: resolver.offset("socket_alloc", "socket"),
@@ -87,14 +91,15 @@ impl Layout {
             inode_number: resolver.offset("inode", "i_ino"),
             timewait_substate: resolver.offset("inet_timewait_sock", "tw_substate"),
         };
-        let Layout { family, state, num, dport, flags, interface, net, .. } = layout;
-        let common = span(&[family, state, num, dport, flags, interface, net]).max(span(&inet.in_common()));
-        let Layout {
-            kind, protocol, socket, uid, user_data, filter, received, sent, waiting, backlog, ..
-        } = layout;
-        let full = [kind, protocol, socket, uid, user_data, filter, received, sent, waiting, backlog];
+        let Layout { family, state, num, dport, flags, interface, net, cookie, .. } = layout;
+        let common = [family, state, num, dport, flags, interface, net, cookie];
+        let common = span(&common).max(span(&inet.in_common()));
+        let Layout { kind, protocol, socket, uid, user_data, filter, received, sent, .. } = layout;
+        let Layout { waiting, backlog, shutdown, .. } = layout;
+        let full = [kind, protocol, socket, uid, user_data, filter, received, sent];
+        let full = span(&full).max(span(&[waiting, backlog, shutdown]));
         layout.common_size = common;
-        layout.size = span(&full).max(common);
+        layout.size = full.max(common);
         layout
     }
 }
@@ -243,6 +248,9 @@ pub(super) fn unknown(sk: Gva, number: u16) -> Socket {
         interface: None,
         filter: None,
         peer: None,
+        descriptors: Vec::new(),
+        shutdown: None,
+        cookie: None,
         netlink: None,
         vsock_local: None,
         vsock_remote: None,
@@ -250,6 +258,21 @@ pub(super) fn unknown(sk: Gva, number: u16) -> Socket {
         views_missing: Vec::new(),
         file: None,
         sock: Address(sk.0),
+    }
+}
+
+/// ``skc_cookie``: 0 until somebody asks for it (``__sock_gen_cookie()``, net/core/sock_diag.c).
+fn cookie(layout: &Layout, object: &Object) -> Result<Option<u64>, ReadError> {
+    Ok(Some(object.u64(layout.cookie)?).filter(|cookie| *cookie != 0))
+}
+
+/// ``RCV_SHUTDOWN`` and ``SEND_SHUTDOWN``, include/net/sock.h.
+fn shutdown(bits: u8) -> Option<Shutdown> {
+    match bits & 3 {
+        1 => Some(Shutdown::Receive),
+        2 => Some(Shutdown::Send),
+        3 => Some(Shutdown::Both),
+        _ => None,
     }
 }
 
@@ -266,6 +289,7 @@ fn mini(session: &Session<'_>, sk: Gva, object: &Object, common: &Common) -> Res
         kind: Some("stream".to_owned()),
         protocol: Some("tcp".to_owned()),
         state,
+        cookie: cookie(layout, object)?,
         receive_queue: Some(0),
         send_queue: Some(0),
         ..unknown(sk, common.family)
@@ -289,8 +313,14 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
     let socket = object.pointer(layout.socket)?;
     let uid = object.u32(layout.uid)?;
     let inode = inode(session, socket)?;
-    let mut facts =
-        Socket { kind: Some(kind_name(kind)), uid: Some(uid), inode, ..unknown(sk, common.family) };
+    let mut facts = Socket {
+        kind: Some(kind_name(kind)),
+        uid: Some(uid),
+        inode,
+        shutdown: shutdown(object.u8(layout.shutdown)?),
+        cookie: cookie(layout, &object)?,
+        ..unknown(sk, common.family)
+    };
     let mut interface = object.u32(layout.interface)?;
     let mut peer = None;
     match facts.family {

@@ -1,11 +1,10 @@
 //! Compares the sockets of a snapshot with what `ss -tuxanpe` prints in the guest, in each of its network namespaces, line by
 //! line and column by column.
 //!
-//! Not compared is what a snapshot does not have: numbers of descriptors, the cookie (`sk:`), the control group of the
-//! process that made a socket, and which directions of a connection were shut down (the arrow).
+//! Not compared is what a snapshot does not have: the control group of the process that made a socket.
 
 use crate::equal::differ;
-use facts::{Family, Snapshot, Socket, SocketState};
+use facts::{Family, Ownership, Shutdown, Snapshot, Socket, SocketState};
 use std::collections::{BTreeMap, BTreeSet};
 use testkit::{Guest, debian};
 
@@ -18,12 +17,18 @@ pub struct Line {
     queues: (String, String),
     local: String,
     peer: String,
-    /// Names and pids.
-    users: BTreeSet<(String, u32)>,
+    /// Names, pids, and numbers of descriptors.
+    users: BTreeSet<(String, u32, u32)>,
     /// `ss` leaves root out, and does not say it of unix sockets.
     uid: u32,
     inode: u64,
+    /// `ss` does not ask for those of unix sockets.
+    cookie: Option<u64>,
+    /// Which directions are open.
+    arrow: Option<String>,
 }
+
+const ARROWS: [&str; 4] = ["<->", "-->", "<--", "---"];
 
 /// What `ss` prints in each network namespace of the snapshot.
 pub fn lines(guest: &Guest, snapshot: &Snapshot) -> Vec<Line> {
@@ -58,7 +63,8 @@ fn parse(net_namespace: u32, line: &str) -> Option<Line> {
     let users = users.split_once("))").map_or("", |(users, _)| users);
     let user = |user: &str| {
         let (name, rest) = user.trim_start_matches('"').split_once("\",pid=")?;
-        Some((name.to_owned(), rest.split(',').next()?.parse().ok()?))
+        let (pid, fd) = rest.split_once(",fd=")?;
+        Some((name.to_owned(), pid.parse().ok()?, fd.parse().ok()?))
     };
     Some(Line {
         net_namespace,
@@ -70,6 +76,8 @@ fn parse(net_namespace: u32, line: &str) -> Option<Line> {
         users: users.split("),(").filter(|text| !text.is_empty()).map(user).collect::<Option<_>>()?,
         uid: if unix { 0 } else { number("uid:")? },
         inode: if unix { words.get(5)?.parse().ok()? } else { number("ino:")?.into() },
+        cookie: field("sk:").map(|word| u64::from_str_radix(word, 16).ok()).filter(|_| !unix).flatten(),
+        arrow: rest.iter().find(|word| ARROWS.contains(word)).map(|arrow| (*arrow).to_owned()),
     })
 }
 
@@ -121,7 +129,17 @@ fn rendered(socket: &Socket, names: &BTreeMap<u32, &str>) -> Option<Line> {
         ),
         _ => ends(socket)?,
     };
-    let users = socket.processes.iter().map(|pid| (names.get(pid).unwrap_or(&"?").to_string(), *pid));
+    let users = socket.descriptors.iter().map(|descriptor| {
+        let name = names.get(&descriptor.pid).unwrap_or(&"?");
+        (name.to_string(), descriptor.pid, descriptor.fd)
+    });
+    let full = !matches!(socket.ownership, Some(Ownership::TimeWait | Ownership::Request));
+    let arrow = match socket.shutdown {
+        None => "<->",
+        Some(Shutdown::Receive) => "-->",
+        Some(Shutdown::Send) => "<--",
+        Some(Shutdown::Both) => "---",
+    };
     Some(Line {
         net_namespace: socket.net_namespace?,
         netid: netid.to_owned(),
@@ -132,6 +150,8 @@ fn rendered(socket: &Socket, names: &BTreeMap<u32, &str>) -> Option<Line> {
         users: users.collect(),
         uid: if socket.family == Family::Unix || socket.inode.is_none() { 0 } else { socket.uid? },
         inode: socket.inode.unwrap_or(0),
+        cookie: socket.cookie.filter(|_| socket.family != Family::Unix),
+        arrow: full.then(|| arrow.to_owned()),
     })
 }
 
