@@ -239,6 +239,10 @@ pub struct Socket {
     /// Its cookie (`SO_COOKIE`, `sk:` of `ss`), which no other socket of its network namespace ever had. `None`: nobody has asked for it yet.
     #[serde(default)]
     pub cookie: Option<u64>,
+    /// Path in the unified hierarchy of the control group that whoever made it was in: it outlives that process. `None`: it is no full
+    /// socket, or the kernel keeps none.
+    #[serde(default)]
+    pub cgroup: Option<String>,
     /// A listener's: connections that may wait to be accepted.
     #[serde(default)]
     pub backlog: Option<u32>,

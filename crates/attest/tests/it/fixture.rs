@@ -96,6 +96,7 @@ pub fn socket(family: Family, kind: &str, protocol: &str, state: SocketState, ow
         descriptors: Vec::new(),
         shutdown: None,
         cookie: None,
+        cgroup: None,
         netlink: None,
         vsock_local: None,
         vsock_remote: None,

@@ -111,6 +111,7 @@ pub fn snapshot(vm: &Vm) -> Snapshot {
             descriptors: Vec::new(),
             shutdown: None,
             cookie: None,
+            cgroup: None,
             netlink: None,
             vsock_local: None,
             vsock_remote: None,

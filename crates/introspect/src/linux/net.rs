@@ -8,11 +8,11 @@
 
 use super::holder::{self, Holders, Holding};
 use super::layout::Resolver;
-use super::sock::Claim;
+use super::sock::{Claim, Group};
 use super::task::Seen;
 use super::{
-    device, filter, inet, io_uring, list, namespace, netlink, packet, raw, rhashtable, scm, sock, sock_scan,
-    tcp, udp, unix, vsock, xdp,
+    cgroup, device, filter, inet, io_uring, list, namespace, netlink, packet, raw, rhashtable, scm, sock,
+    sock_scan, tcp, udp, unix, vsock, xdp,
 };
 use crate::apart::apart;
 use crate::session::{Session, member};
@@ -330,6 +330,7 @@ fn scan(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) -> R
 struct Walk<'s, 'a> {
     session: &'s Session<'a>,
     namespaces: HashMap<Gva, Option<u32>>,
+    groups: HashMap<Group, Option<String>>,
     interfaces: device::Interfaces,
     peers: HashMap<Gva, Gva>,
     /// Whose each was when it was read, where memory is read by pages that are kept: the reading itself does not notice then
@@ -347,6 +348,7 @@ impl<'s, 'a> Walk<'s, 'a> {
         Self {
             session,
             namespaces: HashMap::new(),
+            groups: HashMap::new(),
             interfaces: device::Interfaces::default(),
             peers: HashMap::new(),
             identities: BTreeMap::new(),
@@ -377,6 +379,16 @@ impl<'s, 'a> Walk<'s, 'a> {
                 inode
             }
         };
+        if let Some(group) = read.group {
+            read.facts.cgroup = match self.groups.get(&group) {
+                Some(known) => known.clone(),
+                None => {
+                    let path = path_of(session, group)?;
+                    self.groups.insert(group, path.clone());
+                    path
+                }
+            };
+        }
         if read.interface != 0 {
             read.facts.interface = Some(self.interfaces.get(session, read.net, read.interface)?);
         }
@@ -462,6 +474,17 @@ impl<'s, 'a> Walk<'s, 'a> {
         }
         lend_owners(&mut self.sockets);
         self.sockets
+    }
+}
+
+/// Path of a control group in the unified hierarchy.
+fn path_of(session: &Session<'_>, group: Group) -> Result<Option<String>, ReadError> {
+    match group {
+        Group::Root => Ok(Some("/".to_owned())),
+        Group::At(at) => {
+            let path = cgroup::path(session, "cgroup", at, at);
+            session.known("cgroup", at, path).map(Option::flatten)
+        }
     }
 }
 

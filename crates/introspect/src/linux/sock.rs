@@ -45,6 +45,7 @@ pub(crate) struct Layout {
     backlog: u64,
     shutdown: u64,
     cookie: u64,
+    group: Option<GroupOf>,
     /// Bytes of the first part, and of a full sock as far as it is read at once.
     common_size: u64,
     size: u64,
@@ -83,6 +84,7 @@ impl Layout {
             backlog: resolver.offset("sock", "sk_max_ack_backlog"),
             shutdown: resolver.offset("sock", "sk_shutdown"),
             cookie: resolver.offset("sock_common", "skc_cookie"),
+            group: GroupOf::resolve(resolver),
             common_size: 0,
             size: 0,
             alloc_socket: resolver.offset("socket_alloc", "socket"),
@@ -98,10 +100,50 @@ impl Layout {
         let Layout { waiting, backlog, shutdown, .. } = layout;
         let full = [kind, protocol, socket, uid, user_data, filter, received, sent];
         let full = span(&full).max(span(&[waiting, backlog, shutdown]));
+        let full = full.max(layout.group.map_or(0, |group| span(&[group.offset()])));
         layout.common_size = common;
         layout.size = full.max(common);
         layout
     }
+}
+
+/// How a sock tells the control group that it was made in (``struct sock_cgroup_data``).
+#[derive(Clone, Copy, Debug)]
+enum GroupOf {
+    /// ``cgroup``, since 5.15.
+    Pointer(u64),
+    /// ``val``, which is the pointer, or with one of the two lowest bits set something else, and then it is the root
+    /// (``sock_cgroup_ptr()``, include/linux/cgroup.h, 5.10).
+    Word(u64),
+}
+
+impl GroupOf {
+    fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
+        let pointer = resolver.optional("sock", "sk_cgrp_data.cgroup").map(Self::Pointer);
+        pointer.or_else(|| resolver.optional("sock", "sk_cgrp_data.val").map(Self::Word))
+    }
+
+    fn offset(self) -> u64 {
+        let (Self::Pointer(offset) | Self::Word(offset)) = self;
+        offset
+    }
+
+    fn of(self, object: &Object) -> Result<Option<Group>, ReadError> {
+        let told = object.pointer(self.offset())?;
+        Ok(match self {
+            Self::Word(_) if told.is_null() || told.0 & 3 != 0 => Some(Group::Root),
+            _ => Some(told).filter(|group| !group.is_null()).map(Group::At),
+        })
+    }
+}
+
+/// The control group that a sock was made in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Group {
+    /// The root of the unified hierarchy.
+    Root,
+    /// A ``struct cgroup *``.
+    At(Gva),
 }
 
 /// A socket, the network namespace object it belongs to, and what says who should hold it.
@@ -110,6 +152,7 @@ pub(crate) struct Sock {
     pub(crate) facts: Socket,
     /// ``struct net *``.
     pub(crate) net: Gva,
+    pub(crate) group: Option<Group>,
     /// Index of the only interface it is bound to; 0: none.
     pub(crate) interface: u32,
     /// Unix: ``struct sock *`` of its peer.
@@ -251,6 +294,7 @@ pub(super) fn unknown(sk: Gva, number: u16) -> Socket {
         descriptors: Vec::new(),
         shutdown: None,
         cookie: None,
+        cgroup: None,
         netlink: None,
         vsock_local: None,
         vsock_remote: None,
@@ -298,6 +342,7 @@ fn mini(session: &Session<'_>, sk: Gva, object: &Object, common: &Common) -> Res
     Ok(Sock {
         facts,
         net: common.net,
+        group: None,
         interface: object.u32(layout.interface)?,
         peer: None,
         claim: if request { Claim::Request } else { Claim::TimeWait },
@@ -377,7 +422,8 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
     let claim = claim(session, sk, &object, &mut facts)?;
     let file = facts.file.map(|file| Gva(file.0));
     let identity = Identity { common: *common, full: Some(FullIdentity { uid, socket, inode, file }) };
-    Ok(Sock { facts, net: common.net, interface, peer, claim, identity })
+    let group = layout.group.map(|group| group.of(&object)).transpose()?.flatten();
+    Ok(Sock { facts, net: common.net, group, interface, peer, claim, identity })
 }
 
 /// How much waits in the queues of a sock, into `facts`. Those of unix socks are counted elsewhere ([`super::scm`]), and

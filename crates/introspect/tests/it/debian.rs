@@ -73,6 +73,8 @@ fn equals_ss(opened: &Opened) {
         last = equal_ss::differences(&after, &snapshot);
         if last.is_empty() {
             assert!(after.len() > 60, "too little was compared: {} lines", after.len());
+            assert!(after.iter().any(equal_ss::Line::is_told_whole), "{after:#?}");
+            assert!(after.iter().any(equal_ss::Line::is_shut), "{after:#?}");
             return;
         }
     }

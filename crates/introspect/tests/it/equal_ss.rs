@@ -1,7 +1,5 @@
 //! Compares the sockets of a snapshot with what `ss -tuxanpe` prints in the guest, in each of its network namespaces, line by
 //! line and column by column.
-//!
-//! Not compared is what a snapshot does not have: the control group of the process that made a socket.
 
 use crate::equal::differ;
 use facts::{Family, Ownership, Shutdown, Snapshot, Socket, SocketState};
@@ -24,8 +22,24 @@ pub struct Line {
     inode: u64,
     /// `ss` does not ask for those of unix sockets.
     cookie: Option<u64>,
+    /// In which group it was made, as far as `ss` prints that.
+    cgroup: Option<String>,
     /// Which directions are open.
     arrow: Option<String>,
+}
+
+impl Line {
+    /// Whether `ss` told all that it tells of a socket, and not of the root group.
+    pub fn is_told_whole(&self) -> bool {
+        self.cookie.is_some()
+            && !self.users.is_empty()
+            && self.cgroup.as_ref().is_some_and(|path| path != "/")
+    }
+
+    /// Whether it is shut down in some direction.
+    pub fn is_shut(&self) -> bool {
+        self.arrow.as_ref().is_some_and(|arrow| arrow != "<->")
+    }
 }
 
 const ARROWS: [&str; 4] = ["<->", "-->", "<--", "---"];
@@ -77,6 +91,7 @@ fn parse(net_namespace: u32, line: &str) -> Option<Line> {
         uid: if unix { 0 } else { number("uid:")? },
         inode: if unix { words.get(5)?.parse().ok()? } else { number("ino:")?.into() },
         cookie: field("sk:").map(|word| u64::from_str_radix(word, 16).ok()).filter(|_| !unix).flatten(),
+        cgroup: field("cgroup:").map(str::to_owned),
         arrow: rest.iter().find(|word| ARROWS.contains(word)).map(|arrow| (*arrow).to_owned()),
     })
 }
@@ -151,6 +166,7 @@ fn rendered(socket: &Socket, names: &BTreeMap<u32, &str>) -> Option<Line> {
         uid: if socket.family == Family::Unix || socket.inode.is_none() { 0 } else { socket.uid? },
         inode: socket.inode.unwrap_or(0),
         cookie: socket.cookie.filter(|_| socket.family != Family::Unix),
+        cgroup: socket.cgroup.clone().filter(|_| socket.family != Family::Unix),
         arrow: full.then(|| arrow.to_owned()),
     })
 }
