@@ -13,7 +13,7 @@ use benches::guests::{BUDGET, KERNEL, Subject};
 use benches::kernel_tables::KernelTables;
 use benches::peak_memory;
 use benches::report::{Goal, Report, size};
-use benches::traced::Traced;
+use benches::traced::{Footprint, Traced};
 use criterion::{BatchSize, Criterion};
 use guest_profiles::linux::WANTED;
 use guest_profiles::{Btf, Kallsyms, Profile, ProfileIdentity};
@@ -149,6 +149,8 @@ fn first_looks(
     let left = TempDirectory::new(name)?;
     let store = guest_profiles::Store::new(vec![left.path.join("profiles")]);
     store.add(subject.kernel.profile())?;
+    let stored = stored_look(subject, &store)?;
+    report.note(format!("{shown}: `birthmark ps` with a stored profile: {stored}"));
     let (hints, profiles) = (left.path.join("hints"), left.path.join("profiles"));
     let target = format!("pid:{pid}");
     let ps = ["ps", target.as_str(), "--json"];
@@ -157,6 +159,9 @@ fn first_looks(
     group.bench_function("process", |b| b.iter(|| run(birthmark, &ps, nothing, nothing)));
     group.bench_function("process-stored", |b| b.iter(|| run(birthmark, &ps, nothing, &profiles)));
     group.bench_function("process-hint", |b| b.iter(|| run(birthmark, &ps, &hints, nothing)));
+    group.finish();
+    let mut group = criterion.benchmark_group(format!("stored-{name}"));
+    stored.copies(&mut group, memory);
     group.finish();
     let start = peak_memory::of(birthmark, &["--version"])?;
     let first = peak_memory::of(birthmark, &ps)?;
@@ -193,6 +198,12 @@ fn first_looks(
         STORED_LOOK,
     );
     report.row(
+        &format!("the same, {shown} : its {} cache lines", stored.line_count()),
+        &id("process-stored"),
+        Some(&format!("stored-{name}/lines")),
+        None,
+    );
+    report.row(
         &format!("the same with a hint of this boot, {shown} : `--version`"),
         &id("process-hint"),
         Some(&id("start")),
@@ -200,6 +211,22 @@ fn first_looks(
     );
     report.row(&format!("the kernel by a hint, {shown}"), &id("resume"), None, RESUME);
     Ok(())
+}
+
+/// What `birthmark ps` reads of a guest whose kernel's profile is in the store, done in this process.
+fn stored_look(subject: &Subject, store: &guest_profiles::Store) -> Result<Footprint> {
+    let traced = Traced::new(subject.memory());
+    let profiles = |release: &str| store.of_release(release).profiles;
+    let known = || -> Box<dyn Iterator<Item = _>> { Box::new(store.outlines()) };
+    let sources =
+        introspect::Sources { profiles: &profiles, known: &known, ..introspect::Sources::default() };
+    let kernel = introspect::locate_with(&traced, &sources, BUDGET)?;
+    let tables = introspect::Tables { processes: true, sockets: false, modules: false, ebpf: false };
+    let options = introspect::Options { tables, budget: BUDGET, ..introspect::Options::default() };
+    let snapshot = introspect::snapshot(&traced, &kernel, &subject.vm.vm, &options)?;
+    anyhow::ensure!(kernel.profile_origin().stored.is_some(), "The stored profile was not used");
+    anyhow::ensure!(snapshot.problems.is_empty(), "A look with problems: {:?}", snapshot.problems);
+    Ok(traced.footprint())
 }
 
 /// Single reads and translations.

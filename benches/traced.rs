@@ -120,9 +120,11 @@ impl GuestMemory for Traced<'_> {
     }
 
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryError> {
+        self.inner.read(at, buf)?;
+        // What is tried where there is no memory is not read.
         let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
         reads.push(Region { start: at, len: buf.len() as u64 });
-        self.inner.read(at, buf)
+        Ok(())
     }
 
     fn populated(&self, within: Region) -> Result<Vec<Region>, MemoryError> {
