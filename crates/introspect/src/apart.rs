@@ -43,11 +43,9 @@ where
 {
     /// Takes part after part, until there is none or the look is over.
     fn take(&self, session: &Session<'_>) {
-        while let Some(objects) = {
+        loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            self.parts.get(number).map(|objects| (number, *objects))
-        } {
-            let (number, objects) = objects;
+            let Some(objects) = self.parts.get(number) else { return };
             let part = (self.read)(session, objects);
             if part.1.is_err() {
                 self.next.store(self.parts.len(), Ordering::Relaxed);
@@ -82,35 +80,30 @@ pub(crate) fn apart<O: Sync, T: Send>(
         read,
         done: Mutex::new(Vec::new()),
     };
-    let looks: Vec<Look<'_>> = (2..=threads as u64).rev().map(|parts| look.beside(parts)).collect();
+    let looks: Vec<Mutex<Look<'_>>> =
+        (2..=threads as u64).rev().map(|parts| Mutex::new(look.beside(parts))).collect();
     let (kernel, wants, boot_time) = (session.kernel, session.wants, session.boot_time());
+    let help = |look: &Mutex<Look<'_>>| {
+        let look = look.lock().unwrap_or_else(PoisonError::into_inner);
+        let helper = Session::of_helper(&look, kernel, wants, boot_time);
+        work.take(&helper);
+        helper.counts()
+    };
     thread::scope(|scope| {
-        let helpers: Vec<_> = looks
-            .into_iter()
-            .filter_map(|look| {
-                let help = || {
-                    let look = look;
-                    let helper = Session::of_helper(&look, kernel, wants, boot_time);
-                    work.take(&helper);
-                    let counts = helper.counts();
-                    drop(helper);
-                    (look, counts)
-                };
-                // Without a thread there is less help.
-                thread::Builder::new().spawn_scoped(scope, help).ok()
-            })
-            .collect();
+        // Without a thread there is less help.
+        let start = |look| thread::Builder::new().spawn_scoped(scope, move || help(look)).ok();
+        let helpers: Vec<_> = looks.iter().filter_map(start).collect();
         work.take(session);
         for helper in helpers {
             match helper.join() {
-                Ok((beside, counts)) => {
-                    look.rejoin(&beside);
-                    session.add_counts(counts);
-                }
+                Ok(counts) => session.add_counts(counts),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
     });
+    for beside in looks {
+        look.rejoin(&beside.into_inner().unwrap_or_else(PoisonError::into_inner));
+    }
     let mut done = work.done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_unstable_by_key(|done| done.number);
     session.put_problems(before.into_iter().chain(done.iter_mut().flat_map(|done| done.problems.drain(..))));

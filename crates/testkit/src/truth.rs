@@ -259,6 +259,8 @@ pub struct Socket {
     pub vsock: Option<[u32; 4]>,
     /// Pids whose `/proc/PID/fd`, or that of one of their threads, holds the inode, ascending.
     pub processes: Vec<u32>,
+    /// The same with the number of each descriptor.
+    pub descriptors: Vec<(u32, u32)>,
 }
 
 /// One line of `/proc/modules`.

@@ -192,9 +192,7 @@ impl Views {
         });
         let in_hash = self.hashed.socks.contains(&sk);
         socket.processes = held.map(Holding::pids).unwrap_or_default();
-        // Of one that works for another, the descriptors are that one's.
-        let itself = held.filter(|held| held.socket.sk == sk);
-        socket.descriptors = itself.map(Holding::descriptors).unwrap_or_default();
+        socket.descriptors = held.map(Holding::descriptors).unwrap_or_default();
         socket.ownership = match (held, claim) {
             (Some(held), _) => Some(held.ownership),
             // A file that is not its own leads to it.
@@ -275,7 +273,17 @@ pub(crate) fn sockets(
         walk.places.extend(places);
         walk.sockets.extend(sockets);
     }
-    end?;
+    let end = end.and_then(|()| settle(session, processes, &mut walk));
+    if end.is_err() {
+        // Whether a view lacks a socket was not looked at a second time, and not a first time for all.
+        walk.forget_doubtful();
+    }
+    *sockets = walk.finish();
+    end
+}
+
+/// Looks again at what a view lacks and at what may be of two sockets, and searches memory where that is wanted.
+fn settle(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) -> Result<(), ReadError> {
     walk.check()?;
     for _ in 0..SECOND_LOOKS {
         let suspects = walk.suspects();
@@ -289,11 +297,7 @@ pub(crate) fn sockets(
         }
         walk.check()?;
     }
-    if session.wants.scan {
-        scan(session, processes, &mut walk)?;
-    }
-    *sockets = walk.finish();
-    Ok(())
+    if session.wants.scan { scan(session, processes, walk) } else { Ok(()) }
 }
 
 /// Adds what is in the memory of sockets and in no view. What the kernel made for itself has no file, and is in no table where nobody
@@ -419,15 +423,16 @@ impl<'s, 'a> Walk<'s, 'a> {
             return Ok(());
         }
         self.session.space.look().forget_pages();
-        for (sk, identity) in std::mem::take(&mut self.identities) {
-            match sock::identity(self.session, sk) {
+        for (sk, identity) in &self.identities {
+            match sock::identity(self.session, *sk) {
                 Err(error) if error.ends_the_look() => return Err(error),
-                Ok(now) if now == identity => {}
+                Ok(now) if now == *identity => {}
                 _ => {
-                    self.mixed.insert(sk);
+                    self.mixed.insert(*sk);
                 }
             }
         }
+        self.identities.clear();
         Ok(())
     }
 
@@ -436,6 +441,21 @@ impl<'s, 'a> Walk<'s, 'a> {
         let lacks =
             |(sk, socket): &(&Gva, &Socket)| !socket.views_missing.is_empty() || self.mixed.contains(*sk);
         self.places.iter().zip(&self.sockets).filter(lacks).map(|(sk, _)| *sk).collect()
+    }
+
+    /// Drops the sockets that would have to be read again, for a look that is over.
+    fn forget_doubtful(&mut self) {
+        let mut doubtful: BTreeSet<Gva> = self.suspects().into_iter().collect();
+        // Those of which it was not asked yet whether they are of one socket.
+        doubtful.extend(self.identities.keys());
+        self.forget(&doubtful);
+        self.mixed.clear();
+    }
+
+    fn forget(&mut self, socks: &BTreeSet<Gva>) {
+        let mut kept = self.places.iter().map(|sk| !socks.contains(sk));
+        self.sockets.retain(|_| kept.next().unwrap_or(true));
+        self.places.retain(|sk| !socks.contains(sk));
     }
 
     /// Reads a socket again, or drops it where no view has it any more.
@@ -453,12 +473,10 @@ impl<'s, 'a> Walk<'s, 'a> {
     }
 
     fn finish(mut self) -> Vec<Socket> {
-        for sk in std::mem::take(&mut self.mixed) {
-            if let Ok(at) = self.places.binary_search(&sk) {
-                self.session.torn();
-                self.places.remove(at);
-                self.sockets.remove(at);
-            }
+        let mixed = std::mem::take(&mut self.mixed);
+        if !mixed.is_empty() {
+            mixed.iter().for_each(|_| self.session.torn());
+            self.forget(&mixed);
         }
         for (sk, peer) in &self.peers {
             let socket_of = |sk: &Gva| self.places.binary_search(sk).ok();
@@ -492,17 +510,16 @@ fn path_of(session: &Session<'_>, group: Group) -> Result<Option<String>, ReadEr
 /// (``mptcp_subflow_create_socket()``, net/mptcp/subflow.c), and is that socket's owner's.
 fn lend_owners(sockets: &mut [Socket]) {
     let mptcp = |socket: &&Socket| socket.protocol.as_deref() == Some("mptcp");
-    let lent: HashMap<u64, (Vec<u32>, Option<Ownership>)> = sockets
-        .iter()
-        .filter(mptcp)
-        .filter_map(|socket| Some((socket.inode?, (socket.processes.clone(), socket.ownership))))
-        .collect();
+    let holding = |socket: &Socket| (socket.processes.clone(), socket.descriptors.clone(), socket.ownership);
+    let lent: HashMap<u64, _> =
+        sockets.iter().filter(mptcp).filter_map(|socket| Some((socket.inode?, holding(socket)))).collect();
     if lent.is_empty() {
         return;
     }
     for socket in sockets.iter_mut().filter(|socket| socket.ownership == Some(Ownership::Kernel)) {
-        if let Some((processes, ownership)) = socket.inode.and_then(|inode| lent.get(&inode)) {
+        if let Some((processes, descriptors, ownership)) = socket.inode.and_then(|inode| lent.get(&inode)) {
             socket.processes.clone_from(processes);
+            socket.descriptors.clone_from(descriptors);
             socket.ownership = *ownership;
         }
     }

@@ -34,4 +34,12 @@ fn five_thousand_processes_and_twenty_thousand_sockets_are_equal_for_the_usual_b
     assert!((500..crowd::PROCESSES).contains(&short.processes.len()), "{}", short.processes.len());
     assert!(short.processes.is_sorted_by(|one, other| one.pid < other.pid));
     assert!(short.problems.len() < 20, "{:?}", short.problems);
+
+    // The same while sockets are read.
+    let options = Options { budget: Budget { bytes: 24 << 20, ..usual }, ..options };
+    let short = introspect::snapshot(&*opened.vm.memory, &opened.kernel, opened.facts(), &options).unwrap();
+    let cut: Vec<_> = short.problems.iter().filter(|problem| problem.kind == ProblemKind::Budget).collect();
+    assert!(cut.iter().any(|problem| problem.location == "sockets"), "{:?}", short.problems);
+    assert!((500..crowd::SOCKETS).contains(&short.sockets.len()), "{}", short.sockets.len());
+    assert_eq!(attest::cross_views(&short, &attest::Policy::default()), []);
 }

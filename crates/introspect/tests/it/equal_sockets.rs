@@ -23,6 +23,8 @@ struct Line {
     filter: Option<u32>,
     netlink: Option<(u32, Vec<u32>)>,
     processes: Vec<u32>,
+    /// With the number of each descriptor.
+    descriptors: Vec<(u32, u32)>,
 }
 
 /// Tables whose sockets are found by their holders only, because no table of them is known in the kernel image.
@@ -43,6 +45,7 @@ pub fn sockets(truth: &Truth, snapshot: &Snapshot, found: &mut Vec<String>) {
             _ => {}
         }
         views(socket, found);
+        group(socket, snapshot, found);
     }
     guest.sort();
     seen.sort();
@@ -74,6 +77,21 @@ fn views(socket: &facts::Socket, found: &mut Vec<String>) {
             && matches!(socket.protocol.as_deref(), Some("tcp" | "udp" | "udplite" | "icmp" | "icmpv6")));
     if wrong {
         found.push(format!("views that cannot be: {socket:?}"));
+    }
+}
+
+/// In guests whose first process is the agent, who has a socket made it, and has not changed its control group since. (systemd makes
+/// sockets for others; there `ss` says of which group they are.)
+fn group(socket: &facts::Socket, snapshot: &Snapshot, found: &mut Vec<String>) {
+    if snapshot.processes.iter().any(|process| process.pid == 1 && process.name == "systemd") {
+        return;
+    }
+    let [pid] = socket.processes.as_slice() else { return };
+    let holder = snapshot.processes.iter().find(|process| process.pid == *pid);
+    if socket.ownership == Some(Ownership::Process)
+        && socket.cgroup != holder.and_then(|holder| holder.cgroup.clone())
+    {
+        found.push(format!("made in another control group than its process is in: {socket:?}"));
     }
 }
 
@@ -131,6 +149,7 @@ fn guest_line(socket: &truth::Socket, knows_vsock: bool) -> Line {
         filter: socket.filter_instructions,
         netlink: socket.netlink_port.zip(socket.netlink_group_numbers.clone()),
         processes: socket.processes.clone(),
+        descriptors: socket.descriptors.clone(),
     }
 }
 
@@ -217,5 +236,6 @@ fn seen_line(table: Table, socket: &facts::Socket, truth: &Truth) -> Line {
             Some(Ownership::IoUring | Ownership::InFlight) => Vec::new(),
             _ => socket.processes.clone(),
         },
+        descriptors: socket.descriptors.iter().map(|descriptor| (descriptor.pid, descriptor.fd)).collect(),
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::init::{Result, context};
 use crate::proc_net::{blank, tcp_state};
-use crate::proc_pid::Owners;
+use crate::proc_pid::{self, Owners};
 use crate::system;
 use nix::libc;
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -131,7 +131,7 @@ fn ask_all(
         }
     }
     for socket in &mut new {
-        socket.processes = socket.inode.and_then(|inode| owners.get(&inode)).cloned().unwrap_or_default();
+        proc_pid::own(socket, owners);
     }
     sockets.append(&mut new);
     Ok(())

@@ -5,7 +5,7 @@
 //! (Linux 6.1).
 
 use crate::init::{Result, context};
-use crate::proc_pid::Owners;
+use crate::proc_pid::{self, Owners};
 use nix::libc;
 use std::fs;
 use std::net::IpAddr;
@@ -51,9 +51,7 @@ pub(crate) fn read(
         for line in String::from_utf8_lossy(&content).lines().skip(1) {
             let socket = parse(table, namespace, line).ok_or_else(|| format!("Not a line of {path}: {line}"));
             let mut socket = context(socket, "Cannot read a table")?;
-            if let Some(inode) = socket.inode {
-                socket.processes = owners.get(&inode).cloned().unwrap_or_default();
-            }
+            proc_pid::own(&mut socket, owners);
             sockets.push(socket);
         }
     }
@@ -86,6 +84,7 @@ pub(crate) fn blank(table: Table, namespace: u32) -> Socket {
         netlink_group_numbers: None,
         vsock: None,
         processes: Vec::new(),
+        descriptors: Vec::new(),
     }
 }
 

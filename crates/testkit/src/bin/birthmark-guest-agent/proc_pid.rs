@@ -1,10 +1,10 @@
 //! Reads `/proc/PID` of every process.
 
 use crate::init::{Result, context};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use testkit::truth::{Namespaces, Process, Task};
+use testkit::truth::{Namespaces, Process, Socket, Task};
 
 /// `include/linux/sched.h`
 const PF_WQ_WORKER: u32 = 0x20;
@@ -13,8 +13,8 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 /// Bytes of `task_struct::comm` without its NUL.
 const COMM_LENGTH: usize = 15;
 
-/// Pids that hold each socket, by inode.
-pub(crate) type Owners = BTreeMap<u64, Vec<u32>>;
+/// Descriptors that hold each socket, by inode: pid and number.
+pub(crate) type Owners = BTreeMap<u64, BTreeSet<(u32, u32)>>;
 
 /// All processes, ascending by pid, and who holds which socket. A process that ends while it is read is left out.
 pub(crate) fn read_all() -> Result<(Vec<Process>, Owners)> {
@@ -49,14 +49,22 @@ pub(crate) fn read_all() -> Result<(Vec<Process>, Owners)> {
 /// Adds the sockets among the descriptors of a process or thread.
 fn sockets(pid: u32, path: &Path, owners: &mut Owners) {
     let Ok(entries) = fs::read_dir(path.join("fd")) else { return };
-    for link in entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()) {
-        if let Some(inode) = link.to_str().and_then(|link| number_in_brackets(link, "socket")) {
-            let pids = owners.entry(inode).or_default();
-            if pids.last() != Some(&pid) {
-                pids.push(pid);
-            }
+    for entry in entries.flatten() {
+        let Ok(link) = fs::read_link(entry.path()) else { continue };
+        if let Some(inode) = link.to_str().and_then(|link| number_in_brackets(link, "socket"))
+            && let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok())
+        {
+            owners.entry(inode).or_default().insert((pid, number));
         }
     }
+}
+
+/// Says of a socket who holds it.
+pub(crate) fn own(socket: &mut Socket, owners: &Owners) {
+    let held = socket.inode.and_then(|inode| owners.get(&inode));
+    socket.descriptors = held.into_iter().flatten().copied().collect();
+    socket.processes = socket.descriptors.iter().map(|(pid, _)| *pid).collect();
+    socket.processes.dedup();
 }
 
 /// `socket:[123]` → 123
