@@ -11,6 +11,7 @@ pub(crate) mod list;
 pub(crate) mod profile;
 pub(crate) mod provision;
 pub(crate) mod ps;
+mod services;
 pub(crate) mod sign;
 pub(crate) mod socket_expression;
 pub(crate) mod socket_filter;

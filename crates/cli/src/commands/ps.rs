@@ -9,6 +9,7 @@ use crate::guest::Guest;
 use crate::output::{Cell, Output, Paint, Table};
 use facts::{Namespaces, Process, TaskKind, Thread};
 use introspect::{Environment, Options};
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +24,13 @@ const USUAL: [Column; 8] = [
     Column::Exe,
     Column::Args,
 ];
+
+/// What of it a narrow terminal can do without.
+const DISPENSABLE: [&str; 3] = ["THREADS", "PPID", "UID"];
+/// A name of the kernel's, 15 bytes at most, with brackets.
+const NAME_WIDTH: usize = 17;
+/// What tells most executables apart, when it is the end of their paths.
+const EXE_WIDTH: usize = 12;
 
 pub(crate) fn ps(args: &PsArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     let environment = match (args.env, args.show_values) {
@@ -53,7 +61,7 @@ pub(crate) fn ps(args: &PsArgs, out: &mut Output) -> anyhow::Result<Outcome> {
 
 /// The usual columns of all processes.
 pub(crate) fn usual_table(processes: &[Process]) -> Table {
-    let mut table = titled(&USUAL);
+    let mut table = titled(&USUAL).spare(&DISPENSABLE);
     for process in processes {
         table.row(USUAL.map(|column| cell(column, Row::of(process), "")));
     }
@@ -107,6 +115,13 @@ fn table(processes: &[&Process], args: &PsArgs) -> Table {
         }
     }
     let mut table = titled(&columns);
+    if args.tree {
+        // Of a deep branch the name is at its end.
+        table = table.ending(&["NAME"], NAME_WIDTH);
+    }
+    if args.columns.is_empty() {
+        table = table.spare(&DISPENSABLE);
+    }
     let mut row = |row: Row<'_>, branch: &str| {
         table.row(columns.iter().map(|column| cell(*column, row, branch)));
     };
@@ -127,7 +142,7 @@ fn table(processes: &[&Process], args: &PsArgs) -> Table {
 }
 
 fn titled(columns: &[Column]) -> Table {
-    Table::new(&columns.iter().copied().map(title).collect::<Vec<_>>())
+    Table::new(&columns.iter().copied().map(title).collect::<Vec<_>>()).ending(&["EXE"], EXE_WIDTH)
 }
 
 /// What is drawn before the name of a process in the tree, and before the names of its threads.
@@ -288,7 +303,8 @@ fn cell(column: Column, row: Row<'_>, branch: &str) -> Cell {
     }
 }
 
-/// Kernel threads in brackets, told by their flags, and other threads in braces.
+/// Kernel threads in brackets, told by their flags, and other threads in braces. A process that calls itself so, or draws a branch of
+/// the tree, is in quotes.
 fn name(row: Row<'_>, branch: &str) -> Cell {
     let Row { process, thread } = row;
     match thread {
@@ -297,7 +313,16 @@ fn name(row: Row<'_>, branch: &str) -> Cell {
         }
         Some(Thread { name, .. }) => Cell::new(format!("{branch}[{name}]")).paint(Paint::Dim),
         None if process.kernel_thread => Cell::new(format!("{branch}[{}]", process.name)).paint(Paint::Dim),
-        None => Cell::new(format!("{branch}{}", process.name)),
+        None => Cell::new(format!("{branch}{}", own_name(&process.name))),
+    }
+}
+
+/// A process's name for itself, which nobody takes for more than that.
+pub(super) fn own_name(name: &str) -> Cow<'_, str> {
+    if name.starts_with(['[', '{', '"', ' ', '│', '├', '└']) {
+        Cow::Owned(format!("\"{name}\""))
+    } else {
+        Cow::Borrowed(name)
     }
 }
 
@@ -387,6 +412,18 @@ mod tests {
     fn a_tree_as_deep_as_the_pids_go_is_drawn() {
         let processes: Vec<Process> = (1..2_000).map(|pid| process(pid, pid - 1)).collect();
         assert_eq!(drawn(&processes).len(), 1_999);
+    }
+
+    #[test]
+    fn a_process_that_calls_itself_a_kernel_thread_or_a_branch_is_in_quotes() {
+        for name in ["[kworker/0:1]", "{nginx}", "└─ sshd", "│  sshd", "├─ a", "  sshd", "\"[a]\""]
+        {
+            let process = Process { name: name.to_owned(), ..Process::default() };
+            assert_eq!(super::name(Row::of(&process), "└─ "), Cell::new(format!("└─ \"{name}\"")));
+        }
+        let process = Process { name: "kworker/0:1".to_owned(), kernel_thread: true, ..Process::default() };
+        assert_eq!(super::name(Row::of(&process), ""), Cell::new("[kworker/0:1]").paint(Paint::Dim));
+        assert_eq!(own_name("sh [1]"), "sh [1]");
     }
 
     #[test]

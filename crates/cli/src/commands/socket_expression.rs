@@ -1,9 +1,13 @@
 //! What a socket must be, in words: `KEY=VALUE[,VALUE]…`, of which one value is enough (`KEY!=VALUE` holds where that does not), and
-//! the expressions of `ss`: `state NAME`, `exclude NAME`, `dport = :443`, `sport >= 1024`, `src 10.0.0.0/8`, `dst [::1]:22`, put
-//! together with `and` (which may be left out), `or`, `not` and parentheses.
+//! the expressions of `ss`: `state NAME`, `exclude NAME`, `dport = :443`, `sport >= 1024`, `src 10.0.0.0/8`, `dst [::1]:22`,
+//! `dev eth0`, `cgroup /x`, put together with `and` (which may be left out), `or`, `not` and parentheses.
+//!
+//! What they mean is what ss(8) of iproute2 says, and `ss` does, with one exception: by its manual `and` binds closer than `or`,
+//! and so it is here; `ss` itself (6.1) takes both from left to right.
 
+use super::services;
 use super::socket_filter::{Names, Test};
-use facts::Socket;
+use facts::{Family, Socket};
 use std::iter::Peekable;
 use std::vec::IntoIter;
 
@@ -137,19 +141,45 @@ impl Parser {
         }
         let word = self.tokens.next().ok_or("the filter ends where something must follow")?;
         match word.as_str() {
-            "state" | "exclude" => {
-                let states = states(&self.value(&word)?)?;
-                Ok(if word == "state" { states } else { Expression::Not(Box::new(states)) })
-            }
+            "state" | "exclude" | "excl" => self.states(word),
             "sport" | "dport" | "src" | "dst" => {
                 let operator = self.tokens.next_if(|token| comparison(token).is_some());
                 let operator = operator.as_deref().and_then(comparison).unwrap_or(Comparison::Equal);
                 end(&word, operator, &self.value(&word)?)
             }
+            "dev" | "cgroup" => {
+                let operator = self.tokens.next_if(|token| comparison(token).is_some());
+                let operator = operator.as_deref().and_then(comparison).unwrap_or(Comparison::Equal);
+                let test = Expression::Test(Test::parse(&word, &self.value(&word)?)?);
+                match operator {
+                    Comparison::Equal => Ok(test),
+                    Comparison::Unequal => Ok(Expression::Not(Box::new(test))),
+                    _ => Err(format!("`{word}` is equal or not, and never more or less")),
+                }
+            }
+            "fwmark" | "autobound" => Err(format!("`{word}` of `ss` is not known here")),
             _ if is_pair(&word) => pair(&word),
             _ => Err(format!(
                 "there is no filter `{word}`; one is KEY=VALUE such as state=listen, or what `ss` takes such as dport = :443"
             )),
+        }
+    }
+
+    /// One state or several in a row, which add up: the first says what there is, each further `state` more and each `exclude` less.
+    fn states(&mut self, mut word: String) -> Result<Expression, String> {
+        let mut chosen = None;
+        loop {
+            let states = states(&self.value(&word)?)?;
+            chosen = Some(match (chosen, word == "state") {
+                (None, true) => states,
+                (None, false) => Expression::Not(Box::new(states)),
+                (Some(before), true) => Expression::Any(vec![before, states]),
+                (Some(before), false) => Expression::All(vec![before, Expression::Not(Box::new(states))]),
+            });
+            match self.tokens.next_if(|token| matches!(token.as_str(), "state" | "exclude" | "excl")) {
+                Some(next) => word = next,
+                None => return chosen.ok_or_else(|| format!("`{word}` has no value")),
+            }
         }
     }
 
@@ -196,9 +226,11 @@ fn pair(word: &str) -> Result<Expression, String> {
 /// The states that `ss` calls so; ours are words for it too.
 fn states(name: &str) -> Result<Expression, String> {
     let connected = CONNECTED.as_slice();
-    let states: &[&str] = match name {
+    let name = name.to_ascii_lowercase();
+    let states: &[&str] = match name.as_str() {
         "all" => return Ok(Expression::All(Vec::new())),
         "listening" => &["listen"],
+        "syn-rcv" => &["syn-recv"],
         // `ss` has one word for both.
         "closed" | "close" | "unconnected" => &["close", "unconnected"],
         "connected" => connected,
@@ -222,8 +254,38 @@ fn states(name: &str) -> Result<Expression, String> {
     Ok(Expression::Any(states.iter().map(test).collect::<Result<_, _>>()?))
 }
 
-/// One end of a socket: `:443`, `443`, `10.0.0.0/8`, `10.0.0.1:443`, `[fe80::]/10`, `[::1]:443`, `*:443`.
+/// One end of a socket: `:443`, `443`, `10.0.0.0/8`, `10.0.0.1:443`, `[fe80::]/10`, `[fe80::/10]:22`, `[::1]:443`, `*:443`, and each of
+/// them behind `inet:` or `inet6:`; `unix:/run/*`, `vsock:3:22`.
 fn end(key: &str, operator: Comparison, value: &str) -> Result<Expression, String> {
+    let of_family = |family, value: &str| {
+        let rest = end(key, Comparison::Equal, value)?;
+        let all = Expression::All(vec![Expression::Test(Test::Family(family)), rest]);
+        match operator {
+            Comparison::Equal => Ok(all),
+            Comparison::Unequal => Ok(Expression::Not(Box::new(all))),
+            _ => Err(format!("`{value}` has a family, so it is equal or not, and never more or less")),
+        }
+    };
+    match value.split_once(':') {
+        Some(("inet", rest)) => return of_family(Family::Inet, rest),
+        Some(("inet6", rest)) => return of_family(Family::Inet6, rest),
+        Some((family @ ("unix" | "vsock"), rest)) => {
+            let test = Expression::Test(match (family, key) {
+                ("unix", "src") => Test::unix(rest)?,
+                ("vsock", "src" | "dst") => Test::vsock(rest, key == "src")?,
+                _ => return Err(format!("`{key}` of {family} sockets is not known here")),
+            });
+            return match operator {
+                Comparison::Equal => Ok(test),
+                Comparison::Unequal => Ok(Expression::Not(Box::new(test))),
+                _ => Err(format!("addresses such as `{value}` are not more or less than others")),
+            };
+        }
+        Some((family @ ("link" | "netlink"), _)) => {
+            return Err(format!("addresses of family {family} are no filter here"));
+        }
+        _ => {}
+    }
     let (address, port) = match key {
         "sport" | "dport" => (None, Some(value.strip_prefix(':').unwrap_or(value))),
         _ => ends(value),
@@ -246,10 +308,10 @@ fn end(key: &str, operator: Comparison, value: &str) -> Result<Expression, Strin
 /// Address and port.
 fn ends(value: &str) -> (Option<&str>, Option<&str>) {
     let (address, port) = match value.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
-        // `[fe80::]/10` is taken for `fe80::/10` below.
         Some((address, rest)) => match rest.strip_prefix(':') {
             Some(port) => (address, Some(port)),
             None if rest.is_empty() => (address, None),
+            // `[fe80::]/10`, which the address itself is told without.
             None => (value, None),
         },
         None if value.matches(':').count() == 1 => {
@@ -266,7 +328,7 @@ fn ports(key: &str, operator: Comparison, port: &str) -> Result<Test, String> {
     if matches!(operator, Comparison::Equal | Comparison::Unequal) {
         return Test::parse(key, port);
     }
-    let number: u16 = port.parse().map_err(|_| format!("`{port}` is no number that `{key}` can have"))?;
+    let number = services::port(key, port)?;
     let none = || format!("no port is beyond `{port}`");
     let range = match operator {
         Comparison::Less => format!("0-{}", number.checked_sub(1).ok_or_else(none)?),
@@ -346,6 +408,104 @@ mod tests {
     }
 
     #[test]
+    fn states_in_a_row_add_up_as_with_ss() {
+        for (words, states) in [
+            ("state established state listening", ["established", "listen"].as_slice()),
+            ("state listening state connected exclude time-wait", &["established", "listen", "syn-sent"]),
+            ("exclude bucket state time-wait", &["established", "listen", "syn-sent", "time-wait"]),
+            ("exclude established excl listening", &["syn-sent", "time-wait"]),
+            ("state ESTABLISHED", &["established"]),
+            ("state established state listening sport = :443", &["established", "listen"]),
+            ("state established state listening sport = :444", &[]),
+            ("state established and state listening", &[]),
+        ] {
+            for state in ["established", "listen", "syn-sent", "time-wait"] {
+                assert_eq!(holds(&[words], state), states.contains(&state), "{words}: {state}");
+            }
+        }
+        assert!(holds(&["state syn-rcv"], "syn-recv"));
+    }
+
+    #[test]
+    fn and_binds_closer_than_or() {
+        assert!(holds(&["sport = :443 or sport = :80 and dport = :1"], "listen"));
+        assert!(!holds(&["( sport = :443 or sport = :80 ) and dport = :1"], "listen"));
+    }
+
+    fn holds_of(word: &str, change: &serde_json::Value) -> bool {
+        let mut socket = serde_json::json!({
+            "family": "inet", "protocol_family": 2, "type": "stream", "protocol": "tcp", "state": "listen",
+            "local_address": "0.0.0.0", "local_port": 22, "remote_address": null, "remote_port": null, "path": null,
+            "inode": 1, "net_namespace": 1, "uid": 0, "processes": [], "views": [], "sock": "0xffff888000000000",
+            "interface": {"index": 2, "name": "eth0"}, "cgroup": "/system.slice/ssh.service",
+        });
+        for (key, value) in change.as_object().unwrap() {
+            socket[key] = value.clone();
+        }
+        let socket = serde_json::from_value(socket).unwrap();
+        Expression::parse(&[word.to_owned()]).unwrap().holds(&socket, &BTreeMap::new())
+    }
+
+    #[test]
+    fn interfaces_and_control_groups_are_told_as_with_ss() {
+        let same = serde_json::json!({});
+        for yes in [
+            "dev eth0",
+            "dev = eth0",
+            "dev 2",
+            "dev != lo",
+            "dev=eth0",
+            "cgroup /system.slice/ssh.service",
+            "cgroup = /sys/fs/cgroup/system.slice/ssh.service",
+            "cgroup=/system.slice/*",
+            "cgroup != /",
+        ] {
+            assert!(holds_of(yes, &same), "{yes}");
+        }
+        for no in ["dev lo", "dev 3", "dev != eth0", "cgroup /system.slice", "cgroup /sys/fs/cgroup"] {
+            assert!(!holds_of(no, &same), "{no}");
+        }
+        let nothing = serde_json::json!({"interface": null, "cgroup": null});
+        assert!(!holds_of("dev eth0", &nothing) && holds_of("dev != eth0", &nothing));
+    }
+
+    #[test]
+    fn who_has_no_peer_has_nobody_at_port_0_as_its_peer_as_with_ss() {
+        let same = serde_json::json!({});
+        for yes in ["dport = :0", "dport < :5000", "dst 0.0.0.0", "dst 0.0.0.0/0", "not dst 10.0.0.0/8"] {
+            assert!(holds_of(yes, &same), "{yes}");
+        }
+        assert!(!holds_of("dport > :0", &same) && !holds_of("dst ::", &same));
+        let v6 = serde_json::json!({"family": "inet6", "local_address": "::"});
+        assert!(holds_of("dst ::", &v6) && !holds_of("dst 0.0.0.0/0", &v6));
+        let unix = serde_json::json!({"family": "unix", "path": "/run/Docker.sock", "local_port": null});
+        assert!(!holds_of("dport < :5000", &unix) && holds_of("not dport < :5000", &unix));
+    }
+
+    #[test]
+    fn an_address_may_say_its_family() {
+        let same = serde_json::json!({});
+        for yes in ["src inet:0.0.0.0", "src inet:*:22", "sport = inet::22", "src != inet6:*"] {
+            assert!(holds_of(yes, &same), "{yes}");
+        }
+        assert!(!holds_of("src inet6:*:22", &same) && !holds_of("src unix:*", &same));
+        let unix = serde_json::json!({"family": "unix", "path": "/run/Docker.sock", "local_port": null});
+        for yes in
+            ["src unix:/run/*", "src unix:/run/docker.sock", "src unix:*", "src unix:*SOCK", "src != inet:*"]
+        {
+            assert!(holds_of(yes, &unix), "{yes}");
+        }
+        assert!(!holds_of("src unix:/run", &unix) && !holds_of("src unix:@*", &unix));
+        let vsock = serde_json::json!({
+            "family": "vsock", "local_address": null, "local_port": null, "vsock_local": {"cid": 3, "port": 22},
+        });
+        for yes in ["src vsock:3:22", "src vsock:*:22", "src vsock:3", "src vsock:3:*"] {
+            assert!(holds_of(yes, &vsock), "{yes}");
+        }
+        assert!(!holds_of("src vsock:2:22", &vsock) && !holds_of("dst vsock:*", &vsock));
+    }
+
+    #[test]
     fn an_address_of_ipv6_has_its_port_behind_brackets() {
         let socket = serde_json::from_value(serde_json::json!({
             "family": "inet6", "protocol_family": 10, "type": "stream", "protocol": "tcp", "state": "listen",
@@ -359,6 +519,9 @@ mod tests {
             holds("src [fe80::1]:22")
                 && holds("src [fe80::1]")
                 && holds("src fe80::/10")
+                && holds("src [fe80::]/10")
+                && holds("src [fe80::/10]:22")
+                && !holds("src [fe80::/10]:23")
                 && holds("src fe80::1")
         );
         assert!(!holds("src [fe80::1]:23") && !holds("src [fe80::2]:22") && !holds("src 10.0.0.0/8"));
@@ -378,7 +541,19 @@ mod tests {
             ("src > 10.0.0.1", "not more or less"),
             ("sport > :65535", "beyond"),
             ("sport < :0", "beyond"),
-            ("dport = :ssh", "no number"),
+            ("dport = :no-such-service", "no name in /etc/services"),
+            ("sport > :no-such-service", "no name in /etc/services"),
+            ("dev > lo", "never more or less"),
+            ("dev", "has no value"),
+            ("state established state", "has no value"),
+            ("fwmark = 1", "not known here"),
+            ("autobound", "not known here"),
+            ("src unix:/run/[ab]", "more in it than `*`"),
+            ("dst unix:/run/a", "`dst` of unix sockets is not known"),
+            ("src netlink:route", "family netlink"),
+            ("src vsock:x", "no number of vsock"),
+            ("src > inet:10.0.0.1", "never more or less"),
+            ("src localhost", "neither an address"),
         ] {
             let error = Expression::parse(&[text.to_owned()]).unwrap_err();
             assert!(error.contains(wrong), "{text}: {error}");

@@ -2,6 +2,7 @@
 //!
 //! Options for kinds and families widen the choice: a socket is shown when one of them names it, and without any all are.
 
+use super::services;
 use super::socket_expression::Expression;
 use super::sockets::protocol;
 use super::words;
@@ -9,7 +10,7 @@ use attest::Pattern;
 use clap::Args;
 use facts::{Family, Socket, SocketState};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// Names of processes by pid.
@@ -66,11 +67,14 @@ pub(crate) struct Choice {
     /// Taken as `ss` has it: processes are always shown here.
     #[arg(short, long)]
     processes: bool,
+    /// Show also owner, inode, cookie and control group of each.
+    #[arg(short, long)]
+    pub(crate) extended: bool,
     /// Only sockets for which this holds; several must all hold. `KEY=VALUE[,VALUE]…` or `KEY!=…`, with the keys:
-    /// state (established, listen, …), port, sport, dport (a number or FIRST-LAST), src, dst (an address or a network
-    /// such as 10.0.0.0/8), proto (tcp, udp6, …), pid, process, path (templates, where * stands for anything but /, and
-    /// ** for anything), uid, inode, netns, dev, ownership (process, kernel, nobody, …), missing (file_table,
-    /// hash_table, …). Or as `ss` has it: `state established '( dport = :443 or sport >= :1024 ) and not dst 10.0.0.0/8'`.
+    /// state (established, listen, …), port, sport, dport (a number, FIRST-LAST, or a name of /etc/services), src, dst (an
+    /// address or a network such as 10.0.0.0/8; 0.0.0.0 or :: and port 0 where there is no peer), proto (tcp, udp6, …),
+    /// pid, process, path, cgroup (templates, where * stands for anything but /, and ** for anything), uid, inode, netns,
+    /// dev (name or index), ownership (process, kernel, nobody, …), missing (file_table, hash_table, …). Or as `ss` has it: `state established '( dport = :443 or sport >= :1024 ) and not dst 10.0.0.0/8'`.
     #[arg(value_name = "FILTER")]
     words: Vec<String>,
 }
@@ -141,6 +145,15 @@ pub(crate) enum Test {
     Inode(u64),
     Namespace(u32),
     Interface(String),
+    Cgroup(Pattern),
+    Family(Family),
+    /// Of a unix socket, in small letters.
+    Name(Pattern),
+    Vsock {
+        local: bool,
+        cid: Option<u32>,
+        port: Option<u32>,
+    },
     Ownership(String),
     Missing(String),
 }
@@ -152,8 +165,7 @@ impl Test {
         }
         let pattern = || Pattern::parse(value).map_err(|error| error.to_string());
         let port = |local, remote| {
-            let (first, last) = value.split_once('-').unwrap_or((value, value));
-            let (first, last) = (number(key, first)?, number(key, last)?);
+            let (first, last) = services::ports(key, value)?;
             if first > last {
                 return Err(format!("`{value}` ends before it begins"));
             }
@@ -179,6 +191,12 @@ impl Test {
             "inode" => Ok(Self::Inode(number(key, value)?)),
             "netns" => Ok(Self::Namespace(number(key, value)?)),
             "dev" => Ok(Self::Interface(value.to_owned())),
+            // `ss` takes the directory, which has the hierarchy's usual place before it.
+            "cgroup" => {
+                let path = value.strip_prefix("/sys/fs/cgroup").unwrap_or(value);
+                let path = if path.is_empty() { "/" } else { path };
+                Pattern::parse(path).map(Self::Cgroup).map_err(|error| error.to_string())
+            }
             "ownership" => {
                 let known: Result<facts::Ownership, _> = serde_json::from_value(value.into());
                 known
@@ -190,15 +208,38 @@ impl Test {
         }
     }
 
+    /// A unix socket by its name, as `ss` has it: `*` stands for anything, and capitals are no others than small letters.
+    pub(super) fn unix(name: &str) -> Result<Self, String> {
+        if name.contains(['?', '[', '\\']) {
+            return Err(format!(
+                "`{name}` has more in it than `*`, which is all that names of sockets may have here"
+            ));
+        }
+        let parts: Vec<&str> = name.split('*').collect();
+        let template = parts.iter().map(|part| Pattern::literal(&part.to_lowercase()).to_string());
+        let template = template.collect::<Vec<_>>().join("**");
+        Pattern::parse(&template).map(Self::Name).map_err(|error| error.to_string())
+    }
+
+    /// `CID:PORT` of a vsock socket, each of them `*` or nothing for any.
+    pub(super) fn vsock(address: &str, local: bool) -> Result<Self, String> {
+        let (cid, port) = address.split_once(':').unwrap_or((address, ""));
+        let any = |text: &str| match text {
+            "" | "*" => Ok(None),
+            number => number.parse().map(Some).map_err(|_| format!("`{number}` is no number of vsock")),
+        };
+        Ok(Self::Vsock { local, cid: any(cid)?, port: any(port)? })
+    }
+
     pub(super) fn holds(&self, socket: &Socket, names: &Names) -> bool {
         match self {
             Self::State(state) => socket.state.as_ref().is_some_and(|own| words::serde_name(own) == *state),
             Self::Port { local, remote, first, last } => {
                 let inside = |port: Option<u16>| port.is_some_and(|port| (*first..=*last).contains(&port));
-                (*local && inside(socket.local_port)) || (*remote && inside(socket.remote_port))
+                (*local && inside(socket.local_port)) || (*remote && inside(peer(socket).1))
             }
             Self::Address { local, network, bits } => {
-                let address = if *local { socket.local_address } else { socket.remote_address };
+                let address = if *local { socket.local_address } else { peer(socket).0 };
                 address.is_some_and(|address| is_inside(address, *network, *bits))
             }
             Self::Protocol(name) => {
@@ -215,7 +256,21 @@ impl Test {
             Self::Inode(inode) => socket.inode == Some(*inode),
             Self::Namespace(number) => socket.net_namespace == Some(*number),
             Self::Interface(name) => {
-                socket.interface.as_ref().is_some_and(|interface| interface.name.as_ref() == Some(name))
+                let is = |own: &facts::SocketInterface| {
+                    own.name.as_ref() == Some(name) || own.index.to_string() == *name
+                };
+                socket.interface.as_ref().is_some_and(is)
+            }
+            Self::Cgroup(pattern) => socket.cgroup.as_ref().is_some_and(|path| pattern.matches(path)),
+            Self::Family(family) => socket.family == *family,
+            Self::Name(pattern) => {
+                let name = socket.path.as_ref().filter(|_| socket.family == Family::Unix);
+                name.is_some_and(|name| pattern.matches(&name.to_lowercase()))
+            }
+            Self::Vsock { local, cid, port } => {
+                let own = if *local { &socket.vsock_local } else { &socket.vsock_remote };
+                let is = |asked: &Option<u32>, own: u32| asked.is_none_or(|asked| asked == own);
+                own.as_ref().is_some_and(|own| is(cid, own.cid) && is(port, own.port))
             }
             Self::Ownership(name) => {
                 socket.ownership.as_ref().is_some_and(|ownership| words::serde_name(ownership) == *name)
@@ -223,6 +278,16 @@ impl Test {
             Self::Missing(view) => socket.views_missing.contains(view),
         }
     }
+}
+
+/// The other end, which for `ss` is nobody's address and port where there is none.
+fn peer(socket: &Socket) -> (Option<IpAddr>, Option<u16>) {
+    let nobody = match socket.family {
+        Family::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return (socket.remote_address, socket.remote_port),
+    };
+    (socket.remote_address.or(Some(nobody)), socket.remote_port.or(Some(0)))
 }
 
 fn number<T: FromStr>(key: &str, text: &str) -> Result<T, String> {
@@ -235,6 +300,7 @@ fn address(text: &str, local: bool) -> Result<Test, String> {
         Some((address, bits)) => (address, Some(bits.parse::<u32>().map_err(|_| wrong())?)),
         None => (text, None),
     };
+    let address = address.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(address);
     let network: IpAddr = address.parse().map_err(|_| wrong())?;
     let width = if network.is_ipv4() { 32 } else { 128 };
     let bits = bits.unwrap_or(width);
@@ -362,7 +428,7 @@ mod tests {
         for (word, wrong) in [
             ("listen", "no filter `listen`"),
             ("state=up", "no state `up`"),
-            ("sport=http", "`http` is no number"),
+            ("sport=no-such-service", "`no-such-service` is no number"),
             ("sport=70000", "no number"),
             ("sport=500-400", "ends before it begins"),
             ("src=10.0.0.0/33", "neither an address"),

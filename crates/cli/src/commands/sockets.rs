@@ -13,6 +13,9 @@ use introspect::Tables;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+/// What an address of IPv4 with its port needs, but for the longest few.
+const ADDRESS_WIDTH: usize = 15;
+
 pub(crate) fn sockets(args: &SocketsArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     let expression = args.choice.expression().map_err(anyhow::Error::msg)?;
     let mut snapshot = look(&args.target, Tables { sockets: true, ..NOTHING })?;
@@ -22,7 +25,7 @@ pub(crate) fn sockets(args: &SocketsArgs, out: &mut Output) -> anyhow::Result<Ou
     if out.json {
         out.json(&snapshot.sockets)?;
     } else {
-        out.table(&table(&snapshot.sockets, &snapshot.processes))?;
+        out.table(&table(&snapshot.sockets, &snapshot.processes, args.choice.extended))?;
     }
     tell(&args.target.target, &snapshot, attest::Table::Sockets, read)
 }
@@ -32,20 +35,17 @@ fn names(processes: &[Process]) -> BTreeMap<u32, String> {
     processes.iter().map(|process| (process.pid, process.name.clone())).collect()
 }
 
-/// The sockets as rows.
-pub(super) fn table(sockets: &[Socket], processes: &[Process]) -> Table {
+/// The sockets as rows, `extended` with what `ss -e` adds.
+pub(super) fn table(sockets: &[Socket], processes: &[Process], extended: bool) -> Table {
     let names = names(processes);
-    let mut table = Table::new(&[
-        "PROTO",
-        "STATE",
-        ">RECV-Q",
-        ">SEND-Q",
-        "LOCAL",
-        "REMOTE",
-        ">NETNS",
-        "PROCESSES",
-        "NOTES",
-    ]);
+    let mut titles =
+        vec!["PROTO", "STATE", ">RECV-Q", ">SEND-Q", "LOCAL", "REMOTE", ">NETNS", "PROCESSES", "NOTES"];
+    if extended {
+        titles.extend([">UID", ">INODE", "COOKIE", "CGROUP"]);
+    }
+    // An address without its port says little, nor does the beginning of a path.
+    let mut table =
+        Table::new(&titles).ending(&["LOCAL", "REMOTE"], ADDRESS_WIDTH).spare(&["RECV-Q", "SEND-Q", "NETNS"]);
     for socket in sockets {
         let holders: Vec<String> = socket
             .processes
@@ -53,8 +53,9 @@ pub(super) fn table(sockets: &[Socket], processes: &[Process]) -> Table {
             .map(|pid| names.get(pid).map_or_else(|| pid.to_string(), |name| format!("{name}({pid})")))
             .collect();
         let (local, remote) = ends(socket);
-        table.row([
-            Cell::new(protocol(socket)),
+        let hides = if socket.views_missing.is_empty() { Paint::Plain } else { Paint::Red };
+        let mut row = vec![
+            Cell::new(protocol(socket)).paint(hides),
             Cell::known(socket.state.as_ref().map(words::serde_name)),
             Cell::some(socket.receive_queue),
             Cell::some(socket.send_queue),
@@ -63,7 +64,16 @@ pub(super) fn table(sockets: &[Socket], processes: &[Process]) -> Table {
             Cell::known(socket.net_namespace),
             if holders.is_empty() { Cell::new("-") } else { Cell::new(holders.join(",")) },
             notes(socket),
-        ]);
+        ];
+        if extended {
+            row.extend([
+                Cell::known(socket.uid),
+                Cell::some(socket.inode),
+                Cell::some(socket.cookie.map(|cookie| format!("{cookie:x}"))),
+                Cell::some(socket.cgroup.as_ref()),
+            ]);
+        }
+        table.row(row);
     }
     table
 }

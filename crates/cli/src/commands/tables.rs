@@ -65,7 +65,7 @@ pub(crate) fn snapshot(args: &TargetArg, out: &mut Output) -> anyhow::Result<Out
         summary(&snapshot, out)?;
         let tables = [
             ps::usual_table(&snapshot.processes),
-            sockets::table(&snapshot.sockets, &snapshot.processes),
+            sockets::table(&snapshot.sockets, &snapshot.processes, false),
             module_table(&snapshot.modules),
             ebpf_table(snapshot.ebpf_programs.as_deref().unwrap_or_default()),
             problem_table(&snapshot.problems),
@@ -225,7 +225,7 @@ fn views(program: &EbpfProgram) -> String {
 }
 
 /// `cgroup:/system.slice/web.service(cgroup_device)`.
-fn place(place: &EbpfAttachment) -> String {
+pub(super) fn place(place: &EbpfAttachment) -> String {
     let target = place.target.as_deref().unwrap_or("?");
     let way = place.attach_type.as_ref().map(|way| format!("({way})")).unwrap_or_default();
     format!("{}:{target}{way}", place.kind)

@@ -1,8 +1,8 @@
 //! Facts as the words and numbers that tables show.
 
 use facts::{
-    ExeState, Family, Hypervisor, ModuleState, Process, ProcessState, ProfileOrigin, ProfileSource, Severity,
-    Socket, Verdict, Vm, VmState,
+    ExeState, Hypervisor, ModuleState, Process, ProcessState, ProfileOrigin, ProfileSource, Severity,
+    Verdict, Vm, VmState,
 };
 use std::net::IpAddr;
 
@@ -120,19 +120,6 @@ pub(crate) fn verdict(verdict: Verdict) -> Cell {
         Verdict::Drifted => Cell::new("drifted").paint(Paint::Red),
         Verdict::Uncertified => Cell::new("uncertified").paint(Paint::Yellow),
         Verdict::Unreadable => Cell::new("unreadable").paint(Paint::Red),
-    }
-}
-
-/// `tcp`, `tcp6`, `unix/stream`, `netlink/route`, `packet/raw`, …
-pub(crate) fn protocol(socket: &Socket) -> String {
-    let protocol = socket.protocol.as_deref();
-    let family = || serde_name(&socket.family);
-    match socket.family {
-        Family::Inet => protocol.unwrap_or("inet").to_owned(),
-        Family::Inet6 => format!("{}6", protocol.unwrap_or("inet")),
-        Family::Other => format!("family-{}", socket.protocol_family),
-        Family::Unix => format!("unix/{}", socket.kind.as_deref().unwrap_or("?")),
-        _ => protocol.map_or_else(family, |protocol| format!("{}/{protocol}", family())),
     }
 }
 

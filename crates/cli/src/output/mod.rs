@@ -62,7 +62,7 @@ impl Output {
     pub(crate) fn line(&mut self, cells: &[Cell]) -> anyhow::Result<()> {
         let mut line = String::new();
         for cell in cells {
-            cell.write(usize::MAX, self.surface.colour, &mut line);
+            cell.write(usize::MAX, table::Keep::Beginning, self.surface.colour, &mut line);
         }
         writeln!(self.out, "{}", line.trim_end()).context(FAILED)
     }

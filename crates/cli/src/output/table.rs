@@ -2,7 +2,10 @@
 //!
 //! Own code because a guest fills these cells. A cell is sanitised when it is made. The last column is never padded and
 //! no column is padded beyond [`PADDED_MAX`], so that one process with a megabyte of arguments costs a megabyte of output
-//! and not a megabyte per row. Must never wrap (rows are lines: `grep` and `head` work on them) and never drop a column.
+//! and not a megabyte per row. Must never wrap (rows are lines: `grep` and `head` work on them), never leave out anything
+//! in a pipe, and never cut a number: half a number is another number.
+//!
+//! A terminal that is too narrow gets shorter text, then fewer columns, which a `…` at the end of the header tells.
 
 use super::sanitize::sanitize;
 use std::fmt::Write;
@@ -12,8 +15,14 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 const GAP: &str = "  ";
 /// Cells wider than this are not what other rows are aligned with.
 const PADDED_MAX: usize = 64;
-/// A terminal column is not made narrower than this.
+/// Text of a terminal's column is not cut below this while there are columns that can be left out instead.
+const COMFORTABLE: usize = 8;
+/// Text is not cut below this while columns on the right can be left out instead.
 const NARROWEST: usize = 6;
+/// The same of the title over a column of numbers.
+const TITLE: usize = 4;
+/// What ends a header that lacks columns.
+const LACKS: &str = " …";
 
 /// How a cell stands out on a terminal with colours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,26 +78,24 @@ impl Cell {
     }
 
     fn width(&self) -> usize {
-        self.text.width()
+        width(&self.text)
     }
 
-    /// Appends the text, `…` at its end when it had to be cut to `limit`. Gives the columns it takes.
-    pub(super) fn write(&self, limit: usize, colour: bool, line: &mut String) -> usize {
-        let (text, width) = cut(&self.text, limit);
-        let cut_off = text.len() < self.text.len();
-        match self.paint.code().filter(|_| colour) {
-            Some(code) => {
-                // Writing to a String cannot fail.
-                let _ = write!(line, "\x1b[{code}m{text}{}\x1b[0m", if cut_off { "…" } else { "" });
-            }
-            None => {
-                line.push_str(text);
-                if cut_off {
-                    line.push('…');
-                }
-            }
-        }
-        if cut_off { width.saturating_add(1) } else { width }
+    /// Appends the text. Where it had to be cut to `limit`, `…` stands for its end, or for its beginning. Gives the columns it takes.
+    pub(super) fn write(&self, limit: usize, keep: Keep, colour: bool, line: &mut String) -> usize {
+        let (text, width) = cut(&self.text, limit, keep);
+        let is_cut = text.len() < self.text.len();
+        let (before, after) = match keep {
+            Keep::Beginning if is_cut => ("", "…"),
+            Keep::End if is_cut => ("…", ""),
+            _ => ("", ""),
+        };
+        // Writing to a String cannot fail.
+        let _ = match self.paint.code().filter(|_| colour) {
+            Some(code) => write!(line, "\x1b[{code}m{before}{text}{after}\x1b[0m"),
+            None => write!(line, "{before}{text}{after}"),
+        };
+        if is_cut { width.saturating_add(1) } else { width }
     }
 }
 
@@ -98,22 +105,54 @@ impl<T: AsRef<str>> From<T> for Cell {
     }
 }
 
-/// The longest beginning that fits, room for `…` included when something is left out, and its width.
-fn cut(text: &str, limit: usize) -> (&str, usize) {
-    let whole = text.width();
+/// Columns of a terminal that a text takes: those of its characters, since terminals differ in what they join.
+fn width(text: &str) -> usize {
+    text.chars().map(|c| c.width().unwrap_or(0)).fold(0, usize::saturating_add)
+}
+
+/// The longest beginning or end that fits, room for `…` included when something is left out, and its width.
+fn cut(text: &str, limit: usize, keep: Keep) -> (&str, usize) {
+    let whole = width(text);
     if whole <= limit {
         return (text, whole);
     }
     let room = limit.saturating_sub(1);
-    let mut width = 0_usize;
-    for (at, c) in text.char_indices() {
-        let next = width.saturating_add(c.width().unwrap_or(0));
-        if next > room {
-            return (text.get(..at).unwrap_or_default(), width);
+    let mut taken = 0_usize;
+    match keep {
+        Keep::Beginning => {
+            for (at, c) in text.char_indices() {
+                let next = taken.saturating_add(c.width().unwrap_or(0));
+                if next > room {
+                    return (text.get(..at).unwrap_or_default(), taken);
+                }
+                taken = next;
+            }
         }
-        width = next;
+        Keep::End => {
+            let mut from = text.len();
+            for (at, c) in text.char_indices().rev() {
+                let width = c.width().unwrap_or(0);
+                let next = taken.saturating_add(width);
+                if next > room {
+                    break;
+                }
+                taken = next;
+                // A mark without the character that it stands on would stand on something else.
+                if width > 0 {
+                    from = at;
+                }
+            }
+            return (text.get(from..).unwrap_or_default(), taken);
+        }
     }
-    (text, width)
+    (text, taken)
+}
+
+/// What is kept of a text that must be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    Beginning,
+    End,
 }
 
 /// On which side of a column its text is.
@@ -132,21 +171,46 @@ pub(crate) struct Surface {
     pub(crate) colour: bool,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Column {
+    title: &'static str,
+    align: Align,
+    keep: Keep,
+    comfortable: usize,
+}
+
 /// A table with a header.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
-    columns: Vec<(&'static str, Align)>,
+    columns: Vec<Column>,
+    /// Titles of columns that a narrow terminal can do without, the most dispensable first.
+    spare: &'static [&'static str],
     rows: Vec<Vec<Cell>>,
 }
 
 impl Table {
-    /// A `>` before a title sets the column to the right.
+    /// A `>` before a title makes it a column of numbers: set to the right, and never cut.
     pub(crate) fn new(titles: &[&'static str]) -> Self {
-        let columns = titles
-            .iter()
-            .map(|title| title.strip_prefix('>').map_or((*title, Align::Left), |title| (title, Align::Right)))
-            .collect();
-        Self { columns, rows: Vec::new() }
+        let column = |title: &&'static str| {
+            let (title, align) =
+                title.strip_prefix('>').map_or((*title, Align::Left), |title| (title, Align::Right));
+            Column { title, align, keep: Keep::Beginning, comfortable: COMFORTABLE }
+        };
+        Self { columns: titles.iter().map(column).collect(), spare: &[], rows: Vec::new() }
+    }
+
+    /// Columns of which the end says more than the beginning, as of paths, and what they need to say it.
+    pub(crate) fn ending(mut self, titles: &[&str], comfortable: usize) -> Self {
+        for column in self.columns.iter_mut().filter(|column| titles.contains(&column.title)) {
+            *column = Column { keep: Keep::End, comfortable, ..*column };
+        }
+        self
+    }
+
+    /// Columns that a terminal can do without where others would be cut too short, the most dispensable first.
+    pub(crate) fn spare(mut self, titles: &'static [&'static str]) -> Self {
+        self.spare = titles;
+        self
     }
 
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
@@ -160,26 +224,32 @@ impl Table {
     /// One string per line, without newlines.
     pub(crate) fn lines(&self, surface: Surface) -> impl Iterator<Item = String> {
         let header: Vec<Cell> =
-            self.columns.iter().map(|(title, _)| Cell::new(title).paint(Paint::Bold)).collect();
-        let widths = self.widths(surface.width);
-        let first = self.line(&header, &widths, surface);
+            self.columns.iter().map(|column| Cell::new(column.title).paint(Paint::Bold)).collect();
+        let widths = match surface.width {
+            // Nobody reads what is narrower still.
+            Some(terminal) => self.fitted(terminal.max(NARROWEST)),
+            None => self.natural(PADDED_MAX, false).into_iter().map(Some).collect(),
+        };
+        let mut first = self.line(&header, &widths, surface);
+        if widths.contains(&None) {
+            first.push_str(LACKS);
+        }
         let rest = self.rows.iter().map(move |row| self.line(row, &widths, surface));
         std::iter::once(first).chain(rest)
     }
 
-    fn line(&self, cells: &[Cell], widths: &[usize], surface: Surface) -> String {
+    fn line(&self, cells: &[Cell], widths: &[Option<usize>], surface: Surface) -> String {
         let mut line = String::new();
-        let last = widths.len().saturating_sub(1);
-        for (index, (cell, width)) in cells.iter().zip(widths).enumerate() {
-            let align = self.columns.get(index).map_or(Align::Left, |(_, align)| *align);
-            let limit = if surface.width.is_some() { *width } else { usize::MAX };
-            let padding = " ".repeat(width.saturating_sub(cell.width()));
-            if align == Align::Right {
-                line.push_str(&padding);
+        let last = widths.iter().rposition(Option::is_some).unwrap_or(0);
+        for (index, ((cell, width), column)) in cells.iter().zip(widths).zip(&self.columns).enumerate() {
+            let Some(width) = *width else { continue };
+            let limit = if surface.width.is_some() { width } else { usize::MAX };
+            if column.align == Align::Right {
+                line.push_str(&" ".repeat(width.saturating_sub(cell.width())));
             }
-            let written = cell.write(limit, surface.colour, &mut line);
+            let written = cell.write(limit, column.keep, surface.colour, &mut line);
             if index < last {
-                if align == Align::Left {
+                if column.align == Align::Left {
                     line.push_str(&" ".repeat(width.saturating_sub(written)));
                 }
                 line.push_str(GAP);
@@ -188,32 +258,96 @@ impl Table {
         line
     }
 
-    /// Width of each column: what its widest cell needs, and on a terminal less for the widest ones until all fit.
-    fn widths(&self, terminal: Option<usize>) -> Vec<usize> {
+    /// What the widest cell of each column needs, or its title. Cells beyond `most` count as `most`, or not at all.
+    fn natural(&self, most: usize, all_count: bool) -> Vec<usize> {
         let last = self.columns.len().saturating_sub(1);
-        let most = terminal.unwrap_or(PADDED_MAX);
-        let mut widths: Vec<usize> = self
-            .columns
-            .iter()
-            .enumerate()
-            .map(|(index, (title, align))| {
-                let cells = self.rows.iter().filter_map(|row| row.get(index)).map(Cell::width);
-                let fitting = cells.filter(|width| *width <= PADDED_MAX || terminal.is_some());
-                let widest = fitting.max().unwrap_or(0).min(most).max(title.width());
-                // Unlimited, and nothing comes after it: no padding on its right, so its width only matters on its left.
-                if index == last && terminal.is_none() && *align == Align::Left { 0 } else { widest }
+        let columns = self.columns.iter().enumerate();
+        columns
+            .map(|(index, column)| {
+                let widest = self.widest_cell(index, most, all_count).max(column.title.width());
+                // Nothing comes after it: no padding on its right, so its width only matters on its left.
+                if index == last && !all_count && column.align == Align::Left { 0 } else { widest }
             })
+            .collect()
+    }
+
+    fn widest_cell(&self, index: usize, most: usize, all_count: bool) -> usize {
+        let cells = self.rows.iter().filter_map(|row| row.get(index)).map(Cell::width);
+        cells.filter(|width| *width <= most || all_count).max().unwrap_or(0).min(most)
+    }
+
+    /// The width of each column on a terminal, `None` for one that is left out.
+    fn fitted(&self, terminal: usize) -> Vec<Option<usize>> {
+        let natural = self.natural(terminal, true);
+        // Numbers are not cut, and their titles only a little.
+        let numbers: Vec<Option<usize>> = (0..self.columns.len())
+            .map(|index| self.columns.get(index).filter(|column| column.align == Align::Right).map(|_| index))
+            .map(|index| index.map(|index| self.widest_cell(index, terminal, true).max(TITLE)))
             .collect();
-        let Some(terminal) = terminal else { return widths };
-        let room = terminal.saturating_sub(GAP.len().saturating_mul(last));
-        while widths.iter().sum::<usize>() > room {
-            let widest = widths.iter_mut().max_by_key(|width| **width);
-            match widest.filter(|width| **width > NARROWEST) {
-                Some(width) => *width = width.saturating_sub(1),
-                None => break,
+        let floor = |index: usize, text: usize| numbers.get(index).copied().flatten().unwrap_or(text);
+        let comfortable = |index: usize| {
+            let text = self.columns.get(index).map_or(COMFORTABLE, |column| column.comfortable);
+            floor(index, text)
+        };
+        for left_out in 0..=self.spare.len() {
+            let dispensable = self.spare.get(..left_out).unwrap_or_default();
+            let mut widths: Vec<Option<usize>> = natural
+                .iter()
+                .zip(&self.columns)
+                .map(|(width, column)| (!dispensable.contains(&column.title)).then_some(*width))
+                .collect();
+            if narrow(&mut widths, terminal, comfortable) {
+                return widths;
+            }
+            if left_out == self.spare.len() {
+                // Nothing more can be left out in comfort.
+                if !narrow(&mut widths, terminal, |index| floor(index, NARROWEST)) {
+                    end_at(&mut widths, terminal);
+                }
+                return widths;
             }
         }
-        widths
+        natural.into_iter().map(Some).collect()
+    }
+}
+
+/// Takes from the widest columns until all fit. False: they do not, with each at its floor.
+fn narrow(widths: &mut [Option<usize>], terminal: usize, floor: impl Fn(usize) -> usize) -> bool {
+    loop {
+        let shown = widths.iter().flatten().count();
+        let gaps = GAP.len().saturating_mul(shown.saturating_sub(1));
+        let lacks = if shown < widths.len() { LACKS.width() } else { 0 };
+        let room = terminal.saturating_sub(gaps).saturating_sub(lacks);
+        if widths.iter().flatten().sum::<usize>() <= room {
+            return true;
+        }
+        let above = widths.iter_mut().enumerate().filter_map(|(index, width)| {
+            let width = width.as_mut()?;
+            (*width > floor(index)).then_some(width)
+        });
+        match above.max_by_key(|width| **width) {
+            Some(width) => *width = width.saturating_sub(1),
+            None => return false,
+        }
+    }
+}
+
+/// Leaves out what is beyond the end of the terminal. The first column stays.
+fn end_at(widths: &mut [Option<usize>], terminal: usize) {
+    let room = terminal.saturating_sub(LACKS.width());
+    let mut used = 0_usize;
+    for slot in widths.iter_mut() {
+        let Some(width) = *slot else { continue };
+        let before = if used == 0 { 0 } else { used.saturating_add(GAP.len()) };
+        if before.saturating_add(width) <= room {
+            used = before.saturating_add(width);
+        } else if used == 0 {
+            *slot = Some(room);
+            used = room;
+        } else {
+            *slot = None;
+            used = room;
+        }
     }
 }
 
@@ -249,6 +383,7 @@ mod tests {
         let lines: Vec<String> = sample().lines(Surface { width: Some(32), colour: false }).collect();
         assert!(lines.iter().all(|line| line.width() <= 32), "{lines:#?}");
         assert_eq!(lines[1], "  1  init         /sbin/init sp…");
+        assert_eq!(lines[0], "PID  NAME         ARGS");
     }
 
     #[test]
@@ -259,6 +394,56 @@ mod tests {
         let lines: Vec<String> = table.lines(PIPE).collect();
         assert_eq!(lines[1], "日本語日本語  1");
         assert_eq!(lines[2], "abc           2");
+    }
+
+    /// Rows as `sockets` has them.
+    fn wide() -> Table {
+        let mut table = Table::new(&["PROTO", ">SEND-Q", "LOCAL", ">NETNS", "NOTES"])
+            .ending(&["LOCAL"], 15)
+            .spare(&["SEND-Q", "NETNS"]);
+        for local in ["127.0.0.1:36235", "[::ffff:127.0.0.1]:36235"] {
+            table.row(["tcp6", "128", local, "4026531840", "not accepted yet"].map(Cell::new));
+        }
+        table
+    }
+
+    #[test]
+    fn a_narrow_terminal_keeps_ports_and_whole_numbers_and_says_that_columns_are_left_out() {
+        let at = |width| wide().lines(Surface { width: Some(width), colour: false }).collect::<Vec<_>>();
+        assert_eq!(
+            at(60),
+            [
+                "PROTO  SEND-Q  LOCAL                  NETNS  NOTES",
+                "tcp6      128  127.0.0.1:36235   4026531840  not accepted y…",
+                "tcp6      128  …27.0.0.1]:36235  4026531840  not accepted y…",
+            ]
+        );
+        assert_eq!(
+            at(50),
+            [
+                "PROTO  SEN…  LOCAL                 NETNS  NOTES",
+                "tcp6    128  127.0.0.1:36235  4026531840  not acc…",
+                "tcp6    128  …7.0.0.1]:36235  4026531840  not acc…",
+            ]
+        );
+        assert_eq!(
+            at(40),
+            [
+                "PROTO  LOCAL            NOTES …",
+                "tcp6   127.0.0.1:36235  not accepted …",
+                "tcp6   …7.0.0.1]:36235  not accepted …",
+            ]
+        );
+        assert_eq!(at(20), ["PROTO  LOCAL …", "tcp6   …36235", "tcp6   …36235"]);
+    }
+
+    #[test]
+    fn what_is_cut_at_its_beginning_never_begins_with_a_mark_of_another_character() {
+        assert_eq!(cut("abce\u{301}fg", 4, Keep::End), ("e\u{301}fg", 3));
+        assert_eq!(cut("abce\u{301}fg", 3, Keep::End), ("fg", 2));
+        assert_eq!(cut("日本語", 4, Keep::End), ("語", 2));
+        assert_eq!(cut("日本語", 4, Keep::Beginning), ("日", 2));
+        assert_eq!(cut("日本語", 0, Keep::End), ("", 0));
     }
 
     #[test]
@@ -284,9 +469,9 @@ mod tests {
         #[test]
         fn every_line_fits_a_terminal_that_is_not_too_narrow(
             rows in prop::collection::vec(prop::array::uniform3(any::<String>()), 0..8),
-            width in 24_usize..200,
+            width in 6_usize..200,
         ) {
-            let mut table = Table::new(&["A", ">B", "C"]);
+            let mut table = Table::new(&["A", ">B", "C"]).ending(&["C"], 10).spare(&["A"]);
             for row in rows {
                 table.row(row.map(Cell::new));
             }
