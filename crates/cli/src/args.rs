@@ -128,7 +128,7 @@ pub(crate) struct PsArgs {
     #[arg(long = "uid", value_name = "N")]
     pub(crate) uids: Vec<u32>,
     /// Only processes in this container: the id or its beginning, or a name; * for all that are in one.
-    #[arg(long = "container", value_name = "ID")]
+    #[arg(long = "container", value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) containers: Vec<String>,
     /// Only processes in this namespace of any kind, by its inode number (`ls -l /proc/PID/ns`).
     #[arg(long = "namespace", value_name = "INODE")]

@@ -91,11 +91,16 @@ fn the_options_of_the_contract_are_there() {
 
 #[test]
 fn a_wrong_command_line_is_one_line_and_status_2() {
-    let wrong: [(&[&str], &str); 6] = [
+    let wrong: [(&[&str], &str); 10] = [
         (&[], "No command"),
         (&["frobnicate"], "frobnicate"),
         (&["ps"], "<TARGET>"),
         (&["ps", "pid:none"], "process id"),
+        // As from a variable that is not set: nothing is in a container without a name.
+        (&["ps", "web", "--container", ""], "--container"),
+        (&["ps", "web", "--pid", "x"], "--pid"),
+        (&["sockets", "web", "state", "up"], "no state `up`"),
+        (&["sockets", "web", "(", "sport", "=", ":22"], "not closed"),
         (&["certify", "web", "--service", "web"], "--output <FILE>"),
         (&["certify", "web", "--service", "w", "--key", "k", "-o", "f", "--valid-for", "soon"], "365d"),
     ];

@@ -1,7 +1,7 @@
 //! Tests of the command `birthmark` from outside: arguments in, output and exit status out.
 //!
 //! A new test goes into the file of its subject; what needs a running VM goes into `guest.rs`,
-//! `ps` and `watch` on one into `processes.rs`.
+//! `ps` and `watch` on one into `processes.rs`, what terminals and pipes get into `terminal.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod calm;
@@ -22,6 +22,7 @@ mod run;
 mod shown;
 mod signed;
 mod signing;
+mod terminal;
 mod trust;
 mod volatility;
 mod writing;

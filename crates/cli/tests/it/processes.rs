@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Stdio};
-use testkit::{Guest, GuestSpec, Kernel, Need, SocketSpec, Spawn};
+use testkit::{Guest, GuestSpec, Kernel, Need, ProgramSpec, SocketSpec, Spawn};
 
 fn guest() -> Option<Guest> {
     testkit::require(&[Need::Guest(Kernel::V6_1), Need::Root])
@@ -139,7 +139,7 @@ impl Watching {
 
 #[test]
 fn watch_tells_what_appears_what_goes_and_what_was_never_seen() {
-    let Some(guest) = guest() else { return };
+    let Some(mut guest) = guest() else { return };
     let vm = format!("pid:{}", guest.pid());
     let mut watching = Watching::start(&vm);
 
@@ -157,6 +157,13 @@ fn watch_tells_what_appears_what_goes_and_what_was_never_seen() {
     watching.until(|event| is(event, "process", "went") && event["process"]["pid"] == rogue.pid);
     watching.until(|event| is(event, "listener", "went") && event["listener"]["local_port"] == 4444);
 
+    let program = ProgramSpec::CgroupLink { cgroup: "/filtered".into() };
+    let filter = guest.spawn(Spawn { programs: vec![program], ..Spawn::default() }).unwrap();
+    let event = watching.until(|event| is(event, "program", "appeared"));
+    assert_eq!(event["program"]["attached_to"][0]["target"], "/filtered");
+    guest.kill(filter.pid).unwrap();
+    watching.until(|event| is(event, "program", "went"));
+
     // Processes that live for a moment are counted, however few of them are seen.
     guest.fork_storm(2, 120).unwrap();
     let event = watching.until(|event| event["event"] == "unseen" && event["unseen"].as_u64() > Some(0));
@@ -168,8 +175,18 @@ fn watch_tells_what_appears_what_goes_and_what_was_never_seen() {
     let ended = watching.child.wait_with_output().unwrap();
     assert_eq!((ended.status.code(), ended.stderr.as_slice()), (Some(0), [].as_slice()));
 
-    // So does the end of the VM.
+    // A guest that boots again is watched on, and its processes did not go one by one.
     let mut watching = Watching::start(&vm);
+    guest.reset().unwrap();
+    let again = watching.until(|event| {
+        assert!(event["event"] != "process" || event["process"]["pid"] != 1, "{event}");
+        event["event"] == "rebooted"
+    });
+    assert!(again["processes"].as_u64().is_some(), "{again}");
+    let rogue = guest.spawn(Spawn { exe: "/tmp/again".into(), ..Spawn::default() }).unwrap();
+    watching.until(|event| is(event, "process", "appeared") && event["process"]["pid"] == rogue.pid);
+
+    // The end of the VM ends it.
     drop(guest);
     watching.until(|event| event["event"] == "ended");
     assert_eq!(watching.next(), None);
