@@ -503,11 +503,16 @@ pub enum SocketSpec {
         /// Where.
         address: SocketAddr,
     },
+    /// SCTP listener, and both ends of two connections to it (module `sctp`): from one port at two addresses, so that the kernel has
+    /// two transports of one key.
+    SctpPairs,
     /// Vsock listener on any address (module `vsock_loopback`).
     VsockListen {
         /// Port.
         port: u32,
     },
+    /// Vsock listener, both ends of one connection to it, and one that is bound to nothing (module `vsock_loopback`).
+    VsockPair,
     /// XDP socket, bound to nothing.
     Xdp,
     /// Socket of the kernel's crypto interface (module `af_alg`).

@@ -200,7 +200,7 @@ pub enum Table {
     Icmp,
     /// `icmp6`
     Icmp6,
-    /// `sctp/eps`
+    /// `sctp/eps` and `sctp/assocs`
     Sctp,
     /// No file; from `sock_diag`.
     Mptcp,

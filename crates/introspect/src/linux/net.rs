@@ -1,18 +1,18 @@
 //! Sockets of all families and network namespaces, from independent views.
 //!
 //! *file_table*: what descriptors, rings and messages lead to, which also says who owns a socket. *hash_table*: where the
-//! protocols keep their sockets to find them for incoming packets. (UDP has a second one, *address_table*.) Each knows
+//! protocols keep their sockets to find them for incoming packets. (UDP and SCTP have a second one, *address_table*.) Each knows
 //! sockets that the other cannot: one without a process (time-wait, a request, a closing connection, the kernel's own) and
 //! one that is not bound to anything. What one of them must have and has not, also after a second look at everything, is in
 //! [`Socket::views_missing`]. On request there is *slab* too, the memory that sockets are allocated from.
 
 use super::holder::{self, Holders, Holding};
 use super::layout::Resolver;
-use super::sock::{Claim, Group};
+use super::sock::{Claim, Group, Sock};
 use super::task::Seen;
 use super::{
-    cgroup, device, filter, inet, io_uring, list, namespace, netlink, packet, raw, rhashtable, scm, sock,
-    sock_scan, tcp, udp, unix, vsock, xdp,
+    cgroup, device, filter, inet, io_uring, list, mptcp, namespace, netlink, packet, raw, rhashtable, scm,
+    sctp, sock, sock_scan, tcp, udp, unix, vsock, xdp,
 };
 use crate::apart::apart;
 use crate::session::{Session, member};
@@ -45,6 +45,8 @@ pub(crate) struct Layout {
     pub(super) packet: packet::Layout,
     pub(super) xdp: xdp::Layout,
     pub(super) vsock: Option<vsock::Layout>,
+    pub(super) sctp: Option<sctp::Layout>,
+    pub(super) mptcp: Option<mptcp::Layout>,
     pub(super) filter: filter::Layout,
     pub(super) device: device::Layout,
     pub(super) holder: holder::Layout,
@@ -68,7 +70,9 @@ impl Layout {
             rhashtable: rhashtable::Layout::resolve(resolver),
             packet: packet::Layout::resolve(resolver),
             xdp: xdp::Layout::resolve(resolver),
-            vsock: vsock::Layout::of(resolver.profile()),
+            vsock: vsock::Layout::built_in(resolver.profile()),
+            sctp: sctp::Layout::built_in(resolver.profile()),
+            mptcp: mptcp::Layout::resolve(resolver),
             filter: filter::Layout::resolve(resolver),
             device: device::Layout::resolve(resolver),
             holder: holder::Layout::resolve(resolver),
@@ -89,6 +93,9 @@ enum Table {
     Netlink,
     Packet,
     Xdp,
+    Vsock,
+    Sctp,
+    Mptcp,
 }
 
 /// The sockets of all tables.
@@ -96,38 +103,46 @@ enum Table {
 struct Hashed {
     socks: BTreeSet<Gva>,
     unix: Vec<Gva>,
-    /// The second table of UDP; `None` when it was not read from end to end, or is not known.
-    addressed: Option<BTreeSet<Gva>>,
+    /// Those of the second tables of UDP and SCTP.
+    addressed: BTreeSet<Gva>,
     /// Tables that are known and were read from end to end: a socket that is not in one of these is not there.
     whole: Vec<Table>,
+    /// The same of second tables.
+    whole_addressed: Vec<Table>,
 }
 
 impl Hashed {
     fn read(session: &Session<'_>, namespaces: &[Gva]) -> Result<Self, ReadError> {
         let mut hashed = Self::default();
-        hashed.add(session, Table::Tcp, || tcp::socks(session, namespaces))?;
-        hashed.add(session, Table::Udp, || udp::socks(session, namespaces, udp::Index::Port))?;
-        hashed.add(session, Table::Raw, || raw::socks(session))?;
-        hashed.add(session, Table::Ping, || raw::ping_socks(session))?;
-        hashed.add(session, Table::Unix, || unix::socks(session, namespaces))?;
-        hashed.add(session, Table::Netlink, || netlink::socks(session))?;
-        hashed.add(session, Table::Packet, || packet::socks(session, namespaces))?;
-        hashed.add(session, Table::Xdp, || xdp::socks(session, namespaces))?;
-        let problems = session.problems_met();
-        let addressed = udp::socks(session, namespaces, udp::Index::Address)?;
-        hashed.addressed =
-            addressed.filter(|_| session.problems_met() == problems).map(|socks| socks.into_iter().collect());
+        hashed.add(session, Table::Tcp, |_| tcp::socks(session, namespaces))?;
+        // Before there are others than TCP's.
+        hashed.add(session, Table::Mptcp, |tcp| mptcp::socks(session, tcp))?;
+        hashed.add(session, Table::Udp, |_| udp::socks(session, namespaces, udp::Index::Port))?;
+        hashed.add(session, Table::Raw, |_| raw::socks(session))?;
+        hashed.add(session, Table::Ping, |_| raw::ping_socks(session))?;
+        hashed.add(session, Table::Unix, |_| unix::socks(session, namespaces))?;
+        hashed.add(session, Table::Netlink, |_| netlink::socks(session))?;
+        hashed.add(session, Table::Packet, |_| packet::socks(session, namespaces))?;
+        hashed.add(session, Table::Xdp, |_| xdp::socks(session, namespaces))?;
+        hashed.add(session, Table::Vsock, |_| vsock::socks(session))?;
+        hashed.add(session, Table::Sctp, |_| sctp::socks(session))?;
+        hashed.add_second(session, Table::Udp, || udp::socks(session, namespaces, udp::Index::Address))?;
+        hashed.add_second(session, Table::Sctp, || sctp::addressed(session))?;
+        if !hashed.whole.contains(&Table::Tcp) {
+            hashed.whole.retain(|table| *table != Table::Mptcp);
+        }
         Ok(hashed)
     }
 
+    /// Adds what is in a table. `read` is given what was in those before.
     fn add(
         &mut self,
         session: &Session<'_>,
         table: Table,
-        read: impl FnOnce() -> Result<Option<Vec<Gva>>, ReadError>,
+        read: impl FnOnce(&BTreeSet<Gva>) -> Result<Option<Vec<Gva>>, ReadError>,
     ) -> Result<(), ReadError> {
         let problems = session.problems_met();
-        let Some(socks) = read()? else { return Ok(()) };
+        let Some(socks) = read(&self.socks)? else { return Ok(()) };
         if session.problems_met() == problems {
             self.whole.push(table);
         }
@@ -137,10 +152,25 @@ impl Hashed {
         self.socks.extend(socks);
         Ok(())
     }
+
+    fn add_second(
+        &mut self,
+        session: &Session<'_>,
+        table: Table,
+        read: impl FnOnce() -> Result<Option<Vec<Gva>>, ReadError>,
+    ) -> Result<(), ReadError> {
+        let problems = session.problems_met();
+        let Some(socks) = read()? else { return Ok(()) };
+        if session.problems_met() == problems {
+            self.whole_addressed.push(table);
+        }
+        self.addressed.extend(socks);
+        Ok(())
+    }
 }
 
 /// The table that a socket of this kind and state must be in. `None`: it need not be in any that is known here.
-fn table_of(socket: &Socket) -> Option<Table> {
+fn table_of(socket: &Socket, must_be_found: bool) -> Option<Table> {
     let bound = socket.local_port.is_some_and(|port| port != 0);
     match (socket.family, socket.kind.as_deref()?, socket.protocol.as_deref()) {
         (Family::Inet | Family::Inet6, "raw", _) => Some(Table::Raw),
@@ -149,6 +179,9 @@ fn table_of(socket: &Socket) -> Option<Table> {
         }
         (Family::Inet | Family::Inet6, "dgram", Some("udp" | "udplite")) => bound.then_some(Table::Udp),
         (Family::Inet | Family::Inet6, "dgram", Some("icmp" | "icmpv6")) => bound.then_some(Table::Ping),
+        (Family::Inet | Family::Inet6, _, Some("sctp")) => bound.then_some(Table::Sctp),
+        (Family::Inet | Family::Inet6, _, Some("mptcp")) => must_be_found.then_some(Table::Mptcp),
+        (Family::Vsock, ..) => must_be_found.then_some(Table::Vsock),
         (Family::Unix, ..) => Some(Table::Unix),
         (Family::Netlink, ..) => (socket.netlink.as_ref()?.port != 0).then_some(Table::Netlink),
         (Family::Packet, ..) => Some(Table::Packet),
@@ -175,13 +208,15 @@ impl Views {
     }
 
     fn all(&self) -> BTreeSet<Gva> {
-        let addressed = self.hashed.addressed.iter().flatten();
-        self.hashed.socks.iter().chain(self.holders.of_sock.keys()).chain(addressed).copied().collect()
+        let Hashed { socks, addressed, .. } = &self.hashed;
+        socks.iter().chain(self.holders.of_sock.keys()).chain(addressed).copied().collect()
     }
 
     /// Fills in what the views say about a socket that was read: who holds it, and which views it is and should be in. `false`:
     /// the views are of another socket, which was in the same memory before.
-    fn place(&self, sk: Gva, claim: Claim, socket: &mut Socket) -> bool {
+    fn place(&self, sk: Gva, read: &mut Sock) -> bool {
+        let Sock { facts: socket, claim, must_be_found, .. } = read;
+        let claim = *claim;
         let own = self.holders.of_sock.get(&sk);
         let another = own.is_some_and(|held| held.socket.inode != socket.inode);
         let by_its_file =
@@ -208,20 +243,20 @@ impl Views {
         let names = |views: [(bool, &str); 3]| {
             views.into_iter().filter(|(seen, _)| *seen).map(|(_, view)| view.to_owned()).collect()
         };
-        let addressed = self.hashed.addressed.as_ref().map(|socks| socks.contains(&sk));
-        socket.views = names([
-            (held.is_some(), FILE_TABLE),
-            (in_hash, HASH_TABLE),
-            (addressed == Some(true), ADDRESS_TABLE),
-        ]);
-        let table = table_of(socket);
+        let addressed = self.hashed.addressed.contains(&sk);
+        socket.views =
+            names([(held.is_some(), FILE_TABLE), (in_hash, HASH_TABLE), (addressed, ADDRESS_TABLE)]);
+        let table = table_of(socket, *must_be_found);
         // A socket that is on its way out is in some of its protocol's tables; one that is held, or in any of them, in all.
         let alive = matches!(claim, Claim::Held | Claim::Mapped | Claim::Kernel);
         let must = table.is_some_and(|table| self.hashed.whole.contains(&table));
+        let must_second = table.is_some_and(|table| self.hashed.whole_addressed.contains(&table))
+            // An association is not always there; who listens is.
+            && (table != Some(Table::Sctp) || socket.state == Some(SocketState::Listen));
         socket.views_missing = names([
             (socket.ownership == Some(Ownership::Nobody), FILE_TABLE),
             (!in_hash && alive && must, HASH_TABLE),
-            (addressed == Some(false) && alive && table == Some(Table::Udp), ADDRESS_TABLE),
+            (!addressed && alive && must_second, ADDRESS_TABLE),
         ]);
         if socket.family == Family::Unix
             && let Some(queue) = self.holders.queues.get(&sk)
@@ -399,7 +434,7 @@ impl<'s, 'a> Walk<'s, 'a> {
         if let Some(peer) = read.peer {
             self.peers.insert(sk, peer);
         }
-        if !views.place(sk, read.claim, &mut read.facts) {
+        if !views.place(sk, &mut read) {
             self.mixed.insert(sk);
         }
         if session.space.look().keeps_pages() {

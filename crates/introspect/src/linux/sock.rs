@@ -5,7 +5,7 @@
 
 use super::layout::Resolver;
 use super::object::{Object, span};
-use super::{file, filter, inet, netlink, packet, unix, vsock};
+use super::{file, filter, inet, mptcp, netlink, packet, unix, vsock};
 use crate::session::{Session, member};
 use facts::{Address, Family, ProblemKind, Shutdown, Socket, SocketState};
 use vmi_core::{Gva, ReadError};
@@ -25,6 +25,7 @@ const USER_DATA_PSOCK: u64 = 4;
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(super) node: u64,
+    pub(super) bind_node: u64,
     family: u64,
     state: u64,
     num: u64,
@@ -64,6 +65,7 @@ impl Layout {
         }
         let mut layout = Self {
             node,
+            bind_node: resolver.offset("sock_common", "skc_bind_node"),
             family: resolver.offset("sock_common", "skc_family"),
             state: resolver.offset("sock_common", "skc_state"),
             num: resolver.offset("sock_common", "skc_num"),
@@ -158,6 +160,8 @@ pub(crate) struct Sock {
     /// Unix: ``struct sock *`` of its peer.
     pub(crate) peer: Option<Gva>,
     pub(crate) claim: Claim,
+    /// Vsock and MPTCP: whether its protocol's tables must have it, which is not told by what else is known of it.
+    pub(super) must_be_found: bool,
     pub(super) identity: Identity,
 }
 
@@ -236,6 +240,16 @@ pub(super) fn size(session: &Session<'_>) -> u64 {
 /// ``skc_family`` of the ``struct sock *`` at `sk`.
 pub(super) fn family_of(session: &Session<'_>, sk: Gva) -> Result<u16, ReadError> {
     session.space.u16(member(sk, session.kernel.layouts().net.sock.family)?)
+}
+
+/// ``skc_state`` of the ``struct sock_common *`` at `sk`.
+pub(super) fn state_of(session: &Session<'_>, sk: Gva) -> Result<u8, ReadError> {
+    session.space.u8(member(sk, session.kernel.layouts().net.sock.state)?)
+}
+
+/// ``sk_protocol`` of the ``struct sock *`` at `sk`.
+pub(super) fn protocol_of(session: &Session<'_>, sk: Gva) -> Result<u16, ReadError> {
+    session.space.u16(member(sk, session.kernel.layouts().net.sock.protocol)?)
 }
 
 /// Reads the ``struct sock *`` at `sk`. `Ok(None)`: it was freed or reused, twice, while it was read.
@@ -346,6 +360,7 @@ fn mini(session: &Session<'_>, sk: Gva, object: &Object, common: &Common) -> Res
         interface: object.u32(layout.interface)?,
         peer: None,
         claim: if request { Claim::Request } else { Claim::TimeWait },
+        must_be_found: false,
         identity: Identity { common: *common, full: None },
     })
 }
@@ -368,6 +383,7 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
     };
     let mut interface = object.u32(layout.interface)?;
     let mut peer = None;
+    let mut must_be_found = false;
     match facts.family {
         Family::Inet | Family::Inet6 => {
             facts.protocol = Some(ip_protocol(protocol));
@@ -383,6 +399,9 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
                     format_args!("sock {sk}"),
                     format_args!("Its state is {}.", common.state),
                 );
+            }
+            if protocol == MPTCP && kind != SOCK_RAW {
+                must_be_found = mptcp::must_be_found(session, sk, common.state)?;
             }
         }
         Family::Unix => {
@@ -410,7 +429,7 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
                 TCP_LISTEN | TCP_ESTABLISHED => tcp_state(common.state),
                 _ => Some(SocketState::Unconnected),
             };
-            vsock::decode(session, sk, &mut facts)?;
+            must_be_found = vsock::decode(session, sk, (kind, common.state), &mut facts)?;
         }
         _ => facts.protocol = Some(protocol.to_string()),
     }
@@ -423,7 +442,7 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
     let file = facts.file.map(|file| Gva(file.0));
     let identity = Identity { common: *common, full: Some(FullIdentity { uid, socket, inode, file }) };
     let group = layout.group.map(|group| group.of(&object)).transpose()?.flatten();
-    Ok(Sock { facts, net: common.net, group, interface, peer, claim, identity })
+    Ok(Sock { facts, net: common.net, group, interface, peer, claim, must_be_found, identity })
 }
 
 /// How much waits in the queues of a sock, into `facts`. Those of unix socks are counted elsewhere ([`super::scm`]), and

@@ -27,18 +27,20 @@ struct Line {
     descriptors: Vec<(u32, u32)>,
 }
 
-/// Tables whose sockets are found by their holders only, because no table of them is known in the kernel image.
-const BY_HOLDER: [Table; 3] = [Table::Sctp, Table::Mptcp, Table::Vsock];
+/// Tables of modules, whose sockets are found by their holders only where modules have no types: before 5.11.
+const OF_MODULES: [Table; 2] = [Table::Sctp, Table::Vsock];
 
 pub fn sockets(truth: &Truth, snapshot: &Snapshot, found: &mut Vec<String>) {
     // Modules have types since 5.11; without them the addresses of vsock, which is one, are not known.
-    let vsock = !snapshot.kernel.release.starts_with("5.10.");
-    let mut guest: Vec<Line> = truth.sockets.iter().map(|socket| guest_line(socket, vsock)).collect();
+    let modules = !snapshot.kernel.release.starts_with("5.10.");
+    let mut guest: Vec<Line> = truth.sockets.iter().map(|socket| guest_line(socket, modules)).collect();
     let mut seen: Vec<Line> = Vec::new();
     for socket in &snapshot.sockets {
         let hashed = socket.views.iter().any(|view| view == "hash_table");
         match table(socket).filter(|table| truth.tables.contains(table)) {
-            Some(table) if hashed || BY_HOLDER.contains(&table) => seen.push(seen_line(table, socket, truth)),
+            Some(table) if hashed || !modules && OF_MODULES.contains(&table) => {
+                seen.push(seen_line(table, socket, truth))
+            }
             None if hashed && socket.family != Family::Xdp => {
                 found.push(format!("a socket that belongs in no table of /proc/net: {socket:?}"));
             }

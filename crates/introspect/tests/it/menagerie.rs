@@ -182,7 +182,9 @@ fn odd_sockets(opened: &Opened) -> Result<()> {
     let others = [
         ("mptcp", SocketSpec::MptcpPair { ip: v4 }),
         ("sctp.ko", SocketSpec::SctpListen { address: "127.0.0.1:9104".parse()? }),
+        ("sctp.ko", SocketSpec::SctpPairs),
         ("vsock_loopback.ko", SocketSpec::VsockListen { port: 1024 }),
+        ("vsock_loopback.ko", SocketSpec::VsockPair),
         ("af_alg.ko", SocketSpec::Alg),
     ];
     sockets.extend(others.into_iter().filter(|(file, _)| has(file)).map(|(_, spec)| spec));

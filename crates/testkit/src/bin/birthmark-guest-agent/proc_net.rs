@@ -11,7 +11,7 @@ use std::fs;
 use std::net::IpAddr;
 use testkit::truth::{Socket, Table};
 
-const TABLES: [(Table, &str); 14] = [
+const TABLES: [(Table, &str); 15] = [
     (Table::Tcp, "tcp"),
     (Table::Tcp6, "tcp6"),
     (Table::Udp, "udp"),
@@ -26,6 +26,7 @@ const TABLES: [(Table, &str); 14] = [
     (Table::Icmp, "icmp"),
     (Table::Icmp6, "icmp6"),
     (Table::Sctp, "sctp/eps"),
+    (Table::Sctp, "sctp/assocs"),
 ];
 
 /// ``TCP_LISTEN``, include/net/tcp_states.h.
@@ -153,8 +154,25 @@ pub(crate) fn tcp_state(code: u8, tcp: bool) -> Option<&'static str> {
 }
 
 /// `ENDPT SOCK STY SST HBKT LPORT UID INODE LADDRS`, net/sctp/proc.c
+/// or, of sockets that have associations, `ASSOC SOCK STY SST ST HBKT ASSOC-ID TX_QUEUE RX_QUEUE UID INODE LPORT RPORT LADDRS <-> RADDRS …`.
 fn sctp(socket: Socket, line: &str) -> Option<Socket> {
     let words: Vec<&str> = line.split_whitespace().collect();
+    if let Some(arrow) = words.iter().position(|word| *word == "<->") {
+        let code: u8 = words.get(3)?.parse().ok()?;
+        // The address that is used is marked.
+        let remote = words.get(arrow + 1)?.trim_start_matches('*').parse().ok()?;
+        return Some(Socket {
+            socket_type: u16::try_from(libc::SOCK_STREAM).ok(),
+            state_code: Some(code),
+            state: Some(tcp_state(code, true)?.to_owned()),
+            local_port: Some(words.get(11)?.parse().ok()?),
+            remote_port: Some(words.get(12)?.parse().ok()?),
+            remote_address: Some(remote),
+            uid: Some(words.get(9)?.parse().ok()?),
+            inode: inode(words.get(10)?)?,
+            ..socket
+        });
+    }
     let code: u8 = words.get(3)?.parse().ok()?;
     Some(Socket {
         socket_type: u16::try_from(libc::SOCK_STREAM).ok(),

@@ -237,6 +237,8 @@ impl Held {
                 listen(&socket, Backlog::new(7)?)?;
                 self.other(socket)
             }
+            SocketSpec::SctpPairs => self.sctp_pairs(),
+            SocketSpec::VsockPair => self.vsock_pair(),
             SocketSpec::Xdp => self.other(system::socket(libc::AF_XDP, libc::SOCK_RAW, 0)?),
             SocketSpec::Alg => self.other(system::socket(libc::AF_ALG, libc::SOCK_SEQPACKET, 0)?),
             other => Err(io::Error::other(format!("{other:?} is opened elsewhere"))),
@@ -277,6 +279,46 @@ impl Held {
         self.listener(listener)?;
         self.stream(client.into())?;
         self.stream(server)
+    }
+
+    fn sctp_pairs(&mut self) -> io::Result<()> {
+        let bound = |ip: Ipv4Addr, port: u16| -> io::Result<OwnedFd> {
+            let socket = system::socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP)?;
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip.into(), port)))?;
+            Ok(socket)
+        };
+        let port = |socket: &OwnedFd| -> io::Result<u16> {
+            let name: SockaddrStorage = getsockname(socket.as_raw_fd())?;
+            name.as_sockaddr_in().map(|name| name.port()).ok_or_else(|| io::Error::other("No IPv4 address"))
+        };
+        let listener = bound(Ipv4Addr::LOCALHOST, 0)?;
+        listen(&listener, Backlog::new(7)?)?;
+        let server = SockaddrStorage::from(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port(&listener)?));
+        let mut from = 0;
+        for ip in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)] {
+            let client = bound(ip, from)?;
+            from = port(&client)?;
+            connect(client.as_raw_fd(), &server)?;
+            let accepted = system::accept(&listener)?;
+            self.ip_other(client)?;
+            self.ip_other(accepted)?;
+        }
+        self.ip_other(listener)
+    }
+
+    fn vsock_pair(&mut self) -> io::Result<()> {
+        let open = || system::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0);
+        let listener = open()?;
+        bind(listener.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, libc::VMADDR_PORT_ANY))?;
+        listen(&listener, Backlog::new(7)?)?;
+        let name: VsockAddr = getsockname(listener.as_raw_fd())?;
+        let client = open()?;
+        connect(client.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_LOCAL, name.port()))?;
+        let accepted = system::accept(&listener)?;
+        for socket in [listener, client, accepted, open()?] {
+            self.other(socket)?;
+        }
+        Ok(())
     }
 
     /// A listener whose queue is full drops further handshakes, so the last client stays in the first step of its own.

@@ -26,6 +26,16 @@ pub(crate) fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_i
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// `accept(2)` for families that std does not know.
+pub(crate) fn accept(listener: &impl AsRawFd) -> io::Result<OwnedFd> {
+    // SAFETY: null stands for an address that nobody wants.
+    let fd = check(unsafe {
+        libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC)
+    })?;
+    // SAFETY: the descriptor was just made and is owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// `setsockopt(2)` with an int.
 pub(crate) fn set_option(
     socket: &impl AsRawFd,

@@ -1,0 +1,183 @@
+//! SCTP sockets. The types and tables are a module's in most kernels ([`super::module_layout`]): ``sctp_globals`` (include/net/sctp/structs.h)
+//! has three tables of all network namespaces.
+//!
+//! By port: every socket that is bound. What packets are looked up in: the endpoints of those that listen, and the transports of
+//! associations, each of which leads to a socket. `/proc/net/sctp` and `ss` go through the latter two. An association may be on its way
+//! in or out, so that it is not there says nothing.
+
+use super::list::{self, HashTable};
+use super::net::pointer;
+use super::{rhashtable, sock};
+use crate::session::{Session, member};
+use guest_profiles::{FieldKind, Profile};
+use std::collections::HashSet;
+use vmi_core::{Gva, ReadError};
+
+/// ``IPPROTO_SCTP``, include/uapi/linux/in.h: its place in ``inet_protos``.
+const IPPROTO_SCTP: u16 = 132;
+/// Most transports of one address and port.
+const DUPLICATES_MAX: usize = 1 << 16;
+
+/// Offsets in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    ports: Buckets,
+    endpoints: Buckets,
+    transports: u64,
+    bucket_node: u64,
+    owner: u64,
+    endpoint_node: u64,
+    endpoint_sock: u64,
+    transport_node: u64,
+    association: u64,
+    association_sock: u64,
+    duplicate: u64,
+    /// A module's own ``sctp_globals``, where it is in the running guest.
+    globals: Option<Gva>,
+}
+
+/// A table in ``sctp_globals``: its pointer and the number of its buckets; and of a bucket the size and where its chain begins.
+#[derive(Clone, Copy, Debug)]
+struct Buckets {
+    table: u64,
+    count: u64,
+    stride: u64,
+    head: u64,
+}
+
+impl Layout {
+    /// Of a kernel that has SCTP built in: ``sctp_globals`` is among the kernel's own symbols.
+    pub(crate) fn built_in(profile: &Profile) -> Option<Self> {
+        Self::of(profile).map(|layout| Self { globals: None, ..layout })
+    }
+
+    /// Of a module.
+    pub(super) fn of(profile: &Profile) -> Option<Self> {
+        let offset = |name, member| profile.field(name, member).ok().map(|field| field.offset);
+        let buckets = |table, count, bucket| {
+            let stride = match profile.field("sctp_globals", table).ok()?.kind {
+                FieldKind::Pointer { target_size, .. } => target_size?,
+                _ => return None,
+            };
+            Some(Buckets {
+                table: offset("sctp_globals", table)?,
+                count: offset("sctp_globals", count)?,
+                stride,
+                head: offset(bucket, "chain")?,
+            })
+        };
+        Some(Self {
+            ports: buckets("port_hashtable", "port_hashsize", "sctp_bind_hashbucket")?,
+            endpoints: buckets("ep_hashtable", "ep_hashsize", "sctp_hashbucket")?,
+            transports: offset("sctp_globals", "transport_hashtable")?,
+            bucket_node: offset("sctp_bind_bucket", "node")?,
+            owner: offset("sctp_bind_bucket", "owner")?,
+            // Of endpoints only since 6.2.
+            endpoint_node: offset("sctp_endpoint", "node")
+                .or_else(|| offset("sctp_endpoint", "base.node"))?,
+            endpoint_sock: offset("sctp_endpoint", "base.sk")?,
+            transport_node: offset("sctp_transport", "node")?,
+            association: offset("sctp_transport", "asoc")?,
+            association_sock: offset("sctp_association", "base.sk")?,
+            duplicate: offset("rhlist_head", "next")?,
+            globals: profile.optional_symbol("sctp_globals").map(Gva),
+        })
+    }
+}
+
+/// What the kernel or its module tells, and where ``sctp_globals`` is. `None`: nothing, or there is no SCTP now.
+fn layout(session: &Session<'_>) -> Result<Option<(Layout, Gva)>, ReadError> {
+    if let Some(layout) = session.kernel.layouts().net.sctp {
+        return Ok(session.kernel.symbol("sctp_globals").map(|globals| (layout, globals)));
+    }
+    let Some(protocols) = session.kernel.symbol("inet_protos") else { return Ok(None) };
+    let registered = session.space.pointer(member(protocols, u64::from(IPPROTO_SCTP) * 8)?)?;
+    if registered.is_null() {
+        return Ok(None);
+    }
+    let layout = session.kernel.modules().sctp(session, registered);
+    Ok(layout.and_then(|layout| Some((layout, layout.globals?))))
+}
+
+/// All SCTP socks that are bound. `None`: this kernel's tables are not known, or the module is not loaded.
+pub(crate) fn socks(session: &Session<'_>) -> Result<Option<Vec<Gva>>, ReadError> {
+    let Some((layout, globals)) = layout(session)? else { return Ok(None) };
+    let node_of_sock = session.kernel.layouts().net.sock.bind_node;
+    let mut socks = Vec::new();
+    for port in table(session, "SCTP port table", globals, layout.ports)? {
+        let Some(owner) =
+            port.checked_sub(layout.bucket_node).and_then(|port| port.checked_add(layout.owner))
+        else {
+            continue;
+        };
+        let nodes = list::hlist(session, "owners of an SCTP port", owner)?;
+        socks.extend(nodes.into_iter().filter_map(|node| node.checked_sub(node_of_sock)));
+    }
+    Ok(Some(socks))
+}
+
+/// All SCTP socks that packets find. `None`: this kernel's tables are not known, or the module is not loaded.
+pub(super) fn addressed(session: &Session<'_>) -> Result<Option<Vec<Gva>>, ReadError> {
+    let Some((layout, globals)) = layout(session)? else { return Ok(None) };
+    let mut socks = Vec::new();
+    for node in table(session, "SCTP endpoint table", globals, layout.endpoints)? {
+        let sk = node
+            .checked_sub(layout.endpoint_node)
+            .ok_or(ReadError::NotAnAddress { at: node, len: layout.endpoint_node })
+            .and_then(|endpoint| pointer(session, endpoint, layout.endpoint_sock));
+        socks.extend(session.known("sctp_endpoint", node, sk)?);
+    }
+    let transports = member(globals, layout.transports)
+        .and_then(|transports| rhashtable::nodes(session, "SCTP transport table", transports));
+    let first = session.known("SCTP transport table", globals, transports)?.unwrap_or_default();
+    for node in first {
+        for node in same_key(session, node, layout.duplicate)? {
+            let sk = node
+                .checked_sub(layout.transport_node)
+                .ok_or(ReadError::NotAnAddress { at: node, len: layout.transport_node })
+                .and_then(|transport| pointer(session, transport, layout.association))
+                .and_then(|association| pointer(session, association, layout.association_sock));
+            socks.extend(session.known("sctp_transport", node, sk)?);
+        }
+    }
+    socks.sort_unstable();
+    socks.dedup();
+    // What an endpoint or a transport was may be something else by the time that it is read.
+    let mut sctp = Vec::with_capacity(socks.len());
+    for sk in socks {
+        let protocol = sock::protocol_of(session, sk);
+        if session.known("sock", sk, protocol)? == Some(IPPROTO_SCTP) {
+            sctp.push(sk);
+        }
+    }
+    Ok(Some(sctp))
+}
+
+/// Nodes of all chains of a table in the ``sctp_globals`` at `globals`.
+fn table(session: &Session<'_>, what: &str, globals: Gva, buckets: Buckets) -> Result<Vec<Gva>, ReadError> {
+    let read = || {
+        let base = pointer(session, globals, buckets.table)?;
+        let count = session.space.u32(member(globals, buckets.count)?)?;
+        Ok(HashTable { base, count: u64::from(count), stride: buckets.stride, head: buckets.head })
+    };
+    match session.known(what, globals, read())? {
+        Some(table) => list::hash_table(session, what, table),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// The ``struct rhlist_head *`` at `node` and those of the same key, which are behind it and not in the table's own chain.
+fn same_key(session: &Session<'_>, node: Gva, next: u64) -> Result<Vec<Gva>, ReadError> {
+    let mut nodes = Vec::new();
+    let mut seen = HashSet::new();
+    let mut at = node;
+    // A node that is taken away meanwhile leads to where it led.
+    while !at.is_null() && nodes.len() < DUPLICATES_MAX && seen.insert(at) {
+        nodes.push(at);
+        match session.known("sctp_transport", at, pointer(session, at, next))? {
+            Some(behind) => at = behind,
+            None => break,
+        }
+    }
+    Ok(nodes)
+}
