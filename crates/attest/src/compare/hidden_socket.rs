@@ -7,7 +7,7 @@
 use super::draft::{Cause, Draft, Drafts, cause};
 use super::socket::family_text;
 use crate::text::{list, shown};
-use facts::{Snapshot, Socket, SocketState, rule};
+use facts::{Snapshot, Socket, SocketState, VsockAddress, rule};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
@@ -71,6 +71,12 @@ fn kind(socket: &Socket) -> String {
 fn place(socket: &Socket) -> String {
     if let Some(path) = &socket.path {
         return path.clone();
+    }
+    let vsock = |address: &Option<VsockAddress>| address.clone().filter(|address| address.port != u32::MAX);
+    match (vsock(&socket.vsock_local), vsock(&socket.vsock_remote)) {
+        (_, Some(peer)) => return format!("to {}:{}", peer.cid, peer.port),
+        (Some(own), None) => return own.port.to_string(),
+        (None, None) => {}
     }
     let waits = matches!(socket.state, Some(SocketState::Listen | SocketState::Unconnected));
     match (socket.remote_address, socket.remote_port, socket.local_port) {

@@ -179,7 +179,7 @@ fn missed(taken: &[&str], left: &[&str]) -> Vec<String> {
 /// Stops the guest, tries each program in every combination of views that leaves at least one, and lets the guest go on.
 pub fn check(opened: &Opened) {
     opened.guest.qmp(&serde_json::json!({"execute": "stop"})).unwrap();
-    let stopped = Stopped { opened };
+    let stopped = Stopped::new(opened);
     let clean = look(opened);
     assert_eq!(attest::cross_views(&clean, &attest::Policy::default()), [], "an honest guest hides nothing");
     let programs = clean.ebpf_programs.as_ref().unwrap();

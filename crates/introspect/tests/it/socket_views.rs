@@ -3,37 +3,153 @@
 //!
 //! Runs in the guests of [`crate::tables`], which have every kind of socket.
 
-use crate::opened::Opened;
-use facts::{Family, FilterKind, Ownership, Snapshot, Socket, rule};
+use crate::opened::{Opened, PATIENT};
+use facts::{Family, FilterKind, Ownership, Snapshot, Socket, SocketState, rule};
+use guest_profiles::{Profile, Wanted, WantedType};
 use introspect::Options;
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use vmi_core::{AddressSpace, Budget, Gva, Look};
 
-/// A kind of socket of the menagerie, and what to find one by.
-type Kind = (&'static str, fn(&Socket) -> bool);
+/// Where the node of a list or chain is: members of records, from a socket through the pointers in all but the last.
+type Node = &'static [(&'static str, &'static str)];
 
-const KINDS: [Kind; 8] = [
-    ("TCP listener", |socket| socket.local_port == Some(22)),
-    ("TCP connection", |socket| {
+/// A kind of socket of the menagerie.
+struct Kind {
+    name: &'static str,
+    /// What to find one by.
+    is_one: fn(&Socket) -> bool,
+    /// What it is in its first table by.
+    hash: &'static [Node],
+    /// What it is in its second table by.
+    address: &'static [Node],
+    /// Whether a kernel keeps such sockets in a table that is known.
+    has: fn(&introspect::Kernel) -> bool,
+}
+
+impl Kind {
+    const fn new(name: &'static str, is_one: fn(&Socket) -> bool) -> Self {
+        Self { name, is_one, hash: &[&[("sock_common", "skc_node")]], address: &[], has: |_| true }
+    }
+}
+
+const fn some(name: &'static str, members: &'static [&'static str]) -> WantedType {
+    WantedType { name, members }
+}
+
+const OF_MODULES: Wanted = Wanted {
+    types: &[
+        some("vsock_sock", &["bound_table", "connected_table"]),
+        some("sctp_sock", &["ep"]),
+        some("sctp_endpoint", &["node", "base"]),
+        some("sctp_ep_common", &["node"]),
+    ],
+    symbols: &[],
+    enums: &[],
+};
+
+/// Modules have types since 5.11.
+fn modules_have_types(kernel: &introspect::Kernel) -> bool {
+    kernel.profile().has("btf_module", "btf")
+}
+
+fn has_mptcp(kernel: &introspect::Kernel) -> bool {
+    kernel.profile().has("mptcp_sock", "token")
+}
+
+fn is(socket: &Socket, protocol: &str, state: SocketState) -> bool {
+    socket.protocol.as_deref() == Some(protocol) && socket.state == Some(state)
+}
+
+/// What a process made for itself is in the first table too.
+fn is_bound(socket: &Socket) -> bool {
+    socket.vsock_local.as_ref().is_some_and(|local| local.port != u32::MAX)
+}
+
+const BY_ADDRESS: &[Node] = &[&[("sock_common", "skc_portaddr_node")]];
+const VSOCK_NODES: &[Node] = &[&[("vsock_sock", "bound_table")], &[("vsock_sock", "connected_table")]];
+
+const KINDS: [Kind; 14] = [
+    Kind::new("TCP listener", |socket| socket.local_port == Some(22)),
+    Kind::new("TCP connection", |socket| {
         socket.protocol.as_deref() == Some("tcp")
             && socket.receive_queue == Some(1000)
             && socket.remote_port.is_some()
     }),
-    ("UDP", |socket| socket.protocol.as_deref() == Some("udp") && socket.local_port == Some(123)),
-    ("ping", |socket| socket.protocol.as_deref() == Some("icmp") && socket.kind.as_deref() == Some("dgram")),
-    ("raw", |socket| socket.family == Family::Inet && socket.kind.as_deref() == Some("raw")),
-    ("unix", |socket| socket.path.as_deref() == Some("/run/stream.sock")),
-    ("packet", |socket| socket.filter.as_ref().is_some_and(|filter| filter.kind == FilterKind::Classic)),
-    ("XDP", |socket| socket.family == Family::Xdp),
+    Kind {
+        address: BY_ADDRESS,
+        ..Kind::new("UDP", |socket| {
+            socket.protocol.as_deref() == Some("udp") && socket.local_port == Some(123)
+        })
+    },
+    Kind::new("ping", |socket| {
+        socket.protocol.as_deref() == Some("icmp") && socket.kind.as_deref() == Some("dgram")
+    }),
+    Kind::new("raw", |socket| socket.family == Family::Inet && socket.kind.as_deref() == Some("raw")),
+    Kind::new("unix", |socket| socket.path.as_deref() == Some("/run/stream.sock")),
+    Kind::new("packet", |socket| {
+        socket.filter.as_ref().is_some_and(|filter| filter.kind == FilterKind::Classic)
+    }),
+    Kind::new("XDP", |socket| socket.family == Family::Xdp),
+    Kind {
+        has: has_mptcp,
+        ..Kind::new("MPTCP connection", |socket| is(socket, "mptcp", SocketState::Established))
+    },
+    Kind {
+        has: has_mptcp,
+        // The TCP socket that listens for it.
+        hash: &[&[("mptcp_sock", "first"), ("sock_common", "skc_node")]],
+        ..Kind::new("MPTCP listener", |socket| is(socket, "mptcp", SocketState::Listen))
+    },
+    Kind {
+        has: modules_have_types,
+        hash: &[&[("sock_common", "skc_bind_node")]],
+        address: &[&[("sctp_sock", "ep"), ("sctp_endpoint", "node|base.node")]],
+        ..Kind::new("SCTP listener", |socket| is(socket, "sctp", SocketState::Listen))
+    },
+    Kind {
+        has: modules_have_types,
+        hash: VSOCK_NODES,
+        ..Kind::new("vsock listener", |socket| is(socket, "vsock", SocketState::Listen))
+    },
+    Kind {
+        has: modules_have_types,
+        hash: VSOCK_NODES,
+        ..Kind::new("vsock connection", |socket| is(socket, "vsock", SocketState::Established))
+    },
+    Kind {
+        has: modules_have_types,
+        hash: VSOCK_NODES,
+        ..Kind::new("vsock that is not bound", |socket| {
+            is(socket, "vsock", SocketState::Unconnected) && !is_bound(socket)
+        })
+    },
 ];
 
 /// A stopped guest whose memory is changed and put back.
 pub struct Stopped<'o> {
     pub opened: &'o Opened,
+    /// Types of the modules that make sockets.
+    modules: OnceCell<Vec<Profile>>,
 }
 
-impl Stopped<'_> {
-    pub fn member(&self, object: u64, record: &str, path: &str) -> u64 {
-        object + self.opened.kernel.profile().field(record, path).unwrap().offset
+impl<'o> Stopped<'o> {
+    pub fn new(opened: &'o Opened) -> Self {
+        Self { opened, modules: OnceCell::new() }
+    }
+
+    /// Address of a member: the first that there is of those that `paths` names, with bars between.
+    pub fn member(&self, object: u64, record: &str, paths: &str) -> u64 {
+        let field = |profile: &Profile| paths.split('|').find_map(|path| profile.field(record, path).ok());
+        let of_module = || self.modules.get_or_init(|| self.modules()).iter().find_map(field);
+        let field = field(self.opened.kernel.profile()).or_else(of_module);
+        object + field.unwrap_or_else(|| panic!("{record} has no {paths}")).offset
+    }
+
+    fn modules(&self) -> Vec<Profile> {
+        let Opened { vm, kernel, .. } = self.opened;
+        let profile = |module| kernel.module_profile(&*vm.memory, module, &OF_MODULES, PATIENT).unwrap();
+        ["vsock", "sctp"].into_iter().filter_map(profile).collect()
     }
 
     fn physical(&self, at: u64) -> u64 {
@@ -71,16 +187,26 @@ impl Stopped<'_> {
         snapshot
     }
 
-    /// What takes the socket off its hash chain or list, as ``hlist_del()`` does.
-    fn off_the_hash_table(&self, socket: &Socket, node: &str) -> Vec<(u64, u64)> {
-        let node = self.member(socket.sock.0, "sock_common", node);
-        let (next, back) = (self.peek(node), self.peek(node + 8));
-        let mut changes = vec![(back, next)];
-        // The end of a chain is null or odd.
-        if next != 0 && next & 1 == 0 {
-            changes.push((next + 8, back));
+    /// What takes the socket off a table, as ``hlist_del()`` and ``list_del()`` do it.
+    fn off(&self, socket: &Socket, nodes: &[Node]) -> Vec<(u64, u64)> {
+        let mut changes = BTreeMap::new();
+        for node in nodes {
+            let mut at = socket.sock.0;
+            for (hop, (record, path)) in node.iter().enumerate() {
+                at = self.member(if hop == 0 { at } else { self.peek(at) }, record, path);
+            }
+            let (next, back) = (self.peek(at), self.peek(at + 8));
+            // Not on a list at all.
+            if next == at {
+                continue;
+            }
+            changes.insert(back, next);
+            // The end of a chain is null or odd.
+            if next != 0 && next & 1 == 0 {
+                changes.insert(next + 8, back);
+            }
         }
-        changes
+        changes.into_iter().collect()
     }
 
     /// What takes the socket's file out of the descriptors of its processes.
@@ -108,16 +234,47 @@ fn hidden_from<'s>(snapshot: &'s Snapshot, like: &Socket, missing: &[&str], kind
     let left: Vec<&String> = like.views.iter().filter(|view| !missing.contains(&view.as_str())).collect();
     assert_eq!(seen.views.iter().collect::<Vec<_>>(), left, "{kind}");
     for socket in snapshot.sockets.iter().filter(|socket| socket.sock != like.sock) {
-        assert_eq!(socket.views_missing, [""; 0], "{kind}: {socket:?}");
+        // What works for it (a subflow of MPTCP) has nobody either.
+        let shares = socket.file.is_some() && socket.file == like.file;
+        let lacks: &[&str] = if shares && missing.contains(&"file_table") { &["file_table"] } else { &[] };
+        assert_eq!(socket.views_missing, lacks, "{kind}: {socket:?}");
     }
     assert_eq!(snapshot.problems, [], "a socket that hides is no problem of reading");
     let findings = attest::cross_views(snapshot, &attest::Policy::default());
-    let [finding] = findings.as_slice() else { panic!("{kind}: expected one finding: {findings:#?}") };
+    let (own, others): (Vec<_>, Vec<_>) =
+        findings.iter().partition(|finding| finding.evidence["socks"] == like.sock.to_string());
+    let [finding] = own.as_slice() else { panic!("{kind}: expected one finding: {findings:#?}") };
+    for other in others {
+        assert_eq!(other.evidence["files"], like.file.unwrap().to_string(), "{kind}: {other:#?}");
+        assert!(kind.starts_with("MPTCP"), "{kind}: {other:#?}");
+    }
     assert_eq!(finding.rule, rule::SOCKET_HIDDEN, "{kind}");
     assert_eq!(finding.views_missing.len(), missing.len(), "{kind}");
     assert_eq!(finding.evidence["socks"], like.sock.to_string(), "{kind}");
     assert_eq!(finding.evidence["files"], like.file.unwrap().to_string(), "{kind}");
     seen
+}
+
+/// An association of SCTP leads to its socket, which need not be known by anything else, also behind another of the same key: the two
+/// clients of the workload have one port and one server.
+fn associations(stopped: &Stopped<'_>, clean: &Snapshot) {
+    let connected = |socket: &&Socket| is(socket, "sctp", SocketState::Established);
+    let connections: Vec<&Socket> = clean.sockets.iter().filter(connected).collect();
+    assert_eq!(connections.len(), 4, "{connections:#?}");
+    let server = clean.sockets.iter().find(|socket| {
+        let is_its_client = |other: &&Socket| other.remote_port == socket.local_port;
+        is(socket, "sctp", SocketState::Listen) && connections.iter().any(is_its_client)
+    });
+    let server = server.unwrap().local_port;
+    let clients = connections.iter().filter(|socket| socket.local_port != server);
+    assert_eq!(clients.clone().count(), 2, "{connections:#?}");
+    for socket in clients {
+        assert_eq!(socket.views, ["file_table", "hash_table", "address_table"]);
+        let off_hash = stopped.off(socket, &[&[("sock_common", "skc_bind_node")]]);
+        let off = [off_hash, stopped.off_the_descriptors(clean, socket)].concat();
+        let snapshot = stopped.look_with(&off);
+        hidden_from(&snapshot, socket, &["file_table", "hash_table"], "SCTP connection");
+    }
 }
 
 /// A process that ends lets go of its table before it has closed what is in it, and nothing leads to its sockets meanwhile.
@@ -159,16 +316,18 @@ fn everything_is_in_memory(clean: &Snapshot, searched: &Snapshot) {
 pub fn check(opened: &Opened) {
     let program = filter_program(opened);
     opened.guest.qmp(&serde_json::json!({"execute": "stop"})).unwrap();
-    let stopped = Stopped { opened };
+    let stopped = Stopped::new(opened);
     let clean = opened.snapshot().unwrap();
     odd_holders(&clean, program);
     assert_eq!(attest::cross_views(&clean, &attest::Policy::default()), [], "an honest guest hides nothing");
     let searched = stopped.search_with(&[]);
     everything_is_in_memory(&clean, &searched);
-    for (kind, wanted) in KINDS {
-        let found = clean.sockets.iter().find(|socket| wanted(socket) && socket.views.len() >= 2);
+    for Kind { name: kind, is_one, hash, address, .. } in
+        KINDS.iter().filter(|kind| (kind.has)(&opened.kernel))
+    {
+        let found = clean.sockets.iter().find(|socket| is_one(socket) && socket.views.len() >= 2);
         let socket = found.unwrap_or_else(|| panic!("no socket of kind {kind}"));
-        let off_hash = stopped.off_the_hash_table(socket, "skc_node");
+        let off_hash = stopped.off(socket, hash);
         let off_files = stopped.off_the_descriptors(&clean, socket);
 
         let snapshot = stopped.look_with(&off_hash);
@@ -188,9 +347,7 @@ pub fn check(opened: &Opened) {
         let mut views: Vec<&str> = socket.views.iter().map(String::as_str).collect();
         let in_memory = searched.sockets.iter().find(|known| known.sock == socket.sock).unwrap();
         let mut off = [&off_hash[..], &off_files].concat();
-        if views.contains(&"address_table") {
-            off.append(&mut stopped.off_the_hash_table(socket, "skc_portaddr_node"));
-        }
+        off.append(&mut stopped.off(socket, address));
         let snapshot = stopped.look_with(&off);
         assert!(!snapshot.sockets.iter().any(|seen| seen.sock == socket.sock), "{kind}: no view has it");
         let snapshot = stopped.search_with(&off);
@@ -204,9 +361,10 @@ pub fn check(opened: &Opened) {
             "{kind}"
         );
 
-        // UDP has a table more, and needs no other to get its packets.
-        if socket.views.iter().any(|view| view == "address_table") {
-            let off_address = stopped.off_the_hash_table(socket, "skc_portaddr_node");
+        // UDP and SCTP have a table more, and need no other to get their packets.
+        assert_eq!(socket.views.iter().any(|view| view == "address_table"), !address.is_empty(), "{kind}");
+        if !address.is_empty() {
+            let off_address = stopped.off(socket, address);
             let snapshot = stopped.look_with(&off_address);
             hidden_from(&snapshot, socket, &["address_table"], kind);
             let snapshot = stopped.look_with(&[&off_hash[..], &off_files].concat());
@@ -214,6 +372,9 @@ pub fn check(opened: &Opened) {
             let snapshot = stopped.look_with(&[&off_hash[..], &off_address].concat());
             hidden_from(&snapshot, socket, &["hash_table", "address_table"], kind);
         }
+    }
+    if modules_have_types(&opened.kernel) {
+        associations(&stopped, &clean);
     }
     closing(&stopped, &clean);
     let again = opened.snapshot().unwrap();
