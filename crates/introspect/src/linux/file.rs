@@ -148,11 +148,11 @@ pub(super) fn private(session: &Session<'_>, file: Gva) -> Result<Gva, ReadError
     session.space.pointer(member(file, session.kernel.layouts().file.private)?)
 }
 
-/// ``struct sock *`` of the socket that the ``struct file`` at `file` is of.
-pub(super) fn sock_of(session: &Session<'_>, file: Gva) -> Result<Gva, ReadError> {
+/// ``struct socket *`` that the ``struct file`` at `file` is of, and its ``struct sock *``.
+pub(super) fn socket_of(session: &Session<'_>, file: Gva) -> Result<(Gva, Gva), ReadError> {
     let layout = &session.kernel.layouts().file;
     let socket = session.space.pointer(member(file, layout.private)?)?;
-    session.space.pointer(member(socket, layout.socket_sk)?)
+    Ok((socket, session.space.pointer(member(socket, layout.socket_sk)?)?))
 }
 
 /// Finds sockets and rings behind files, and remembers tables and files that processes share.

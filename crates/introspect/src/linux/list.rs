@@ -56,6 +56,16 @@ pub(crate) fn glimpse(session: &Session<'_>, head: Gva) -> Result<Vec<Gva>, Read
     }
 }
 
+/// The nodes of a hash chain, if one walk gets to its end: for heads that may themselves be gone.
+pub(crate) fn hlist_of_one_walk(session: &Session<'_>, head: Gva) -> Result<Option<Vec<Gva>>, ReadError> {
+    let mut nodes = Vec::new();
+    match hlist_once(&session.space, head, &mut nodes, false) {
+        Ok(()) => Ok(Some(nodes)),
+        Err(Broken::Read(_, error)) if error.ends_the_look() => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
 fn walk(
     session: &Session<'_>,
     what: &str,

@@ -219,12 +219,15 @@ impl Views {
         let claim = *claim;
         let own = self.holders.of_sock.get(&sk);
         let another = own.is_some_and(|held| held.socket.inode != socket.inode);
-        let by_its_file =
-            |held: &&Holding| !another && held.socket.agrees && socket.file == Some(Address(held.file.0));
-        let held = own.filter(by_its_file).or(match claim {
-            Claim::Lent(owner) => self.holders.of_sock.get(&owner),
+        let lender = match claim {
+            Claim::Lent(owner, inode) => self.holders.of_sock.get(&owner).map(|held| (held, inode)),
             _ => None,
-        });
+        };
+        let another_lends = lender.is_some_and(|(held, inode)| held.socket.inode != inode);
+        let by_its_file = |held: &&Holding| held.socket.agrees && socket.file == Some(Address(held.file.0));
+        let own_holding = own.filter(|_| !another).filter(by_its_file);
+        let lent = lender.filter(|_| !another_lends).map(|(held, _)| held).filter(by_its_file);
+        let held = own_holding.or(lent);
         let in_hash = self.hashed.socks.contains(&sk);
         socket.processes = held.map(Holding::pids).unwrap_or_default();
         socket.descriptors = held.map(Holding::descriptors).unwrap_or_default();
@@ -238,7 +241,7 @@ impl Views {
             (None, Claim::Pending) => Some(Ownership::Pending),
             (None, Claim::Kernel) => Some(Ownership::Kernel),
             (None, Claim::Mapped) => Some(Ownership::Mapping),
-            (None, Claim::Held | Claim::Lent(_)) => self.holders.complete.then_some(Ownership::Nobody),
+            (None, Claim::Held | Claim::Lent(..)) => self.holders.complete.then_some(Ownership::Nobody),
         };
         let names = |views: [(bool, &str); 3]| {
             views.into_iter().filter(|(seen, _)| *seen).map(|(_, view)| view.to_owned()).collect()
@@ -271,7 +274,7 @@ impl Views {
             }
         }
         // What has no file any more was closed since, which is all there is to know of it.
-        !another || !matches!(claim, Claim::Held | Claim::Mapped)
+        !(another_lends || another && matches!(claim, Claim::Held | Claim::Mapped))
     }
 }
 

@@ -15,6 +15,8 @@ use vmi_core::{Gva, ReadError};
 
 /// ``IPPROTO_SCTP``, include/uapi/linux/in.h: its place in ``inet_protos``.
 const IPPROTO_SCTP: u16 = 132;
+/// How often the owners of a port are followed that change meanwhile.
+const RETRIES: u32 = 8;
 /// Most transports of one address and port.
 const DUPLICATES_MAX: usize = 1 << 16;
 
@@ -105,15 +107,30 @@ pub(crate) fn socks(session: &Session<'_>) -> Result<Option<Vec<Gva>>, ReadError
     let node_of_sock = session.kernel.layouts().net.sock.bind_node;
     let mut socks = Vec::new();
     for port in table(session, "SCTP port table", globals, layout.ports)? {
-        let Some(owner) =
-            port.checked_sub(layout.bucket_node).and_then(|port| port.checked_add(layout.owner))
-        else {
-            continue;
-        };
-        let nodes = list::hlist(session, "owners of an SCTP port", owner)?;
+        let nodes = owners(session, layout, port)?;
         socks.extend(nodes.into_iter().filter_map(|node| node.checked_sub(node_of_sock)));
     }
-    Ok(Some(socks))
+    only_sctp(session, socks).map(Some)
+}
+
+/// What owns the port whose ``struct sctp_bind_bucket`` has its node at `port`. It is gone with its last owner.
+fn owners(session: &Session<'_>, layout: Layout, port: Gva) -> Result<Vec<Gva>, ReadError> {
+    let Some(owner) = port.checked_sub(layout.bucket_node).and_then(|port| port.checked_add(layout.owner))
+    else {
+        return Ok(Vec::new());
+    };
+    for _ in 0..RETRIES {
+        if let Some(nodes) = list::hlist_of_one_walk(session, owner)? {
+            return Ok(nodes);
+        }
+        session.retry();
+        match list::is_linked(session, port) {
+            Ok(true) => {}
+            Err(error) if error.ends_the_look() => return Err(error),
+            _ => return Ok(Vec::new()),
+        }
+    }
+    list::hlist(session, "owners of an SCTP port", owner)
 }
 
 /// All SCTP socks that packets find. `None`: this kernel's tables are not known, or the module is not loaded.
@@ -142,15 +159,16 @@ pub(super) fn addressed(session: &Session<'_>) -> Result<Option<Vec<Gva>>, ReadE
     }
     socks.sort_unstable();
     socks.dedup();
-    // What an endpoint or a transport was may be something else by the time that it is read.
-    let mut sctp = Vec::with_capacity(socks.len());
-    for sk in socks {
-        let protocol = sock::protocol_of(session, sk);
-        if session.known("sock", sk, protocol)? == Some(IPPROTO_SCTP) {
-            sctp.push(sk);
-        }
-    }
-    Ok(Some(sctp))
+    only_sctp(session, socks).map(Some)
+}
+
+/// Those of `socks` that are SCTP's: what leads to one may be something else by the time that it is read.
+fn only_sctp(session: &Session<'_>, mut socks: Vec<Gva>) -> Result<Vec<Gva>, ReadError> {
+    let protocols =
+        session.each(&socks, Some, 4, |sk| session.known("sock", sk, sock::protocol_of(session, sk)))?;
+    let mut protocols = protocols.into_iter();
+    socks.retain(|_| protocols.next().flatten() == Some(IPPROTO_SCTP));
+    Ok(socks)
 }
 
 /// Nodes of all chains of a table in the ``sctp_globals`` at `globals`.

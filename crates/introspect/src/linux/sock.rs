@@ -195,8 +195,8 @@ pub(crate) enum Claim {
     Pending,
     /// No file was made for it, or a part of the kernel uses it.
     Kernel,
-    /// It works for another ``struct sock``, whose file it has (a subflow of MPTCP, the TCP below SMC).
-    Lent(Gva),
+    /// It works for another ``struct sock``, whose file it has (a subflow of MPTCP, the TCP below SMC), and which has this inode number.
+    Lent(Gva, Option<u64>),
     /// Somebody has its file, if only as a mapping of its ring.
     Mapped,
     /// Somebody has its file.
@@ -495,9 +495,9 @@ fn claim(session: &Session<'_>, sk: Gva, object: &Object, facts: &mut Socket) ->
     if !file::is_referenced(session, file)? {
         return Ok(Claim::Closed);
     }
-    let owner = file::sock_of(session, file)?;
+    let (owners, owner) = file::socket_of(session, file)?;
     if owner != sk {
-        return Ok(Claim::Lent(owner));
+        return Ok(Claim::Lent(owner, inode(session, owners)?));
     }
     if facts.family == Family::Packet && packet::is_mapped(session, sk)? {
         return Ok(Claim::Mapped);

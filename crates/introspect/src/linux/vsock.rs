@@ -5,8 +5,8 @@
 //! ``vsock_connected_table``. What a process made is in the first until it is closed, and in the second while it is connected; what was
 //! made for a connection that came in is in the second only.
 
-use super::list;
 use super::net::pointer;
+use super::{list, sock};
 use crate::session::{Session, member};
 use facts::{Socket, VsockAddress};
 use guest_profiles::Profile;
@@ -17,7 +17,7 @@ const HASH_SIZE: u64 = 251;
 /// Bytes of a bucket, ``struct list_head``.
 const BUCKET: u64 = 16;
 /// ``AF_VSOCK``, include/linux/socket.h: its place in ``net_families``.
-const AF_VSOCK: u64 = 40;
+const AF_VSOCK: u16 = 40;
 /// ``SOCK_STREAM`` and ``SOCK_SEQPACKET``, include/linux/net.h: kinds that are connected.
 const CONNECTIBLE: [u16; 2] = [1, 5];
 /// include/net/tcp_states.h.
@@ -96,7 +96,7 @@ fn layout(session: &Session<'_>) -> Result<Option<Layout>, ReadError> {
         return Ok(Some(Layout { tables: Tables::of(|name| session.kernel.symbol(name)), ..layout }));
     }
     let Some(families) = session.kernel.symbol("net_families") else { return Ok(None) };
-    let registered = session.space.pointer(member(families, AF_VSOCK * 8)?)?;
+    let registered = session.space.pointer(member(families, u64::from(AF_VSOCK) * 8)?)?;
     Ok(if registered.is_null() { None } else { session.kernel.modules().vsock(session, registered) })
 }
 
@@ -121,6 +121,11 @@ pub(crate) fn socks(session: &Session<'_>) -> Result<Option<Vec<Gva>>, ReadError
             }
         }
     }
+    // What was one may be something else by the time that it is read.
+    let families =
+        session.each(&socks, Some, 4, |sk| session.known("sock", sk, sock::family_of(session, sk)))?;
+    let mut families = families.into_iter();
+    socks.retain(|_| families.next().flatten() == Some(AF_VSOCK));
     Ok(Some(socks))
 }
 

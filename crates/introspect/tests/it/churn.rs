@@ -28,13 +28,16 @@ const STANDING_MAX: u32 = 50;
 const MARKS: [u32; 3] = [2001, 2002, 2003];
 
 /// Kinds of sockets that come and go.
-const KINDS: [(Family, &str, &str); 6] = [
+const KINDS: [(Family, &str, &str); 9] = [
     (Family::Inet, "stream", "tcp"),
     (Family::Inet, "dgram", "udp"),
     (Family::Unix, "stream", "unix"),
     (Family::Unix, "dgram", "unix"),
     (Family::Packet, "raw", "0x0000"),
     (Family::Netlink, "raw", "route"),
+    (Family::Inet, "stream", "mptcp"),
+    (Family::Inet, "stream", "sctp"),
+    (Family::Vsock, "stream", "vsock"),
 ];
 
 /// What lives through the storm, and who makes it.
@@ -75,6 +78,11 @@ fn storm(kernel: Kernel, backing: Backing, looks: u32) {
         return;
     }
     let opened = Opened::boot(GuestSpec::new(kernel).backing(backing)).unwrap();
+    for module in ["crc32c_generic", "sctp", "vsock_loopback"] {
+        // What is built in need not be loaded.
+        let loaded = opened.guest.load_module(module);
+        assert!(loaded.is_ok() || module == "crc32c_generic", "{loaded:?}");
+    }
     let local = "127.0.0.1".parse().unwrap();
     let held = vec![
         SocketSpec::TcpPair { ip: local },
@@ -84,14 +92,17 @@ fn storm(kernel: Kernel, backing: Backing, looks: u32) {
         SocketSpec::Packet { ethertype: 0x88b5, cooked: false },
         SocketSpec::Netlink { protocol: 0, groups: 0 },
     ];
-    let steady = Spawn { exe: "/usr/bin/steady".into(), sockets: held, ..Spawn::default() };
-    let steady = opened.guest.spawn_many(20, steady).unwrap();
+    let steady = |sockets| Spawn { exe: "/usr/bin/steady".into(), sockets, ..Spawn::default() };
+    let rare = vec![SocketSpec::VsockPair, SocketSpec::SctpPairs];
+    let rare = opened.guest.spawn(steady(rare)).unwrap();
+    let mut steady = opened.guest.spawn_many(20, steady(held)).unwrap();
+    steady.push(rare);
     let pids: BTreeSet<u32> = steady.iter().map(|process| process.pid).collect();
     let is_steady = |socket: &Socket| socket.processes.iter().any(|pid| pids.contains(pid));
     let before = opened.snapshot().unwrap();
     let sockets = before.sockets.into_iter().filter(is_steady);
     let sockets: BTreeMap<u64, Socket> = sockets.map(|socket| (socket.sock.0, socket)).collect();
-    assert_eq!(sockets.len(), pids.len() * 8, "sockets that are held for ever");
+    assert_eq!(sockets.len(), 20 * 8 + 9, "sockets that are held for ever");
     let marks = MARKS.map(|mark| {
         let activity = Activity::SocketStorm { mark };
         let spawn = Spawn { exe: "/usr/bin/opener".into(), activity, ..Spawn::default() };
@@ -192,7 +203,8 @@ fn sockets(snapshot: &Snapshot, steady: &Steady, look: u32, strangers: &mut Seen
     let mut found = 0;
     for socket in &snapshot.sockets {
         assert!(places.insert(socket.sock.0), "look {look}: twice: {socket:#?}");
-        let fresh = socket.inode.is_none_or(|inode| inodes.insert(inode));
+        // A subflow of MPTCP, which is one of TCP, has the number of the socket that it works for.
+        let fresh = socket.inode.is_none_or(|inode| inodes.insert((&socket.protocol, inode)));
         assert!(fresh, "look {look}: another socket has its inode number too: {socket:#?}");
         if let Some(known) = steady.sockets.get(&socket.sock.0) {
             assert_eq!(socket, known, "look {look}: {:?}", snapshot.problems);

@@ -307,18 +307,10 @@ impl Held {
     }
 
     fn vsock_pair(&mut self) -> io::Result<()> {
-        let open = || system::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0);
-        let listener = open()?;
-        bind(listener.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, libc::VMADDR_PORT_ANY))?;
-        listen(&listener, Backlog::new(7)?)?;
-        let name: VsockAddr = getsockname(listener.as_raw_fd())?;
-        let client = open()?;
-        connect(client.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_LOCAL, name.port()))?;
-        let accepted = system::accept(&listener)?;
-        for socket in [listener, client, accepted, open()?] {
+        for socket in vsock_pair()? {
             self.other(socket)?;
         }
-        Ok(())
+        self.other(system::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)?)
     }
 
     /// A listener whose queue is full drops further handshakes, so the last client stays in the first step of its own.
@@ -383,6 +375,19 @@ pub(crate) fn pair(ip: IpAddr) -> io::Result<(TcpListener, TcpStream, TcpStream)
     let client = TcpStream::connect(listener.local_addr()?)?;
     let (server, _) = listener.accept()?;
     Ok((listener, client, server))
+}
+
+/// The same of vsock, through the loopback.
+pub(crate) fn vsock_pair() -> io::Result<[OwnedFd; 3]> {
+    let open = || system::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0);
+    let listener = open()?;
+    bind(listener.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, libc::VMADDR_PORT_ANY))?;
+    listen(&listener, Backlog::new(7)?)?;
+    let name: VsockAddr = getsockname(listener.as_raw_fd())?;
+    let client = open()?;
+    connect(client.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_LOCAL, name.port()))?;
+    let server = system::accept(&listener)?;
+    Ok([listener, client, server])
 }
 
 /// Waits until the peer's close has arrived.
