@@ -48,10 +48,28 @@ pub struct EbpfAttachment {
     /// socket's filter.
     pub kind: String,
     /// Which one: the path of a control group, the name of an interface, `system:event` of an event, a tracepoint, the name of a
-    /// function, `net:[inode]` of a namespace, `map:id` of a map of sockets. `None`: it is gone (the link remains), or it is not told.
+    /// function, `net:[inode]` of a namespace, `map:id` of a map of sockets, family and hook of netfilter as nft names them (`ip output`),
+    /// the path of the file that is probed, the kernel's struct and the map that is put in its place (`tcp_congestion_ops:name`).
+    /// `None`: it is gone (the link remains), it is several (see `sites`), or it is not told.
     pub target: Option<String>,
     /// How: `cgroup_inet_egress`, `tcx_ingress`, `trace_fentry`, … `None`: there is only one way, or it is not told.
     pub attach_type: Option<String>,
-    /// Id of the link that keeps it there. `None`: it was attached without one.
+    /// Id of the link that keeps it there. `None`: it was attached without one, or the link could not be found.
     pub link: Option<u32>,
+    /// Where a link has several places at once (`kprobe_multi`, `uprobe_multi`): which. `None`: it has one, or it is not told.
+    #[serde(default)]
+    pub sites: Option<EbpfSites>,
+    /// In which order it runs among others of its hook (`netfilter`), the lowest first. `None`: there is no such order, or it is not told.
+    #[serde(default)]
+    pub priority: Option<i32>,
+}
+
+/// The places of a link that has several.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct EbpfSites {
+    /// How many there are.
+    pub count: u32,
+    /// The first of them, eight at most, in the link's order: names of the kernel's functions (the address, where it is a module's
+    /// or has no name), or offsets in the file (`0x…`).
+    pub first: Vec<String>,
 }

@@ -18,7 +18,7 @@ mod socket;
 mod vm;
 
 pub use address::Address;
-pub use ebpf::{EbpfAttachment, EbpfProgram};
+pub use ebpf::{EbpfAttachment, EbpfProgram, EbpfSites};
 pub use finding::{Evidence, Finding, Report, Severity, Verdict, rule};
 pub use kernel::{Kernel, ProfileOrigin, ProfileSource};
 pub use module::{Module, ModuleState};

@@ -589,8 +589,27 @@ pub enum ProgramSpec {
     },
     /// Several functions at once, by a link (5.18).
     KprobeMulti {
-        /// The kernel's function, here but one.
-        function: String,
+        /// The kernel's functions.
+        functions: Vec<String>,
+    },
+    /// Several places in a file at once, by a link (6.6).
+    UprobeMulti {
+        /// The file, made if missing; it need not be a program.
+        path: String,
+        /// Where in it, in bytes.
+        offsets: Vec<u64>,
+    },
+    /// A congestion control of TCP (5.6). Its programs are kept by nothing but the struct.
+    StructOps {
+        /// Its name, and that of the map.
+        name: String,
+        /// By a link (6.4).
+        link: bool,
+    },
+    /// A raw tracepoint, by a link that is pinned, of which nobody has a descriptor.
+    Pinned {
+        /// Its name, and that of the pin.
+        name: String,
     },
     /// A hook of netfilter, by a link (6.4).
     Netfilter,

@@ -304,6 +304,8 @@ pub struct Program {
     pub places: Vec<Place>,
     /// Pids with a descriptor of it, of a link to it, or of a perf event with it, ascending.
     pub processes: Vec<u32>,
+    /// Whether it or a link to it is pinned in `/sys/fs/bpf`.
+    pub pinned: bool,
 }
 
 /// Where a program is attached.
@@ -312,12 +314,17 @@ pub struct Place {
     /// ``enum bpf_link_type``, also of what is no link.
     pub kind: u32,
     /// Path of a control group, name of an interface, tracepoint, function or iterator's target, `net:[inode]`; of a perf event the
-    /// function or tracepoint. `None`: the kernel does not say.
+    /// function or tracepoint; of netfilter the numbers of family and hook; path of a file that is probed; the struct that a map
+    /// stands for and the map's name. `None`: the kernel does not say.
     pub target: Option<String>,
     /// ``enum bpf_attach_type``, if the place has more than one; of XDP the bit of its mode in ``XDP_FLAGS_MODES``.
     pub attach_type: Option<u32>,
     /// Id of the link.
     pub link: Option<u32>,
+    /// Of a link to several functions or places in a file: how many, and the first eight.
+    pub sites: Option<(u32, Vec<String>)>,
+    /// Of a hook of netfilter.
+    pub priority: Option<i32>,
 }
 
 impl Truth {

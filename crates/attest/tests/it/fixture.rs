@@ -172,6 +172,8 @@ pub fn ebpf(name: &str, kind: &str, tag: &str) -> EbpfProgram {
             target: Some("/system.slice/nginx.service".to_owned()),
             attach_type: Some("cgroup_device".to_owned()),
             link: None,
+            sites: None,
+            priority: None,
         }],
         processes: vec![1],
         views: vec!["program_table".to_owned(), "attachment".to_owned()],

@@ -9,7 +9,7 @@ use crate::args::TargetArg;
 use crate::guest::Guest;
 use crate::output::{self, Cell, Output, Paint, Table};
 use anyhow::bail;
-use facts::{EbpfAttachment, EbpfProgram, Module, Problem, Snapshot};
+use facts::{EbpfAttachment, EbpfProgram, EbpfSites, Module, Problem, Snapshot};
 use hypervisor::Target;
 use introspect::Tables;
 
@@ -224,11 +224,20 @@ fn views(program: &EbpfProgram) -> String {
     }
 }
 
-/// `cgroup:/system.slice/web.service(cgroup_device)`.
+/// `cgroup:/system.slice/web.service(cgroup_device)`, `kprobe_multi:vfs_read,vfs_write,…(24)`.
 pub(super) fn place(place: &EbpfAttachment) -> String {
-    let target = place.target.as_deref().unwrap_or("?");
     let way = place.attach_type.as_ref().map(|way| format!("({way})")).unwrap_or_default();
-    format!("{}:{target}{way}", place.kind)
+    let priority = place.priority.map(|priority| format!("({priority})")).unwrap_or_default();
+    let mut parts: Vec<String> = place.target.iter().cloned().collect();
+    if let Some(EbpfSites { count, first }) = &place.sites {
+        let more = usize::try_from(*count).is_ok_and(|count| count > first.len());
+        let rest = if more { format!(",…({count})") } else { String::new() };
+        parts.push(format!("{}{rest}", first.join(",")));
+    }
+    if parts.is_empty() {
+        parts.push("?".to_owned());
+    }
+    format!("{}:{}{way}{priority}", place.kind, parts.join("+"))
 }
 
 fn problem_table(problems: &[Problem]) -> Table {

@@ -90,7 +90,9 @@ fn every_table_agrees_with_the_guest() {
         "kind": "cgroup",
         "target": "/filtered",
         "attach_type": "cgroup_inet_egress",
-        "link": row["attached_to"][0]["link"]
+        "link": row["attached_to"][0]["link"],
+        "sites": null,
+        "priority": null
     });
     assert_eq!(row["attached_to"], json!([place]));
     let line = "cgroup:/filtered(cgroup_inet_egress)";

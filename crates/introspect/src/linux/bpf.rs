@@ -6,12 +6,15 @@
 use super::file::Lead;
 use super::layout::Resolver;
 use super::task::Seen;
-use super::{bpf_link, bpf_place, bpf_symbol, bpf_words, holder, timekeeping, xarray};
+use super::{
+    bpf_link, bpf_map, bpf_netfilter, bpf_pin, bpf_place, bpf_probe, bpf_struct_ops, bpf_symbol, bpf_trace,
+    bpf_words, holder, timekeeping, xarray,
+};
 use crate::session::{Session, member};
 use bpf_link::Link;
 use bpf_place::Placed;
 use facts::{Address, EbpfAttachment, EbpfProgram, ProblemKind, Socket};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use vmi_core::{Gva, ReadError};
 
 /// Most programs that are listed. Their machine code alone would fill the kernel's room for it before.
@@ -55,6 +58,12 @@ pub(crate) struct Layout {
     pub(super) symbol: Option<bpf_symbol::Layout>,
     pub(super) link: Option<bpf_link::Layout>,
     pub(super) place: bpf_place::Layout,
+    pub(super) trace: bpf_trace::Layout,
+    pub(super) probe: bpf_probe::Layout,
+    pub(super) netfilter: Option<bpf_netfilter::Layout>,
+    pub(super) map: Option<bpf_map::Layout>,
+    pub(super) struct_ops: Option<bpf_struct_ops::Layout>,
+    pub(super) pin: Option<bpf_pin::Layout>,
 }
 
 impl Layout {
@@ -83,6 +92,12 @@ impl Layout {
             symbol: bpf_symbol::Layout::resolve(resolver),
             link: bpf_link::Layout::resolve(resolver),
             place: bpf_place::Layout::resolve(resolver),
+            trace: bpf_trace::Layout::resolve(resolver),
+            probe: bpf_probe::Layout::resolve(resolver),
+            netfilter: bpf_netfilter::Layout::resolve(resolver),
+            map: bpf_map::Layout::resolve(resolver),
+            struct_ops: bpf_struct_ops::Layout::resolve(resolver),
+            pin: bpf_pin::Layout::resolve(resolver),
         })
     }
 }
@@ -95,6 +110,7 @@ enum View {
     SymbolTree,
     Link,
     Place,
+    Pin,
     Descriptor,
 }
 
@@ -109,6 +125,7 @@ impl View {
             Self::SymbolTree => "symbol_tree",
             Self::Link => "link",
             Self::Place => "attachment",
+            Self::Pin => "pin",
             Self::Descriptor => "descriptor",
         }
     }
@@ -120,7 +137,7 @@ struct Entry {
     views: BTreeSet<View>,
     /// Where it should be and is not.
     missing: BTreeSet<View>,
-    /// Links that something leads to and the table of links lacks.
+    /// Links that something leads to and the table of links lacks, and places at which only such a link can have put it.
     unlisted: BTreeSet<Gva>,
     places: BTreeSet<EbpfAttachment>,
     pids: BTreeSet<u32>,
@@ -129,7 +146,7 @@ struct Entry {
 impl Entry {
     /// Whether it is loaded and not yet let go of, whatever the tables say.
     fn is_in_use(&self) -> bool {
-        [View::Link, View::Place, View::Descriptor].iter().any(|view| self.views.contains(view))
+        [View::Link, View::Place, View::Pin, View::Descriptor].iter().any(|view| self.views.contains(view))
     }
 }
 
@@ -228,24 +245,32 @@ fn take(session: &Session<'_>, leads: Vec<holder::EbpfLead>) -> Result<Found, Re
             found.entry(program, View::Table);
         }
     }
-    let links = bpf_link::links(session)?;
-    for link in &links {
-        if let Some(program) = link.program {
-            found.entry(program, View::Link).places.insert(link.attachment.clone());
+    let mut links = Links::listed(session)?;
+    for link in links.listed.values() {
+        for program in &link.programs {
+            found.entry(*program, View::Link).places.insert(link.attachment.clone());
         }
     }
-    let by_address: HashMap<Gva, &Link> = links.iter().map(|link| (link.at, link)).collect();
+    // What does not say which link it has is known when all links are.
+    let mut silent = Vec::new();
     for placed in bpf_place::places(session)? {
         match placed {
             Placed::Program(program, attachment) => {
                 found.entry(program, View::Place).places.insert(attachment);
             }
-            Placed::Link(at) => {
-                by_link(session, at, View::Place, &by_address, &mut found)?;
-            }
+            Placed::Link(at) => drop(by_link(session, at, View::Place, &mut links, &mut found)?),
+            Placed::ByLink { .. } | Placed::Event { .. } => silent.push(placed),
         }
     }
-    held(session, leads, &by_address, &mut found)?;
+    for lead in bpf_pin::leads(session)? {
+        match lead {
+            Lead::Program(program) => drop(found.entry(program, View::Pin)),
+            Lead::Link(at) => drop(by_link(session, at, View::Pin, &mut links, &mut found)?),
+            Lead::Sock(_) | Lead::Ring(_) | Lead::PerfEvent(_) | Lead::None => {}
+        }
+    }
+    let events = held(session, leads, &mut links, &mut found)?;
+    kept_by_links(silent, &links, &events, &mut found);
     let symbols = [bpf_symbol::in_list(session)?, bpf_symbol::in_tree(session)?];
     for (view, programs) in View::SYMBOLS.into_iter().zip(&symbols) {
         for program in programs.iter().flatten() {
@@ -347,63 +372,121 @@ fn has_symbol(session: &Session<'_>, at: Gva) -> Result<bool, ReadError> {
     Ok(!OF_ANYBODY.contains(&kind) && session.space.u32(member(at, layout.jited_len)?)? != 0)
 }
 
-/// The program of the link at `at`, which `view` leads to.
+/// Links by their ``struct bpf_link *``.
+struct Links {
+    /// Those in the table.
+    listed: HashMap<Gva, Link>,
+    /// Others that something leads to.
+    others: HashMap<Gva, Link>,
+}
+
+impl Links {
+    fn listed(session: &Session<'_>) -> Result<Self, ReadError> {
+        let listed = bpf_link::links(session)?.into_iter().map(|link| (link.at, link)).collect();
+        Ok(Self { listed, others: HashMap::new() })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Link> {
+        self.listed.values().chain(self.others.values())
+    }
+}
+
+/// The programs of the link at `at`, which `view` leads to.
 fn by_link(
     session: &Session<'_>,
     at: Gva,
     view: View,
-    listed: &HashMap<Gva, &Link>,
+    links: &mut Links,
     found: &mut Found,
-) -> Result<Option<Gva>, ReadError> {
-    if let Some(link) = listed.get(&at) {
-        let program = link.program;
-        program.map(|program| found.entry(program, view));
-        return Ok(program);
+) -> Result<Vec<Gva>, ReadError> {
+    if let Some(link) = links.listed.get(&at) {
+        for program in &link.programs {
+            found.entry(*program, view);
+        }
+        return Ok(link.programs.clone());
     }
     // Made since the table was read, on its way out, or taken off the table.
-    let link = session.known("bpf_link", at, bpf_link::read(session, at))?.flatten();
-    let Some((program, attachment)) = link.and_then(|link| Some((link.program?, link.attachment))) else {
-        return Ok(None);
+    let Some(link) = session.known("bpf_link", at, bpf_link::read(session, at))?.flatten() else {
+        return Ok(Vec::new());
     };
     if session.known("bpf_link", at, bpf_link::is_held(session, at))? != Some(true) {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    let entry = found.entry(program, view);
-    entry.places.insert(attachment);
-    entry.unlisted.insert(at);
-    Ok(Some(program))
+    for program in &link.programs {
+        let entry = found.entry(*program, view);
+        entry.places.insert(link.attachment.clone());
+        entry.unlisted.insert(at);
+    }
+    let programs = link.programs.clone();
+    links.others.insert(at, link);
+    Ok(programs)
 }
 
-/// Adds what descriptors lead to: programs, links, and perf events with a program.
+/// Adds what descriptors lead to: programs, links, and perf events with a program. Gives back these events.
 fn held(
     session: &Session<'_>,
     leads: Vec<holder::EbpfLead>,
-    links: &HashMap<Gva, &Link>,
+    links: &mut Links,
     found: &mut Found,
-) -> Result<(), ReadError> {
-    let with_link: BTreeSet<Gva> = links.values().filter_map(|link| link.event).collect();
+) -> Result<BTreeSet<Gva>, ReadError> {
+    let mut events = Vec::new();
     for (pid, lead) in leads {
-        let program = match lead {
-            Lead::Program(program) => Some(program),
+        let programs = match lead {
+            Lead::Program(program) => vec![program],
             Lead::Link(at) => by_link(session, at, View::Descriptor, links, found)?,
             Lead::PerfEvent(event) => {
                 let program = bpf_place::event_program(session, event);
                 let program = session.known("perf_event", event, program)?.flatten();
-                if let Some(program) = program.filter(|_| !with_link.contains(&event)) {
-                    let name = bpf_place::event_name(session, event);
-                    let name = session.known("perf_event", event, name)?.flatten();
-                    let place = bpf_place::attachment("perf_event", name, None);
-                    found.entry(program, View::Place).places.insert(place);
-                }
-                program
+                events.extend(program.map(|program| (event, program)));
+                program.into_iter().collect()
             }
-            Lead::Sock(_) | Lead::Ring(_) | Lead::None => None,
+            Lead::Sock(_) | Lead::Ring(_) | Lead::None => Vec::new(),
         };
-        if let Some(program) = program {
+        for program in programs {
             found.entry(program, View::Descriptor).pids.insert(pid);
         }
     }
-    Ok(())
+    let with_link: BTreeSet<Gva> = links.all().filter_map(|link| link.event).collect();
+    for (event, program) in &events {
+        if !with_link.contains(event) {
+            let name = session.known("perf_event", *event, bpf_place::event_name(session, *event))?.flatten();
+            let place = bpf_place::attachment("perf_event", name, None);
+            found.entry(*program, View::Place).places.insert(place);
+        }
+    }
+    Ok(events.into_iter().map(|(event, _)| event).collect())
+}
+
+/// Adds places that do not say which link they have. Where none of the links is there, one is missing: it is neither in the table nor
+/// does anything lead to it. `held`: perf events that descriptors lead to.
+fn kept_by_links(silent: Vec<Placed>, links: &Links, held: &BTreeSet<Gva>, found: &mut Found) {
+    let mut known = HashSet::new();
+    for link in links.all() {
+        let EbpfAttachment { kind, target, .. } = &link.attachment;
+        known.extend(link.programs.iter().map(|program| (*program, kind.as_str(), target.as_deref())));
+    }
+    let of_links: BTreeSet<Gva> = links.all().filter_map(|link| link.event).collect();
+    for placed in silent {
+        let (at, program, attachment, is_known, lacks_link) = match placed {
+            Placed::ByLink { at, program, attachment } => {
+                let place = (program, attachment.kind.as_str(), attachment.target.as_deref());
+                let is_known = known.contains(&place);
+                (at, program, attachment, is_known, !is_known)
+            }
+            Placed::Event { event, program, mapped, attachment } => {
+                let is_known = of_links.contains(&event) || held.contains(&event);
+                (event, program, attachment, is_known, !is_known && !mapped)
+            }
+            Placed::Program(..) | Placed::Link(_) => continue,
+        };
+        let entry = found.entry(program, View::Place);
+        if !is_known {
+            entry.places.insert(attachment);
+        }
+        if lacks_link {
+            entry.unlisted.insert(at);
+        }
+    }
 }
 
 /// Sockets by the id of the program that filters them.

@@ -3,7 +3,9 @@
 //! What a link is attached to is in the larger struct that it is a part of, another for each type of link.
 
 use super::layout::Resolver;
-use super::{bpf_place, bpf_words, cgroup, device, namespace, xarray};
+use super::{
+    bpf_netfilter, bpf_place, bpf_probe, bpf_struct_ops, bpf_words, cgroup, device, namespace, xarray,
+};
 use crate::session::{Session, member};
 use facts::{EbpfAttachment, ProblemKind};
 use vmi_core::{Gva, ReadError};
@@ -21,7 +23,11 @@ const ITERATOR: u32 = 4;
 const NET_NAMESPACE: u32 = 5;
 const XDP: u32 = 6;
 const PERF_EVENT: u32 = 7;
+const KPROBE_MULTI: u32 = 8;
+const STRUCT_OPS: u32 = 9;
+const NETFILTER: u32 = 10;
 const TCX: u32 = 11;
+const UPROBE_MULTI: u32 = 12;
 const NETKIT: u32 = 13;
 const SOCKMAP: u32 = 14;
 
@@ -53,6 +59,7 @@ pub(crate) struct Layout {
     kind: u64,
     program: u64,
     references: u64,
+    operations: u64,
     /// In ``struct bpf_link`` since 6.18; in what it is a part of before.
     attach_type: Option<u64>,
     raw_tracepoint: Option<Whole>,
@@ -81,6 +88,7 @@ impl Layout {
             kind: resolver.optional("bpf_link", "type")?,
             program: resolver.optional("bpf_link", "prog")?,
             references: resolver.optional("bpf_link", "refcnt")?,
+            operations: resolver.optional("bpf_link", "ops")?,
             attach_type: resolver.optional("bpf_link", "attach_type"),
             raw_tracepoint: whole("bpf_raw_tp_link", "btp", None),
             tracepoint: resolver
@@ -109,8 +117,8 @@ impl Layout {
 pub(super) struct Link {
     /// ``struct bpf_link *``.
     pub(super) at: Gva,
-    /// ``struct bpf_prog *``. `None`: a struct_ops link, which has a map.
-    pub(super) program: Option<Gva>,
+    /// ``struct bpf_prog *``: one, or those of the map that a struct_ops link has.
+    pub(super) programs: Vec<Gva>,
     /// ``struct perf_event *``, of a link to one.
     pub(super) event: Option<Gva>,
     pub(super) attachment: EbpfAttachment,
@@ -142,6 +150,16 @@ pub(super) fn is_held(session: &Session<'_>, at: Gva) -> Result<bool, ReadError>
     Ok(session.space.u64(member(at, layout.references)?)? != 0)
 }
 
+/// Whether the link at `at` is the one by which a hook of the security modules runs the programs of control groups. It is the kernel's
+/// own and has no number, nor has its program (``bpf_trampoline_link_cgroup_shim()``).
+pub(super) fn is_shared_hook(session: &Session<'_>, at: Gva) -> Result<bool, ReadError> {
+    let (Some(layout), Some(of_hooks)) = (layout(session), session.kernel.symbol("bpf_shim_tramp_link_lops"))
+    else {
+        return Ok(false);
+    };
+    Ok(session.space.pointer(member(at, layout.operations)?)? == of_hooks)
+}
+
 /// All links that have a number.
 pub(super) fn links(session: &Session<'_>) -> Result<Vec<Link>, ReadError> {
     let tree = session.kernel.layouts().xarray;
@@ -171,6 +189,7 @@ pub(super) fn read(session: &Session<'_>, at: Gva) -> Result<Option<Link>, ReadE
     let id = space.u32(member(at, layout.id)?)?;
     let program = space.pointer(member(at, layout.program)?)?;
     let program = Some(program).filter(|program| !program.is_null());
+    let mut programs: Vec<Gva> = program.into_iter().collect();
     let mut event = None;
     let whole = match kind {
         RAW_TRACEPOINT => layout.raw_tracepoint,
@@ -220,22 +239,33 @@ pub(super) fn read(session: &Session<'_>, at: Gva) -> Result<Option<Link>, ReadE
         };
         if kind == XDP && !object.is_null() {
             let mode = bpf_place::xdp_mode(session, object, at)?;
-            return Ok(Some(Link {
-                at,
-                program,
-                event,
-                attachment: attachment(kind, target, mode.map(ToOwned::to_owned), id),
-            }));
+            let attachment = attachment(kind, target, mode.map(ToOwned::to_owned), id);
+            return Ok(Some(Link { at, programs, event, attachment }));
         }
+    }
+    let (mut sites, mut priority) = (None, None);
+    match kind {
+        KPROBE_MULTI => sites = bpf_probe::functions(session, at)?,
+        UPROBE_MULTI => (target, sites) = bpf_probe::file(session, at)?,
+        NETFILTER => (target, priority) = bpf_netfilter::hook(session, at)?,
+        STRUCT_OPS => {
+            if let Some(registered) = bpf_struct_ops::of_link(session, at)? {
+                programs = registered.programs;
+                target = Some(registered.target);
+            }
+        }
+        _ => {}
     }
     // Where there is but one way, the number says nothing, and kernels before 6.18 do not have it.
     let tells = matches!(kind, TRACING | CGROUP | NET_NAMESPACE | TCX | NETKIT | SOCKMAP);
     let attach_type = attach_type.filter(|_| tells).map(bpf_words::attach_type);
-    Ok(Some(Link { at, program, event, attachment: attachment(kind, target, attach_type, id) }))
+    let attachment = EbpfAttachment { sites, priority, ..attachment(kind, target, attach_type, id) };
+    Ok(Some(Link { at, programs, event, attachment }))
 }
 
 fn attachment(kind: u32, target: Option<String>, attach_type: Option<String>, id: u32) -> EbpfAttachment {
-    EbpfAttachment { kind: bpf_words::link(kind), target, attach_type, link: Some(id).filter(|id| *id != 0) }
+    let link = Some(id).filter(|id| *id != 0);
+    EbpfAttachment { kind: bpf_words::link(kind), target, attach_type, link, sites: None, priority: None }
 }
 
 /// The text at the end of two pointers: `first` bytes into the object at `at`, and from there `second` bytes on.

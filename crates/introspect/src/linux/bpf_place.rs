@@ -1,8 +1,11 @@
 //! Places that run eBPF programs whether or not a link keeps them there: control groups, network interfaces, network
-//! namespaces and perf events.
+//! namespaces and perf events; and, each in a file of its own, what else runs programs.
 
 use super::layout::Resolver;
-use super::{bpf_link, bpf_words, cgroup, device, list, namespace, net};
+use super::{
+    bpf_link, bpf_map, bpf_netfilter, bpf_probe, bpf_struct_ops, bpf_trace, bpf_words, cgroup, device, list,
+    namespace, net,
+};
 use crate::session::{Session, member};
 use facts::{EbpfAttachment, ProblemKind};
 use std::collections::HashSet;
@@ -216,9 +219,14 @@ pub(super) enum Placed {
     Program(Gva, EbpfAttachment),
     /// A ``struct bpf_link *``, which knows the rest.
     Link(Gva),
+    /// A ``struct bpf_prog *`` that only a link can have put there. The place at `at` does not say which link.
+    ByLink { at: Gva, program: Gva, attachment: EbpfAttachment },
+    /// The program of a ``struct perf_event *``, which is there as long as anybody holds the event's file: a descriptor, a link, a map,
+    /// or who has `mapped` its buffer.
+    Event { event: Gva, program: Gva, mapped: bool, attachment: EbpfAttachment },
 }
 
-/// What control groups, interfaces and network namespaces have.
+/// What all places have.
 pub(super) fn places(session: &Session<'_>) -> Result<Vec<Placed>, ReadError> {
     let Some(bpf) = session.kernel.layouts().bpf.as_ref() else { return Ok(Vec::new()) };
     let layout = &bpf.place;
@@ -226,12 +234,27 @@ pub(super) fn places(session: &Session<'_>) -> Result<Vec<Placed>, ReadError> {
     if let Some(groups) = &layout.groups {
         of_groups(session, groups, &mut placed)?;
     }
+    let maps = bpf_map::maps(session)?;
+    bpf_map::places(session, &maps, &mut placed)?;
+    bpf_struct_ops::places(session, &maps, &mut placed)?;
+    bpf_trace::places(session, &mut placed)?;
+    bpf_probe::places(session, &mut placed)?;
     for net in net::namespaces(session)? {
         let read = of_namespace(session, layout, net, &mut placed);
         session.known("net (programs)", net, read)?;
+        let read = bpf_netfilter::places(session, net, &mut placed);
+        session.known("net (netfilter)", net, read)?;
         for interface in device::all(session, net)? {
             let read = of_interface(session, layout, interface, &mut placed);
             session.known("net_device", interface, read)?;
+        }
+    }
+    // What may hold an event and is not looked into.
+    if bpf_map::hold_events(&maps) {
+        for place in &mut placed {
+            if let Placed::Event { mapped, .. } = place {
+                *mapped = true;
+            }
         }
     }
     Ok(placed)
@@ -465,5 +488,5 @@ pub(super) fn event_name(session: &Session<'_>, event: Gva) -> Result<Option<Str
 
 /// Something that a program is attached to without a link.
 pub(super) fn attachment(kind: &str, target: Option<String>, attach_type: Option<String>) -> EbpfAttachment {
-    EbpfAttachment { kind: kind.to_owned(), target, attach_type, link: None }
+    EbpfAttachment { kind: kind.to_owned(), target, attach_type, link: None, sites: None, priority: None }
 }

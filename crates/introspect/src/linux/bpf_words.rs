@@ -37,7 +37,7 @@ const PROGRAMS: [&str; 33] = [
     "netfilter",
 ];
 
-const ATTACH_TYPES: [&str; 59] = [
+const ATTACH_TYPES: [&str; 62] = [
     "cgroup_inet_ingress",
     "cgroup_inet_egress",
     "cgroup_inet_sock_create",
@@ -97,9 +97,12 @@ const ATTACH_TYPES: [&str; 59] = [
     "trace_kprobe_session",
     "trace_uprobe_session",
     "trace_fsession",
+    "trace_fentry_multi",
+    "trace_fexit_multi",
+    "trace_fsession_multi",
 ];
 
-const LINKS: [&str; 15] = [
+const LINKS: [&str; 16] = [
     "unspec",
     "raw_tracepoint",
     "tracing",
@@ -115,6 +118,7 @@ const LINKS: [&str; 15] = [
     "uprobe_multi",
     "netkit",
     "sockmap",
+    "tracing_multi",
 ];
 
 /// The word, or what bpftool prints for a number without one.

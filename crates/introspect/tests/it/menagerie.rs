@@ -205,6 +205,20 @@ fn odd_sockets(opened: &Opened) -> Result<()> {
     Ok(())
 }
 
+/// More functions than a snapshot names of one link.
+const MANY: [&str; 10] = [
+    "vfs_symlink",
+    "vfs_readlink",
+    "vfs_create",
+    "vfs_fallocate",
+    "vfs_truncate",
+    "vfs_setxattr",
+    "vfs_removexattr",
+    "vfs_listxattr",
+    "vfs_getxattr",
+    "do_truncate",
+];
+
 /// An eBPF program in each place that this kernel has. It must refuse the others, so that none is passed over that it has.
 fn programs(opened: &Opened, small: bool) -> Result<()> {
     let guest = &opened.guest;
@@ -212,6 +226,9 @@ fn programs(opened: &Opened, small: bool) -> Result<()> {
     let since = |major: u32, minor: u32| release >= vec![major, minor];
     let group = "/system.slice/filtered.service";
     let traced = |way, function: &str| ProgramSpec::Tracing { way, function: function.into() };
+    let several = |functions: &[&str]| ProgramSpec::KprobeMulti {
+        functions: functions.iter().map(|name| (*name).to_owned()).collect(),
+    };
     guest.load_module("veth")?;
     let mut all = vec![
         (true, ProgramSpec::SocketFilter),
@@ -219,6 +236,7 @@ fn programs(opened: &Opened, small: bool) -> Result<()> {
         (true, ProgramSpec::CgroupLink { cgroup: group.into() }),
         (true, ProgramSpec::Cgroup { cgroup: group.into() }),
         (true, ProgramSpec::RawTracepoint { name: "sched_process_exit".into() }),
+        (true, ProgramSpec::Pinned { name: "sched_process_hang".into() }),
         (true, ProgramSpec::Kprobe { function: "vfs_unlink".into() }),
         (true, ProgramSpec::XdpLink),
         (true, ProgramSpec::Xdp { native: false }),
@@ -229,7 +247,15 @@ fn programs(opened: &Opened, small: bool) -> Result<()> {
         (since(5, 15), ProgramSpec::KprobeLink { function: "vfs_rmdir".into() }),
         (since(5, 15), ProgramSpec::ClockLink),
         // Linux has it since 5.18, Debian with 6.12 (CONFIG_FPROBE).
-        (since(6, 12), ProgramSpec::KprobeMulti { function: "vfs_mknod".into() }),
+        (since(6, 12), several(&["vfs_mknod"])),
+        (since(6, 12), several(&MANY)),
+        (
+            since(6, 6),
+            ProgramSpec::UprobeMulti {
+                path: "/srv/probed".into(),
+                offsets: (1..12).map(|at| at * 16).collect(),
+            },
+        ),
         (since(6, 4), ProgramSpec::Netfilter),
         (since(6, 6), ProgramSpec::TcxLink),
         (since(6, 6), ProgramSpec::Tcx),
@@ -246,6 +272,8 @@ fn programs(opened: &Opened, small: bool) -> Result<()> {
             (true, traced(TracingWay::Hook, "path_chroot")),
             (true, ProgramSpec::TypedTracepoint { name: "sched_process_wait".into() }),
             (true, ProgramSpec::Iterator { target: "task".into() }),
+            (true, ProgramSpec::StructOps { name: "cc_by_itself".into(), link: false }),
+            (since(6, 4), ProgramSpec::StructOps { name: "cc_by_link".into(), link: true }),
             (since(6, 0), ProgramSpec::GroupHook { cgroup: group.into(), hook: "socket_bind".into() }),
         ]);
     }

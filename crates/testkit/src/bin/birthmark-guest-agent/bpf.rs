@@ -9,13 +9,20 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 const NAME: usize = 15;
 /// ``enum bpf_cmd``.
 pub(crate) const MAP_CREATE: libc::c_int = 0;
+pub(crate) const MAP_LOOKUP_ELEMENT: libc::c_int = 1;
+pub(crate) const MAP_UPDATE_ELEMENT: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
+pub(crate) const OBJ_PIN: libc::c_int = 6;
+pub(crate) const OBJ_GET: libc::c_int = 7;
 pub(crate) const PROG_ATTACH: libc::c_int = 8;
 pub(crate) const PROG_GET_NEXT_ID: libc::c_int = 11;
+pub(crate) const MAP_GET_NEXT_ID: libc::c_int = 12;
 pub(crate) const PROG_GET_FD_BY_ID: libc::c_int = 13;
+pub(crate) const MAP_GET_FD_BY_ID: libc::c_int = 14;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 pub(crate) const PROG_QUERY: libc::c_int = 16;
 pub(crate) const RAW_TRACEPOINT_OPEN: libc::c_int = 17;
+pub(crate) const BTF_LOAD: libc::c_int = 18;
 pub(crate) const TASK_FD_QUERY: libc::c_int = 20;
 pub(crate) const LINK_CREATE: libc::c_int = 28;
 pub(crate) const LINK_GET_FD_BY_ID: libc::c_int = 30;
@@ -43,6 +50,13 @@ impl Attributes {
     pub(crate) fn pointing<T>(mut self, offset: usize, to: *const T) -> Self {
         let address = to.expose_provenance() as u64;
         self.0[offset..offset + 8].copy_from_slice(&address.to_ne_bytes());
+        self
+    }
+
+    /// A name, as far as there is room for it.
+    pub(crate) fn named(mut self, offset: usize, name: &str) -> Self {
+        let name = name.get(..NAME).unwrap_or(name);
+        self.0[offset..offset + name.len()].copy_from_slice(name.as_bytes());
         self
     }
 
@@ -82,17 +96,16 @@ pub(crate) fn load_for(
     name: &str,
     program: &[u64],
 ) -> io::Result<OwnedFd> {
-    let name = name.get(..NAME).unwrap_or(name);
     let count = u32::try_from(program.len()).map_err(io::Error::other)?;
-    let mut attributes = Attributes::new()
+    Attributes::new()
         .with(0, kind)
         .with(4, count)
         .pointing(8, program.as_ptr())
         .pointing(16, c"GPL".as_ptr())
         .with(68, attach_type)
-        .with(108, target);
-    attributes.0[48..48 + name.len()].copy_from_slice(name.as_bytes());
-    attributes.open(PROG_LOAD)
+        .with(108, target)
+        .named(48, name)
+        .open(PROG_LOAD)
 }
 
 /// Loads the program `return 0` as a socket filter.

@@ -23,6 +23,7 @@ mod proc_pid;
 mod programs;
 mod socket_storm;
 mod sockets;
+mod struct_ops;
 mod survey;
 mod system;
 mod workload;

@@ -3,9 +3,10 @@
 use crate::bpf::{self, Attributes};
 use crate::btf::{self, Types};
 use crate::init::{Result, context};
-use crate::links;
+use crate::{links, struct_ops};
 use nix::libc;
 use nix::mount::{MsFlags, mount};
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -45,6 +46,7 @@ const TO_GROUP_HOOK: u32 = 43;
 const TO_NETFILTER: u32 = 45;
 const TCX_INGRESS: u32 = 46;
 const TCX_EGRESS: u32 = 47;
+const TO_UPROBES: u32 = 48;
 const NETKIT_PRIMARY: u32 = 54;
 const NETKIT_PEER: u32 = 55;
 /// ``BPF_MAP_TYPE_SOCKMAP``.
@@ -104,12 +106,19 @@ fn load(spec: &ProgramSpec) -> io::Result<Vec<OwnedFd>> {
             attach(&program, group(cgroup)?.as_raw_fd(), INGRESS, ALLOW_MULTI)?;
             Ok(Vec::new())
         }
-        ProgramSpec::RawTracepoint { name } => {
-            let program = bpf::load(RAW_TRACEPOINT, 0, "raw", &returns(0))?;
-            let name = std::ffi::CString::new(name.as_str()).map_err(io::Error::other)?;
-            let mut attributes = Attributes::new().pointing(0, name.as_ptr()).with_fd(8, program.as_raw_fd());
-            Ok(vec![attributes.open(bpf::RAW_TRACEPOINT_OPEN)?])
+        ProgramSpec::RawTracepoint { name } => Ok(vec![raw_tracepoint("raw", name)?]),
+        ProgramSpec::Pinned { name } => {
+            let place = "/sys/fs/bpf";
+            if fs::read_dir(place)?.next().is_none() {
+                mount(Some("bpf"), place, Some("bpf"), MsFlags::empty(), None::<&str>)?;
+            }
+            let link = raw_tracepoint("pinned", name)?;
+            let path = c_string(&format!("{place}/{name}"))?;
+            let mut attributes = Attributes::new().pointing(0, path.as_ptr()).with_fd(8, link.as_raw_fd());
+            attributes.call(bpf::OBJ_PIN)?;
+            Ok(Vec::new())
         }
+        ProgramSpec::StructOps { name, link } => Ok(struct_ops::register(name, *link)?.into_iter().collect()),
         ProgramSpec::Kprobe { function } => {
             let program = bpf::load(KPROBE, 0, "probe", &returns(0))?;
             let event = probe(function)?;
@@ -150,6 +159,7 @@ fn load(spec: &ProgramSpec) -> io::Result<Vec<OwnedFd>> {
         | ProgramSpec::Iterator { .. }
         | ProgramSpec::GroupHook { .. }
         | ProgramSpec::KprobeMulti { .. }
+        | ProgramSpec::UprobeMulti { .. }
         | ProgramSpec::Tracepoint { .. }
         | ProgramSpec::ClockLink => traced(spec),
         ProgramSpec::Netfilter => {
@@ -219,12 +229,23 @@ fn traced(spec: &ProgramSpec) -> io::Result<Vec<OwnedFd>> {
             let program = bpf::load_for(SECURITY_HOOK, TO_GROUP_HOOK, target, "group_hook", &returns(1))?;
             Ok(vec![link(&program, group(cgroup)?.as_raw_fd(), TO_GROUP_HOOK, 0)?])
         }
-        ProgramSpec::KprobeMulti { function } => {
+        ProgramSpec::KprobeMulti { functions } => {
             let program = bpf::load(KPROBE, TO_KPROBES, "probes", &returns(0))?;
-            let function = std::ffi::CString::new(function.as_str()).map_err(io::Error::other)?;
-            let functions = [function.as_ptr()];
-            let mut attributes =
-                linking(&program, 0, TO_KPROBES, 0).with(20, 1).pointing(24, functions.as_ptr());
+            let names = functions.iter().map(|name| c_string(name)).collect::<io::Result<Vec<_>>>()?;
+            let names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+            let count = u32::try_from(names.len()).map_err(io::Error::other)?;
+            let attributes = linking(&program, 0, TO_KPROBES, 0);
+            Ok(vec![attributes.with(20, count).pointing(24, names.as_ptr()).open(bpf::LINK_CREATE)?])
+        }
+        ProgramSpec::UprobeMulti { path, offsets } => {
+            if !fs::exists(path)? {
+                fs::write(path, [0x90; 4096])?;
+            }
+            let program = bpf::load(KPROBE, TO_UPROBES, "uprobes", &returns(0))?;
+            let path = c_string(path)?;
+            let count = u32::try_from(offsets.len()).map_err(io::Error::other)?;
+            let attributes = linking(&program, 0, TO_UPROBES, 0).with(48, count);
+            let mut attributes = attributes.pointing(16, path.as_ptr()).pointing(24, offsets.as_ptr());
             Ok(vec![attributes.open(bpf::LINK_CREATE)?])
         }
         ProgramSpec::Tracepoint { system, name } => {
@@ -247,6 +268,18 @@ fn traced(spec: &ProgramSpec) -> io::Result<Vec<OwnedFd>> {
         }
         other => Err(io::Error::other(format!("{other:?} traces nothing"))),
     }
+}
+
+/// The link of a program to a raw tracepoint.
+fn raw_tracepoint(program: &str, name: &str) -> io::Result<OwnedFd> {
+    let program = bpf::load(RAW_TRACEPOINT, 0, program, &returns(0))?;
+    let name = c_string(name)?;
+    let mut attributes = Attributes::new().pointing(0, name.as_ptr()).with_fd(8, program.as_raw_fd());
+    attributes.open(bpf::RAW_TRACEPOINT_OPEN)
+}
+
+fn c_string(text: &str) -> io::Result<CString> {
+    CString::new(text).map_err(io::Error::other)
 }
 
 /// Index of the first interface of a netkit pair.
@@ -283,7 +316,7 @@ fn attach(program: &OwnedFd, target: RawFd, attach_type: u32, flags: u32) -> io:
 /// A perf event for each time that a function of the kernel is called.
 fn probe(function: &str) -> io::Result<OwnedFd> {
     let kind = fs::read_to_string("/sys/bus/event_source/devices/kprobe/type")?;
-    let function = std::ffi::CString::new(function).map_err(io::Error::other)?;
+    let function = c_string(function)?;
     event(kind.trim().parse().map_err(io::Error::other)?, 0, function.as_ptr().expose_provenance() as u64)
 }
 
