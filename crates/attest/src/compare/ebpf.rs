@@ -31,23 +31,29 @@ pub(super) fn compare(certificate: &Certificate, snapshot: &Snapshot, drafts: &m
         let tag = entry.tag.as_deref().unwrap_or_default();
         drafts.add(rule::EBPF_UNKNOWN, &cause("ebpf", [entry.kind.as_str(), name, tag]), || {
             let subject = subject(&entry);
-            let places = programs.iter().flat_map(|program| &program.attached_to).map(|place| {
-                let target = place.target.as_deref().unwrap_or("?");
-                format!("{} {}", shown(&place.kind), shown(target))
-            });
             Draft::new(
                 subject.clone(),
                 format!("The {subject} is loaded, and the certificate does not allow it"),
             )
             .expected("only certified eBPF programs")
             .seen(subject)
-            .with("attached_to", list(places))
+            .with("attached_to", attached_to(&programs))
             .with("programs", list(programs.iter().map(|program| program.program)))
             .with("pids", list(programs.iter().flat_map(|program| &program.processes)))
             .views(programs.iter().flat_map(|program| &program.views))
             .allow_with(Patch::default().add("/ebpf/-", &entry))
         });
     }
+}
+
+/// Where they are attached: `cgroup /system.slice, kprobe_multi vfs_read`.
+pub(super) fn attached_to(programs: &[&EbpfProgram]) -> String {
+    let places = programs.iter().flat_map(|program| &program.attached_to).map(|place| {
+        let first = place.sites.as_ref().and_then(|sites| sites.first.first());
+        let target = place.target.as_ref().or(first).map_or("?", String::as_str);
+        format!("{} {}", shown(&place.kind), shown(target))
+    });
+    list(places)
 }
 
 /// `eBPF program sd_devices (cgroup_device, tag 0123456789abcdef)`.

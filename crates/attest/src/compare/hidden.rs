@@ -5,6 +5,7 @@
 //! object that is on its way in or out: the walkers have looked twice, and two looks must agree before it is drift.
 
 use super::draft::{Cause, Draft, Drafts, cause};
+use super::ebpf::attached_to;
 use crate::text::{list, shown};
 use facts::{EbpfProgram, ExeState, Module, ModuleState, Process, ProcessState, Snapshot, rule};
 use std::collections::{BTreeMap, BTreeSet};
@@ -137,6 +138,7 @@ fn ebpf(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
             )
             .expected(format!("in {}", list(seen.iter().copied().chain(missing).collect::<BTreeSet<_>>())))
             .seen(format!("in {}", list(seen.iter())))
+            .with("attached_to", attached_to(&programs))
             .with("programs", list(programs.iter().map(|program| program.program)))
             .with("pids", list(programs.iter().flat_map(|program| &program.processes)))
             .views(seen)

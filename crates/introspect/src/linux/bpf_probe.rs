@@ -16,8 +16,8 @@ use vmi_core::{Gva, ReadError};
 
 /// Places of one link that are told.
 const FIRST: u32 = 8;
-/// ``FPROBE_IP_TABLE_SIZE``'s sibling ``FPROBE_TABLE_SIZE``, kernel/trace/fprobe.c 6.14.
-const TABLE: u64 = 256;
+/// ``FPROBE_TABLE_SIZE``, kernel/trace/fprobe.c 6.14.
+const TABLE: u64 = 64;
 /// Most users of ftrace, and most probes of files, that are followed.
 const USERS_MAX: usize = 1 << 16;
 /// Most programs that use one probe of a file.

@@ -6,7 +6,7 @@
 use super::bpf_place::{self, Placed, attachment};
 use super::layout::Resolver;
 use super::list::{self, HashTable};
-use super::{bpf, bpf_link, bpf_words, percpu};
+use super::{bpf, bpf_link, bpf_words, percpu, xarray};
 use crate::session::{Session, member};
 use facts::ProblemKind;
 use std::collections::BTreeSet;
@@ -78,8 +78,8 @@ struct Events {
     entry: u64,
     program: u64,
     buffer: u64,
-    /// Before 6.2 each kind of event has such a context of its own: in ``struct pmu`` the node, and the pointer to it.
-    of_kinds: Option<(u64, u64)>,
+    /// In ``struct pmu``: before 6.2 kinds of events have contexts of their own.
+    of_kind: Option<u64>,
 }
 
 impl Layout {
@@ -155,7 +155,7 @@ impl Events {
             entry: resolver.optional("perf_event", "event_entry")?,
             program: resolver.optional("perf_event", "prog")?,
             buffer: resolver.optional("perf_event", "rb")?,
-            of_kinds: resolver.optional("pmu", "entry").zip(resolver.optional("pmu", "pmu_cpu_context")),
+            of_kind: resolver.optional("pmu", "pmu_cpu_context"),
         })
     }
 }
@@ -322,14 +322,13 @@ fn of_trampoline(
 fn of_events(session: &Session<'_>, layout: &Events, placed: &mut Vec<Placed>) -> Result<(), ReadError> {
     let Some(areas) = percpu::areas(session, "perf events")? else { return Ok(()) };
     let mut contexts = BTreeSet::new();
-    if let Some((node, context)) = layout.of_kinds {
-        let Some(kinds) = session.kernel.symbol("pmus") else { return Ok(()) };
-        for at in list::list(session, "kinds of perf events", kinds)? {
-            let read = || {
-                let kind = at.checked_sub(node).ok_or(ReadError::NotAnAddress { at, len: node })?;
-                session.space.pointer(member(kind, context)?)
-            };
-            contexts.extend(session.known("pmu", at, read())?.filter(|context| !context.is_null()));
+    if let Some(context) = layout.of_kind {
+        let (tree, kinds) = (session.kernel.layouts().xarray, session.kernel.symbol("pmu_idr"));
+        let Some((tree, kinds)) = tree.zip(kinds) else { return Ok(()) };
+        // That of software events is not among them, but those of tracepoints and probes share its contexts.
+        for kind in xarray::pointers(session, tree, "kinds of perf events", member(kinds, tree.idr_head)?)? {
+            let read = member(kind, context).and_then(|at| session.space.pointer(at));
+            contexts.extend(session.known("pmu", kind, read)?.filter(|context| !context.is_null()));
         }
     } else {
         contexts.extend(session.kernel.symbol("perf_cpu_context"));

@@ -5,7 +5,7 @@
 
 use crate::opened::{Opened, PATIENT};
 use crate::socket_views::Stopped;
-use facts::{EbpfProgram, Snapshot, rule};
+use facts::{EbpfAttachment, EbpfProgram, Snapshot, rule};
 use introspect::{Options, Tables};
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ const DESCRIPTOR: &str = "descriptor";
 /// Programs of the menagerie by their names, and the views that have them.
 const PROGRAMS: [(&str, &[&str]); 3] = [
     ("lookup", &[TABLE, SYMBOLS[0], SYMBOLS[1], LINK, PLACE, DESCRIPTOR]),
-    ("raw", &[TABLE, SYMBOLS[0], SYMBOLS[1], LINK, DESCRIPTOR]),
+    ("raw", &[TABLE, SYMBOLS[0], SYMBOLS[1], LINK, PLACE, DESCRIPTOR]),
     ("dissector", &[TABLE, SYMBOLS[0], SYMBOLS[1], PLACE]),
 ];
 
@@ -58,6 +58,7 @@ impl Victim<'_> {
             LINK => self.off_the_table("link_idr", self.link.unwrap()),
             "symbol_list" => off_a_list(self.stopped, self.member(symbol, "bpf_ksym", "lnode")),
             "symbol_tree" => (0..2).flat_map(|which| self.off_the_tree(symbol, which)).collect(),
+            PLACE if self.program.kind.as_deref() == Some("raw_tracepoint") => self.off_the_tracepoint(),
             PLACE => self.off_the_namespace(),
             DESCRIPTOR => self.off_the_descriptors(),
             other => panic!("no such view: {other}"),
@@ -107,6 +108,33 @@ impl Victim<'_> {
             last = self.peek(side(last, "rb_right"));
         }
         vec![(pointer, left), (side(last, "rb_right"), right)]
+    }
+
+    /// Has what runs the program at its tracepoint be something else. The tracepoint says either the program or its link.
+    fn off_the_tracepoint(&self) -> Changes {
+        let size = |record: &str| self.stopped.opened.kernel.profile().size(record).unwrap();
+        let (mut entry, end) = (self.symbol("__start__bpf_raw_tp"), self.symbol("__stop__bpf_raw_tp"));
+        while entry < end {
+            let point = self.peek(self.member(entry, "bpf_raw_event_map", "tp"));
+            let name = self.peek(self.member(point, "tracepoint", "name"));
+            if self.text(name) == self.program.attached_to[0].target.as_deref().unwrap() {
+                let mut function = self.peek(self.member(point, "tracepoint", "funcs"));
+                loop {
+                    let data = self.peek(self.member(function, "tracepoint_func", "data"));
+                    if data == self.program.program.0 || Some(data) == self.link {
+                        return vec![(self.member(function, "tracepoint_func", "func"), 1)];
+                    }
+                    function += size("tracepoint_func");
+                }
+            }
+            entry += size("bpf_raw_event_map");
+        }
+        panic!("{:?} is at no tracepoint", self.program)
+    }
+
+    fn text(&self, at: u64) -> String {
+        let bytes = (0..8).flat_map(|word| self.peek(at + 8 * word).to_le_bytes());
+        String::from_utf8(bytes.take_while(|byte| *byte != 0).collect()).unwrap()
     }
 
     fn off_the_namespace(&self) -> Changes {
@@ -207,11 +235,16 @@ pub fn check(opened: &Opened) {
         assert_eq!(look(opened).ebpf_programs, clean.ebpf_programs, "{name}: all is put back");
     }
     off_both_names(&stopped, named("leaving"), tracer);
+    let with_links = clean.ebpf_programs.iter().flatten().flat_map(|program| &program.attached_to);
+    let with_links: BTreeSet<String> =
+        with_links.filter(|place| place.link.is_some()).map(|place| place.kind.clone()).collect();
+    assert_eq!(off_the_links(&stopped, &clean, tracer), with_links);
     opened.guest.qmp(&serde_json::json!({"execute": "cont"})).unwrap();
 }
 
-/// The ``struct bpf_link *`` of a program's link: the one that leads to it.
+/// The ``struct bpf_link *`` of a program's link, by its number.
 fn link_of(victim: &Victim<'_>) -> u64 {
+    let number = victim.program.attached_to.iter().find_map(|place| place.link).unwrap();
     let mut open = vec![victim.member(victim.symbol("link_idr"), "idr", "idr_rt.xa_head")];
     while let Some(at) = open.pop() {
         let value = victim.peek(at);
@@ -219,12 +252,72 @@ fn link_of(victim: &Victim<'_>) -> u64 {
             let slots = victim.member(value - 2, "xa_node", "slots");
             open.extend((0..64).map(|index| slots + index * 8));
         } else if value != 0
-            && victim.peek(victim.member(value, "bpf_link", "prog")) == victim.program.program.0
+            && victim.peek(victim.member(value, "bpf_link", "id")) & 0xffff_ffff == u64::from(number)
         {
             return value;
         }
     }
-    panic!("no link has {:?}", victim.program)
+    panic!("{:?} has no such link", victim.program)
+}
+
+/// Takes each link of the guest off the table of links, and then off the descriptors too, so that nothing but the place itself has it:
+/// what its programs are attached to is told still, and one finding says that it is not in the table. Gives back the kinds of places
+/// that were tried.
+fn off_the_links(stopped: &Stopped<'_>, clean: &Snapshot, tracer: u64) -> BTreeSet<String> {
+    let mut tried = BTreeSet::new();
+    let mut kinds = BTreeSet::new();
+    for program in clean.ebpf_programs.iter().flatten() {
+        let Some(number) = program.attached_to.iter().find_map(|place| place.link) else { continue };
+        if !tried.insert(number) {
+            continue;
+        }
+        let mut victim = Victim { stopped, program, link: None, tracer };
+        victim.link = Some(link_of(&victim));
+        let of_link = |program: &&EbpfProgram| program.attached_to.iter().any(|to| to.link == Some(number));
+        let programs: Vec<&EbpfProgram> = clean.ebpf_programs.iter().flatten().filter(of_link).collect();
+        let kind = &program.attached_to[0].kind;
+        kinds.insert(kind.clone());
+        let table = victim.off(LINK);
+        unlinked(&stopped.with(&table, || look(stopped.opened)), &programs, &[LINK]);
+        // One that is pinned has no descriptor, and an iterator runs when it is read: it has no place.
+        if !program.views.iter().any(|view| view == "pin") && kind != "iter" {
+            let both = [table, victim.off(DESCRIPTOR)].concat();
+            unlinked(&stopped.with(&both, || look(stopped.opened)), &programs, &[LINK, DESCRIPTOR]);
+        }
+    }
+    kinds
+}
+
+/// The snapshot tells where the programs are attached though `taken` has not their link, and a finding tells that.
+fn unlinked(snapshot: &Snapshot, programs: &[&EbpfProgram], taken: &[&str]) {
+    assert_eq!(snapshot.problems, [], "{programs:?} off {taken:?}");
+    for program in programs {
+        let what = format!("{program:?} off {taken:?}");
+        let seen = of(snapshot, program.program).unwrap_or_else(|| panic!("gone: {what}"));
+        let left: Vec<&String> =
+            program.views.iter().filter(|view| !taken.contains(&view.as_str())).collect();
+        assert_eq!(seen.views.iter().collect::<Vec<_>>(), left, "{what}");
+        assert_eq!(seen.views_missing, [LINK], "{what}");
+        let place = |place: &EbpfAttachment| EbpfAttachment { link: None, ..place.clone() };
+        let places = |program: &EbpfProgram| program.attached_to.iter().map(place).collect::<Vec<_>>();
+        assert_eq!(places(seen), places(program), "{what}");
+    }
+    for other in snapshot.ebpf_programs.iter().flatten() {
+        let is_one = programs.iter().any(|program| program.program == other.program);
+        assert_eq!(other.views_missing.is_empty(), !is_one, "{other:?} off {taken:?}");
+    }
+    let findings = attest::cross_views(snapshot, &attest::Policy::default());
+    assert_eq!(findings.len(), programs.len(), "{findings:#?}");
+    for program in programs {
+        let at = program.program.to_string();
+        let finding = findings.iter().find(|finding| finding.evidence["programs"] == at).unwrap();
+        assert_eq!(
+            (finding.rule.as_str(), finding.views_missing.as_slice()),
+            (rule::EBPF_HIDDEN, [LINK.to_owned()].as_slice())
+        );
+        let kind = &program.attached_to[0].kind;
+        assert!(finding.evidence["attached_to"].contains(kind.as_str()), "{finding:?}");
+    }
 }
 
 /// The snapshot has the program in the views that are left, and one finding says so, unless it is in all that it must be in.
