@@ -31,7 +31,8 @@ pub struct EbpfProgram {
     pub attached_to: Vec<EbpfAttachment>,
     /// Pids of processes with a descriptor of it, or of a link to it, ascending.
     pub processes: Vec<u32>,
-    /// Views in which it was seen.
+    /// Views in which it was seen: `program_table`, `symbol_list`, `symbol_tree`, `link`, `attachment` (the place itself), `pin` (a file
+    /// of it or of a link to it), `descriptor`.
     pub views: Vec<String>,
     /// Views that it should be in, for what it is and how it is attached, and is not, also after looking again. `link`: a link to
     /// it is not in the kernel's table of links.

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, FromRawFd};
 use std::process::ExitCode;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
-use testkit::command::{Activity, ProgramSpec, Spawn, Traffic};
+use testkit::command::{Activity, ProgramSpec, Spawn, TracingWay, Traffic};
 
 /// Never returns unless its activity ends or it cannot do as told.
 pub(crate) fn run(order: &str) -> ExitCode {
@@ -165,13 +165,10 @@ fn act(activity: &Activity, held: Held) {
             fork_storm(*parallel, Duration::from_secs(u64::from(*seconds)));
             return;
         }
-        Activity::ProgramStorm => loop {
-            let raw = ProgramSpec::RawTracepoint { name: "sched_process_exit".to_owned() };
-            let cgroup = ProgramSpec::CgroupLink { cgroup: "/storm".to_owned() };
-            if programs::load_all(&[raw, cgroup, ProgramSpec::WithFunction]).is_err() {
-                return;
-            }
-        },
+        Activity::ProgramStorm => {
+            program_storm();
+            return;
+        }
         Activity::SocketStorm { .. } => {
             // It ends, so that whoever waits for its sockets notices.
             let _ = socket_storm::run();
@@ -182,6 +179,32 @@ fn act(activity: &Activity, held: Held) {
         },
     }
     sleep_for_ever();
+}
+
+/// Loads programs and lets them go again, until one of a kind that every kernel has is refused. Those that take the kernel longer to take off
+/// again are among them now and then, as far as this kernel has them.
+fn program_storm() {
+    let quick = [
+        ProgramSpec::RawTracepoint { name: "sched_process_exit".to_owned() },
+        ProgramSpec::CgroupLink { cgroup: "/storm".to_owned() },
+        ProgramSpec::WithFunction,
+    ];
+    let slow = [
+        ProgramSpec::KprobeLink { function: "vfs_rmdir".to_owned() },
+        ProgramSpec::KprobeMulti { functions: vec!["vfs_mknod".to_owned()] },
+        ProgramSpec::UprobeMulti { path: "/srv/stormed".to_owned(), offsets: vec![16, 32] },
+        ProgramSpec::Netfilter,
+        ProgramSpec::SocketLookupLink,
+        ProgramSpec::Tracing { way: TracingWay::Entry, function: "vfs_symlink".to_owned() },
+    ];
+    for spec in slow.iter().cycle() {
+        for _ in 0..20 {
+            if programs::load_all(&quick).is_err() {
+                return;
+            }
+        }
+        let _ = programs::load_all(std::slice::from_ref(spec));
+    }
 }
 
 /// Counts of a traffic process, kept in a file of its own.
