@@ -40,6 +40,18 @@ const KINDS: [(Family, &str, &str); 9] = [
     (Family::Vsock, "stream", "vsock"),
 ];
 
+/// Places that eBPF programs are attached to and taken off again.
+const PLACES: [&str; 8] = [
+    "cgroup",
+    "kprobe_multi",
+    "netfilter",
+    "netns",
+    "perf_event",
+    "raw_tracepoint",
+    "tracing",
+    "uprobe_multi",
+];
+
 /// What lives through the storm, and who makes it.
 struct Steady {
     pids: BTreeSet<u32>,
@@ -55,8 +67,9 @@ struct Seen {
     pids: BTreeSet<u32>,
     /// Inode numbers of sockets, by kind.
     sockets: BTreeMap<usize, BTreeSet<u64>>,
-    /// Ids of eBPF programs.
+    /// Ids of eBPF programs, and kinds of places that they were attached to.
     programs: BTreeSet<u32>,
+    places: BTreeSet<String>,
     retries: u32,
     torn: u32,
 }
@@ -146,8 +159,10 @@ fn watch(opened: &Opened, steady: &Steady, looks: u32, rounds: &AtomicU32) {
         let snapshot = opened.snapshot().unwrap();
         processes(&snapshot, steady, look, &mut strangers);
         sockets(&snapshot, steady, look, &mut strangers);
-        let programs = snapshot.ebpf_programs.iter().flatten().filter_map(|program| program.id);
-        strangers.programs.extend(programs);
+        for program in snapshot.ebpf_programs.iter().flatten() {
+            strangers.programs.extend(program.id);
+            strangers.places.extend(program.attached_to.iter().map(|place| place.kind.clone()));
+        }
         strangers.retries += snapshot.consistency.retries;
         strangers.torn += snapshot.consistency.torn;
         // A busy host has given the guest's CPU to somebody else, or the guest has.
@@ -176,6 +191,11 @@ fn watch(opened: &Opened, steady: &Steady, looks: u32, rounds: &AtomicU32) {
     );
     let programs = strangers.programs.len();
     assert!(programs >= PROGRAMS, "the guest did not load programs: {programs} in all");
+    // Of the rest the kernel of the shorter storm has few, and few looks see them.
+    let places: &[&str] = if look < LOOKS { &["raw_tracepoint", "cgroup"] } else { &PLACES };
+    for place in places {
+        assert!(strangers.places.contains(*place), "no program at a {place}: {:?}", strangers.places);
+    }
     for (kind, name) in KINDS.iter().enumerate() {
         let seen = strangers.of_kind(kind);
         assert!(seen >= STRANGE_SOCKETS, "the guest opened {seen} sockets that are {name:?}");

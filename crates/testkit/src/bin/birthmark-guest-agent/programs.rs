@@ -10,6 +10,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use testkit::command::{ProgramSpec, TracingWay};
 
 /// ``enum bpf_prog_type``.
@@ -239,6 +240,7 @@ fn traced(spec: &ProgramSpec) -> io::Result<Vec<OwnedFd>> {
         }
         ProgramSpec::UprobeMulti { path, offsets } => {
             if !fs::exists(path)? {
+                fs::create_dir_all(Path::new(path).parent().unwrap_or(Path::new("/")))?;
                 fs::write(path, [0x90; 4096])?;
             }
             let program = bpf::load(KPROBE, TO_UPROBES, "uprobes", &returns(0))?;

@@ -198,7 +198,7 @@ fn program_storm() {
         ProgramSpec::Tracing { way: TracingWay::Entry, function: "vfs_symlink".to_owned() },
     ];
     for spec in slow.iter().cycle() {
-        for _ in 0..20 {
+        for _ in 0..5 {
             if programs::load_all(&quick).is_err() {
                 return;
             }
