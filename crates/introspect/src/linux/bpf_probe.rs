@@ -169,7 +169,7 @@ pub(super) fn file(
         return Ok((None, None));
     };
     let start = before(link, layout.link)?;
-    let path = path::of(session, member(start, layout.path)?)?.map(|path| path.text);
+    let path = path::of(session, "bpf_uprobe_multi_link", start, layout.path)?.map(|path| path.text);
     let count = session.space.u32(member(start, layout.count)?)?;
     let probes = session.space.pointer(member(start, layout.probes)?)?;
     let mut first = Vec::new();

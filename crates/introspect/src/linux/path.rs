@@ -65,30 +65,33 @@ pub(crate) type PathCache = RefCell<HashMap<(Gva, Gva), Option<FilePath>>>;
 
 /// The path of the ``struct file *`` at `file`. `None`: it could not be read, with a problem.
 pub(crate) fn of_file(session: &Session<'_>, file: Gva) -> Result<Option<FilePath>, ReadError> {
-    match file.checked_add(session.kernel.layouts().path.file_path) {
-        Some(path) => of(session, path),
-        None => session.known("file", file, Err(ReadError::NotAnAddress { at: file, len: 0 })),
-    }
+    of(session, "file", file, session.kernel.layouts().path.file_path)
 }
 
-/// The same of the ``struct path`` at `path`.
-pub(crate) fn of(session: &Session<'_>, path: Gva) -> Result<Option<FilePath>, ReadError> {
+/// The same of the ``struct path`` that is `offset` bytes into the object `what` at `at`.
+pub(crate) fn of(
+    session: &Session<'_>,
+    what: &str,
+    at: Gva,
+    offset: u64,
+) -> Result<Option<FilePath>, ReadError> {
     let layout = &session.kernel.layouts().path;
     let read = || {
+        let path = member(at, offset)?;
         let mnt = session.space.pointer(member(path, layout.path_mnt)?)?;
         let dentry = session.space.pointer(member(path, layout.path_dentry)?)?;
         Ok((mnt, dentry))
     };
-    let Some((mnt, dentry)) = session.known("path of file", path, read())? else { return Ok(None) };
+    let Some((mnt, dentry)) = session.known(what, at, read())? else { return Ok(None) };
     if let Some(known) = session.paths.borrow().get(&(mnt, dentry)) {
         return Ok(known.clone());
     }
-    let found = session.known("path of file", path, walk(session, path, mnt, dentry))?.flatten();
-    session.paths.borrow_mut().insert((mnt, dentry), found.clone());
-    Ok(found)
+    let path = session.known("path of file", at, walk(session, at, mnt, dentry))?.flatten();
+    session.paths.borrow_mut().insert((mnt, dentry), path.clone());
+    Ok(path)
 }
 
-fn walk(session: &Session<'_>, path: Gva, mnt: Gva, dentry: Gva) -> Result<Option<FilePath>, ReadError> {
+fn walk(session: &Session<'_>, file: Gva, mnt: Gva, dentry: Gva) -> Result<Option<FilePath>, ReadError> {
     let layout = &session.kernel.layouts().path;
     let space = &session.space;
     let pointer = |object, offset| space.pointer(member(object, offset)?);
@@ -145,8 +148,8 @@ fn walk(session: &Session<'_>, path: Gva, mnt: Gva, dentry: Gva) -> Result<Optio
     }
     session.problem(
         ProblemKind::Cycle,
-        format_args!("path of file {path}"),
-        format_args!("It has more than {STEPS_MAX} steps."),
+        format_args!("file {file}"),
+        format_args!("Its path has more than {STEPS_MAX} steps."),
     );
     Ok(None)
 }
