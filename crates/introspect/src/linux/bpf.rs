@@ -415,7 +415,10 @@ fn by_link(
     for program in &link.programs {
         let entry = found.entry(*program, view);
         entry.places.insert(link.attachment.clone());
-        entry.unlisted.insert(at);
+        // Probes of files are in their place before their link has a number or anybody can hold it.
+        if view != View::Place || link.attachment.link.is_some() {
+            entry.unlisted.insert(at);
+        }
     }
     let programs = link.programs.clone();
     links.others.insert(at, link);
