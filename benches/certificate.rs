@@ -57,9 +57,9 @@ fn big(small: &Snapshot) -> Snapshot {
         let exe = format!("/opt/services/program-{program}/bin/program-{program}");
         big.processes.push(Process {
             pid,
-            name: format!("program-{program}"),
+            name: format!("program-{program}").into(),
             args: Some(vec![exe.clone(), "--config".to_owned(), format!("/etc/program-{program}.conf")]),
-            exe: Some(exe),
+            exe: Some(exe.into()),
             ..model.clone()
         });
     }
@@ -69,7 +69,7 @@ fn big(small: &Snapshot) -> Snapshot {
         big.sockets.push(Socket { local_port, processes, ..listener.clone() });
     }
     // As the tables work leaves them: nearly every process is in every view, and that is looked at too.
-    big.views.processes = VIEWS.map(str::to_owned).to_vec();
+    big.views.processes = VIEWS.map(facts::Text::from).to_vec();
     for process in &mut big.processes {
         process.views.clone_from(&big.views.processes);
     }
@@ -99,8 +99,8 @@ fn comparison(criterion: &mut Criterion, report: &mut Report, name: &str, good: 
     let entries = certificate.processes.len() + certificate.listeners.len() + certificate.modules.len();
     let mut drifted = good.clone();
     for process in drifted.processes.iter_mut().rev().take(10) {
-        process.exe = Some("/tmp/rogue".to_owned());
-        process.name = "rogue".to_owned();
+        process.exe = Some("/tmp/rogue".into());
+        process.name = "rogue".into();
     }
     assert!(compare(certificate, good).is_empty() && !compare(certificate, &drifted).is_empty());
     let key = PrivateKey::generate()?;

@@ -1,6 +1,6 @@
 //! One eBPF program of a guest, and what it is attached to.
 
-use crate::Address;
+use crate::{Address, Text};
 use serde::{Deserialize, Serialize};
 
 /// One loaded program, in the words of `bpftool prog`.
@@ -33,11 +33,11 @@ pub struct EbpfProgram {
     pub processes: Vec<u32>,
     /// Views in which it was seen: `program_table`, `symbol_list`, `symbol_tree`, `link`, `attachment` (the place itself), `pin` (a file
     /// of it or of a link to it), `descriptor`.
-    pub views: Vec<String>,
+    pub views: Vec<Text>,
     /// Views that it should be in, for what it is and how it is attached, and is not, also after looking again. `link`: a link to
     /// it is not in the kernel's table of links.
     #[serde(default)]
-    pub views_missing: Vec<String>,
+    pub views_missing: Vec<Text>,
     /// Address of its ``struct bpf_prog``.
     pub program: Address,
 }

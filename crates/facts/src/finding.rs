@@ -1,6 +1,6 @@
 //! A fact that breaks a rule, and the report that says so.
 
-use crate::{Snapshot, Turnover, Vm};
+use crate::{Snapshot, Text, Turnover, Vm};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -83,9 +83,9 @@ pub struct Finding {
     /// The values behind it.
     pub evidence: Evidence,
     /// Views that saw the object.
-    pub views_seen: Vec<String>,
+    pub views_seen: Vec<Text>,
     /// Views that should have seen it and did not.
-    pub views_missing: Vec<String>,
+    pub views_missing: Vec<Text>,
     /// Looks in a row that agreed.
     pub confirmations: u32,
 }

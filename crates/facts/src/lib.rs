@@ -33,6 +33,9 @@ pub use socket::{
 };
 pub use vm::{Hypervisor, Libvirt, Metadata, Nic, Vm, VmState};
 
+/// Text that many rows have in common, or that is short: to copy it costs no allocation. A crowd's tables have a hundred thousand such.
+pub type Text = smol_str::SmolStr;
+
 /// Value of `schema` in a [`Snapshot`].
 pub const SNAPSHOT_SCHEMA: &str = "birthmark.snapshot/v1";
 /// Value of `schema` in a [`Report`].

@@ -1,6 +1,6 @@
 //! One loadable kernel module of a guest.
 
-use crate::Address;
+use crate::{Address, Text};
 use serde::{Deserialize, Serialize};
 
 /// Life of a module (`enum module_state`).
@@ -29,7 +29,7 @@ pub struct Module {
     /// State.
     pub state: Option<ModuleState>,
     /// Views in which it was seen.
-    pub views: Vec<String>,
+    pub views: Vec<Text>,
     /// Address of its `struct module`.
     pub module: Address,
 }

@@ -1,6 +1,6 @@
 //! One process of a guest (a thread group: its leader's facts).
 
-use crate::Address;
+use crate::{Address, Text};
 use serde::{Deserialize, Serialize};
 
 /// What became of the file a process runs.
@@ -64,7 +64,7 @@ pub struct Thread {
     /// Its number in the guest's initial pid namespace. The leader's is the pid.
     pub tid: u32,
     /// Its `comm`.
-    pub name: String,
+    pub name: Text,
     /// What it is.
     pub kind: TaskKind,
     /// Scheduler state.
@@ -164,9 +164,9 @@ pub struct Process {
     /// Threads in the group, this one included.
     pub threads: Option<u32>,
     /// The kernel's `comm`: at most 15 bytes, and the process can change it. Never an identity.
-    pub name: String,
+    pub name: Text,
     /// Path of the executable in the guest, without any ` (deleted)`.
-    pub exe: Option<String>,
+    pub exe: Option<Text>,
     /// What became of that file.
     pub exe_state: Option<ExeState>,
     /// Argument vector as in `/proc/PID/cmdline`. Empty for kernel threads and zombies.
@@ -263,17 +263,17 @@ pub struct Process {
     /// Namespaces it is in.
     pub namespaces: Namespaces,
     /// Path in the unified (v2) control group hierarchy.
-    pub cgroup: Option<String>,
+    pub cgroup: Option<Text>,
     /// Where it is in the control group hierarchies of version 1 that are mounted.
     #[serde(default)]
     pub cgroups_v1: Option<Vec<CgroupV1>>,
     /// Container id (or name, where the runtime names them), where a control group's name holds one. `None`: there is none.
-    pub container: Option<String>,
+    pub container: Option<Text>,
     /// What made that container, where the control group's name tells.
     #[serde(default)]
     pub container_runtime: Option<ContainerRuntime>,
     /// Views in which it was seen.
-    pub views: Vec<String>,
+    pub views: Vec<Text>,
     /// Address of its `struct task_struct`.
     pub task: Address,
 }

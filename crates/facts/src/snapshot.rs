@@ -1,6 +1,6 @@
 //! All facts seen in one look.
 
-use crate::{EbpfProgram, Kernel, Module, Process, Socket, Vm};
+use crate::{EbpfProgram, Kernel, Module, Process, Socket, Text, Vm};
 use serde::{Deserialize, Serialize};
 
 /// How the look was kept consistent.
@@ -69,9 +69,9 @@ pub struct Problem {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Views {
     /// Names in [`Process::views`]. A zombie may have left `cgroup`.
-    pub processes: Vec<String>,
+    pub processes: Vec<Text>,
     /// Names in [`Module::views`].
-    pub modules: Vec<String>,
+    pub modules: Vec<Text>,
 }
 
 /// What the kernel itself counted of tasks until now. Two looks tell with it how many were made between them, also of those

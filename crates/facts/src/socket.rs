@@ -1,6 +1,6 @@
 //! One socket of a guest.
 
-use crate::Address;
+use crate::{Address, Text};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -197,9 +197,9 @@ pub struct Socket {
     pub protocol_family: u16,
     /// `stream`, `dgram`, `raw`, `rdm`, `seqpacket`, `packet`; `None` where the kernel keeps none (time-wait).
     #[serde(rename = "type")]
-    pub kind: Option<String>,
+    pub kind: Option<Text>,
     /// `tcp`, `udp`, `udplite`, `icmp`, `sctp`, `unix`, a netlink family, an EtherType as `0x0003`, or a number.
-    pub protocol: Option<String>,
+    pub protocol: Option<Text>,
     /// State.
     pub state: Option<SocketState>,
     /// Local address; the unspecified address for a wildcard.
@@ -242,7 +242,7 @@ pub struct Socket {
     /// Path in the unified hierarchy of the control group that whoever made it was in: it outlives that process. `None`: it is no full
     /// socket, or the kernel keeps none.
     #[serde(default)]
-    pub cgroup: Option<String>,
+    pub cgroup: Option<Text>,
     /// A listener's: connections that may wait to be accepted.
     #[serde(default)]
     pub backlog: Option<u32>,
@@ -265,10 +265,10 @@ pub struct Socket {
     #[serde(default)]
     pub vsock_remote: Option<VsockAddress>,
     /// Views in which it was seen.
-    pub views: Vec<String>,
+    pub views: Vec<Text>,
     /// Views that every socket of its kind and state is in, and this one is not, also after looking again.
     #[serde(default)]
-    pub views_missing: Vec<String>,
+    pub views_missing: Vec<Text>,
     /// Address of its `struct file`.
     #[serde(default)]
     pub file: Option<Address>,

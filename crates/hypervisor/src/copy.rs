@@ -1,7 +1,7 @@
 //! Copies bytes out of memory that somebody else writes to meanwhile.
 //!
 //! Loads are volatile, so the compiler neither repeats nor assumes them, and naturally aligned eight-byte words are read
-//! by one load each: a pointer in guest memory comes out whole. No reference to the source ever exists.
+//! by one load each, as is a number of four bytes: a pointer in guest memory comes out whole. No reference to the source ever exists.
 
 /// Copies `out.len()` bytes from `from`.
 ///
@@ -10,6 +10,21 @@
 /// `out`.
 pub(crate) unsafe fn copy_volatile(from: *const u8, out: &mut [u8]) {
     const WORD: usize = size_of::<u64>();
+    // Most reads are of one number.
+    if let Ok(word) = <&mut [u8; WORD]>::try_from(&mut *out)
+        && from.cast::<u64>().is_aligned()
+    {
+        // SAFETY: it is aligned, and its eight bytes are the range.
+        *word = unsafe { from.cast::<u64>().read_volatile() }.to_ne_bytes();
+        return;
+    }
+    if let Ok(half) = <&mut [u8; 4]>::try_from(&mut *out)
+        && from.cast::<u32>().is_aligned()
+    {
+        // SAFETY: it is aligned, and its four bytes are the range.
+        *half = unsafe { from.cast::<u32>().read_volatile() }.to_ne_bytes();
+        return;
+    }
     let to_aligned = from.align_offset(WORD).min(out.len());
     let (head, rest) = out.split_at_mut(to_aligned);
     for (index, byte) in head.iter_mut().enumerate() {

@@ -65,15 +65,55 @@ pub(crate) fn apart<O: Sync, T: Send>(
     objects: &[O],
     read: impl Fn(&Session<'_>, &[O]) -> Part<T> + Sync,
 ) -> Part<Vec<T>> {
+    if !is_crowd(objects.len()) {
+        let (rows, end) = read(session, objects);
+        return (vec![rows], end);
+    }
+    let threads = threads();
+    by_parts(session, objects, threads, objects.len().div_ceil(threads.saturating_mul(PARTS)), read)
+}
+
+/// What `read` makes of each of `objects`, which are few, and with a `crowd` in the guest much work each.
+pub(crate) fn side_by_side<O: Copy + Sync, T: Send>(
+    session: &Session<'_>,
+    objects: &[O],
+    crowd: bool,
+    read: impl Fn(&Session<'_>, O) -> Result<T, ReadError> + Sync,
+) -> Part<Vec<T>> {
+    let threads = if crowd { threads() } else { 1 };
+    let (parts, end) = by_parts(session, objects, threads, 1, |session, objects| {
+        let mut rows = Vec::with_capacity(objects.len());
+        let end = objects.iter().try_for_each(|object| read(session, *object).map(|row| rows.push(row)));
+        (rows, end)
+    });
+    (parts.into_iter().flatten().collect(), end)
+}
+
+/// Whether so many objects are worth threads.
+pub(crate) fn is_crowd(objects: usize) -> bool {
+    objects >= MANY
+}
+
+fn threads() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX)
+}
+
+/// [`apart`] with so many threads, in parts of `len` objects.
+fn by_parts<O: Sync, T: Send>(
+    session: &Session<'_>,
+    objects: &[O],
+    threads: usize,
+    len: usize,
+    read: impl Fn(&Session<'_>, &[O]) -> Part<T> + Sync,
+) -> Part<Vec<T>> {
     let look = session.space.look();
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
     // Pages that are copied whole would be copied by each thread.
-    if objects.len() < MANY || threads < 2 || look.memory().access() != Access::Mapped {
+    if threads < 2 || look.memory().access() != Access::Mapped {
         let (rows, end) = read(session, objects);
         return (vec![rows], end);
     }
     let before = session.take_problems();
-    let len = objects.len().div_ceil(threads.saturating_mul(PARTS)).max(1);
+    let len = len.max(1);
     let work = Work {
         parts: objects.chunks(len).collect(),
         next: AtomicUsize::new(0),

@@ -9,7 +9,7 @@ use facts::{Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot, Views,
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::time::Instant;
-use vmi_core::{AddressSpace, Budget, GuestMemory, Gva, Look, ReadError};
+use vmi_core::{Access, AddressSpace, Budget, GuestMemory, Gva, Look, ReadError};
 
 /// Which tables a look reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +68,11 @@ impl Default for Options {
     }
 }
 
-/// How many objects are fetched ahead of the one that is read.
+/// How many objects each step of [`Session::each`] is ahead of the next.
 const AHEAD: usize = 8;
+
+/// Has something of an object fetched that will be read soon, and notes what the next step needs.
+pub(crate) type Step<O, N = ()> = fn(&Session<'_>, O, &mut N);
 
 /// Problems kept of one look. A guest that causes more gets one line that counts the rest.
 const PROBLEMS_MAX: usize = 256;
@@ -187,27 +190,47 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What `read` says of each of `objects`. Meanwhile `len` bytes at what `place` makes of the objects after it are on their way.
-    pub(crate) fn each<O: Copy, T>(
+    /// What `read` says of each of `objects`. Meanwhile what it will read of those after it is on its way: each of `steps` goes
+    /// [`AHEAD`] objects before the next one, and the last one that many before `read`.
+    ///
+    /// Reading objects is waiting for memory, once for each pointer on the way. A step finds what the one before has had fetched, and
+    /// has fetched what that points at, so that the memory of many objects is waited for at once.
+    pub(crate) fn each<O: Copy, N: Clone + Default, T>(
         &self,
         objects: &[O],
-        place: impl Fn(O) -> Option<Gva>,
-        len: u64,
+        steps: &[Step<O, N>],
         mut read: impl FnMut(O) -> Result<T, ReadError>,
     ) -> Result<Vec<T>, ReadError> {
-        let mut coming = objects.iter();
-        let mut expect = |count| {
-            for at in coming.by_ref().take(count).filter_map(|object| place(*object)) {
-                self.space.expect(at, len);
+        // Elsewhere nothing can be fetched beforehand.
+        let steps = if self.space.look().memory().access() == Access::Mapped { steps } else { &[] };
+        let mut notes = vec![N::default(); if steps.is_empty() { 0 } else { objects.len() }];
+        let mut go_ahead = |front: usize| {
+            for (step, at) in steps.iter().zip((0..=front).rev().step_by(AHEAD)) {
+                if let (Some(object), Some(note)) = (objects.get(at), notes.get_mut(at)) {
+                    step(self, *object, note);
+                }
             }
         };
-        expect(AHEAD);
+        let ahead = steps.len().saturating_mul(AHEAD);
+        (0..ahead).for_each(&mut go_ahead);
         let mut results = Vec::with_capacity(objects.len());
-        for object in objects {
-            expect(1);
+        for (at, object) in objects.iter().enumerate() {
+            go_ahead(at.saturating_add(ahead));
             results.push(read(*object)?);
         }
         Ok(results)
+    }
+
+    /// Has `len` bytes, `offset` bytes into the object at `at`, fetched.
+    pub(crate) fn expect(&self, at: Gva, offset: u64, len: u64) {
+        if let Some(at) = at.checked_add(offset) {
+            self.space.expect(at, len);
+        }
+    }
+
+    /// What the pointer `offset` bytes into the object at `at` points at, once that was fetched.
+    pub(crate) fn glimpse(&self, at: Gva, offset: u64) -> Option<Gva> {
+        self.space.glimpse(at.checked_add(offset)?)
     }
 
     /// A table is read again from its start.

@@ -19,6 +19,6 @@ pub use addr::{Gpa, Gva, PAGE_SIZE};
 pub use look::{Budget, Look, LookStats};
 pub use memory::{Access, GuestMemory, MemoryError, Region};
 pub use observed::{Observed, ReadError};
-pub use paging::{Levels, Translation};
+pub use paging::{Approach, Levels, Translation};
 pub use registers::Registers;
 pub use space::AddressSpace;

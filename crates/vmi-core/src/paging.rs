@@ -26,6 +26,14 @@ impl Levels {
         }
     }
 
+    /// Shift of the index bits at each level: 48 (PML5), 39 (PML4), 30 (PDPT), 21 (PD), 12 (PT).
+    fn shifts(self) -> &'static [u32] {
+        match self {
+            Self::Four => &[39, 30, 21, 12],
+            Self::Five => &[48, 39, 30, 21, 12],
+        }
+    }
+
     /// Whether the upper bits are copies of the highest translated bit, as the CPU demands.
     #[must_use]
     pub fn is_canonical(self, at: Gva) -> bool {
@@ -67,31 +75,87 @@ pub(crate) fn translate(
         return Ok(None);
     }
     let mut table = root.0 & ADDRESS;
-    // Shift of the index bits at each level: 48 (PML5), 39 (PML4), 30 (PDPT), 21 (PD), 12 (PT).
-    let shifts: &[u32] = match levels {
-        Levels::Four => &[39, 30, 21, 12],
-        Levels::Five => &[48, 39, 30, 21, 12],
-    };
-    for shift in shifts {
-        let index = (at.0 >> shift) & 0x1ff;
+    for shift in levels.shifts() {
         let mut bytes = [0; 8];
-        look.read(Gpa(table | (index << 3)), &mut bytes)?;
-        let mut entry = u64::from_le_bytes(bytes);
-        if entry & PRESENT == 0 {
-            let is_leaf = *shift == 12 || (*shift == 21 && entry & LARGE != 0);
-            if entry & KEPT == 0 || !is_leaf {
-                return Ok(None);
-            }
-            // So that no CPU speculates through it, its address is inverted (arch/x86/include/asm/pgtable-invert.h, since 4.19).
-            entry ^= ADDRESS;
+        look.read(entry_of(table, *shift, at), &mut bytes)?;
+        match followed(u64::from_le_bytes(bytes), *shift, at) {
+            Followed::Table(next) => table = next,
+            Followed::Page(page) => return Ok(Some(page)),
+            Followed::Nowhere => return Ok(None),
         }
-        let is_page = *shift == 12 || (entry & LARGE != 0 && matches!(shift, 21 | 30));
-        if is_page {
-            let page_size = 1u64 << shift;
-            let base = entry & ADDRESS & !(page_size - 1);
-            return Ok(Some(Translation { at: Gpa(base | (at.0 & (page_size - 1))), page_size }));
-        }
-        table = entry & ADDRESS;
     }
     Ok(None)
+}
+
+/// The way to a byte through tables that are not at hand, gone a step at a time by somebody who has other things to do while memory
+/// answers: each step follows an entry that was expected before, and expects what it leads to. What it finds is no fact.
+#[derive(Clone, Copy, Debug)]
+pub struct Approach {
+    to: Gva,
+    /// The entry that is on its way.
+    entry: Gpa,
+    /// Shifts of its index and of those after it.
+    shifts: &'static [u32],
+}
+
+impl Approach {
+    /// Expects the first entry on the way to `to` in the tables at `root`. `None`: there is no such address.
+    #[must_use]
+    pub fn begin(look: &Look<'_>, root: Gpa, levels: Levels, to: Gva) -> Option<Self> {
+        let shifts = levels.shifts();
+        let entry = entry_of(root.0 & ADDRESS, *shifts.first()?, to);
+        look.memory().expect(entry, 8);
+        levels.is_canonical(to).then_some(Self { to, entry, shifts })
+    }
+
+    /// Follows the entry, and expects the next one, or the byte. `None`: that was the last step, or it leads nowhere.
+    #[must_use]
+    pub fn step(self, look: &Look<'_>) -> Option<Self> {
+        let (shift, shifts) = self.shifts.split_first()?;
+        let mut bytes = [0; 8];
+        look.read(self.entry, &mut bytes).ok()?;
+        match followed(u64::from_le_bytes(bytes), *shift, self.to) {
+            Followed::Table(table) => {
+                let entry = entry_of(table, *shifts.first()?, self.to);
+                look.memory().expect(entry, 8);
+                Some(Self { entry, shifts, ..self })
+            }
+            Followed::Page(page) => {
+                look.memory().expect(page.at, 1);
+                None
+            }
+            Followed::Nowhere => None,
+        }
+    }
+}
+
+/// Where in the table at `table`, whose entries are for `1 << shift` bytes each, the entry for `at` is.
+fn entry_of(table: u64, shift: u32, at: Gva) -> Gpa {
+    Gpa(table | ((at.0 >> shift & 0x1ff) << 3))
+}
+
+/// Where an entry leads.
+enum Followed {
+    Table(u64),
+    Page(Translation),
+    Nowhere,
+}
+
+fn followed(entry: u64, shift: u32, at: Gva) -> Followed {
+    let mut entry = entry;
+    if entry & PRESENT == 0 {
+        let is_leaf = shift == 12 || (shift == 21 && entry & LARGE != 0);
+        if entry & KEPT == 0 || !is_leaf {
+            return Followed::Nowhere;
+        }
+        // So that no CPU speculates through it, its address is inverted (arch/x86/include/asm/pgtable-invert.h, since 4.19).
+        entry ^= ADDRESS;
+    }
+    let is_page = shift == 12 || (entry & LARGE != 0 && matches!(shift, 21 | 30));
+    if !is_page {
+        return Followed::Table(entry & ADDRESS);
+    }
+    let page_size = 1u64 << shift;
+    let base = entry & ADDRESS & !(page_size - 1);
+    Followed::Page(Translation { at: Gpa(base | (at.0 & (page_size - 1))), page_size })
 }

@@ -128,6 +128,13 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
         }
     }
 
+    /// The pointer at `at`, for whoever wants to [`Self::expect`] what it points at: one that waits for nothing, as it was expected itself.
+    /// What it says is no fact. `None`: there is none, or nothing there.
+    #[must_use]
+    pub fn glimpse(&self, at: Gva) -> Option<Gva> {
+        self.pointer(at).ok().filter(|pointer| !pointer.is_null())
+    }
+
     fn array<const N: usize>(&self, at: Gva) -> Result<[u8; N], ReadError> {
         let mut bytes = [0; N];
         self.read(at, &mut bytes)?;

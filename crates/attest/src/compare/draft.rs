@@ -3,7 +3,7 @@
 use crate::keys::hex;
 use crate::policy::Policy;
 use crate::text::json as json_text;
-use facts::{Evidence, Finding};
+use facts::{Evidence, Finding, Text};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -25,8 +25,8 @@ pub(super) struct Draft {
     subject: String,
     message: String,
     evidence: Evidence,
-    views: BTreeSet<String>,
-    missing: BTreeSet<String>,
+    views: BTreeSet<Text>,
+    missing: BTreeSet<Text>,
 }
 
 impl Draft {
@@ -47,13 +47,13 @@ impl Draft {
         self
     }
 
-    pub(super) fn views<'v>(mut self, views: impl IntoIterator<Item = &'v String>) -> Self {
+    pub(super) fn views<'v>(mut self, views: impl IntoIterator<Item = &'v Text>) -> Self {
         self.views.extend(views.into_iter().cloned());
         self
     }
 
     /// Views that should have seen it and did not.
-    pub(super) fn missing<'v>(mut self, views: impl IntoIterator<Item = &'v String>) -> Self {
+    pub(super) fn missing<'v>(mut self, views: impl IntoIterator<Item = &'v Text>) -> Self {
         self.missing.extend(views.into_iter().cloned());
         self
     }

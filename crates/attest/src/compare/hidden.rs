@@ -7,7 +7,7 @@
 use super::draft::{Cause, Draft, Drafts, cause};
 use super::ebpf::attached_to;
 use crate::text::{list, shown};
-use facts::{EbpfProgram, ExeState, Module, ModuleState, Process, ProcessState, Snapshot, rule};
+use facts::{EbpfProgram, ExeState, Module, ModuleState, Process, ProcessState, Snapshot, Text, rule};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn compare(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
@@ -17,7 +17,7 @@ pub(super) fn compare(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
 }
 
 /// Views in `all` that are not among those that saw an object.
-fn missing<'v>(all: &'v [String], seen: &[String]) -> Vec<&'v String> {
+fn missing<'v>(all: &'v [Text], seen: &[Text]) -> Vec<&'v Text> {
     all.iter().filter(|view| !seen.contains(view)).collect()
 }
 
@@ -26,7 +26,7 @@ fn missing<'v>(all: &'v [String], seen: &[String]) -> Vec<&'v String> {
 /// A process is put into its views one after the other while it is made, and taken out so while it ends, and a guest's CPU may
 /// stand still in between for as long as the host likes. So one that never ran yet need only be on the task list, and one
 /// that ends and has no memory any more may be on no list: neither can do anything.
-fn missing_of_process<'v>(snapshot: &'v Snapshot, process: &Process) -> Vec<&'v String> {
+fn missing_of_process<'v>(snapshot: &'v Snapshot, process: &Process) -> Vec<&'v Text> {
     // True of nearly every process, and then nothing else needs to be asked.
     if process.views == snapshot.views.processes {
         return Vec::new();
@@ -43,7 +43,7 @@ fn processes(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
         let missing = missing_of_process(snapshot, process);
         if !missing.is_empty() {
             let program = process.exe.as_deref().unwrap_or(&process.name);
-            let parts = std::iter::once(program).chain(missing.into_iter().map(String::as_str));
+            let parts = std::iter::once(program).chain(missing.into_iter().map(Text::as_str));
             hidden.entry(cause("process", parts)).or_default().push(process);
         }
     }
@@ -53,7 +53,7 @@ fn processes(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
             let program = shown(first.exe.as_deref().unwrap_or(&first.name));
             let pids = list(processes.iter().map(|process| process.pid));
             let missing = missing_of_process(snapshot, first);
-            let seen: BTreeSet<&String> = processes.iter().flat_map(|process| &process.views).collect();
+            let seen: BTreeSet<&Text> = processes.iter().flat_map(|process| &process.views).collect();
             Draft::new(
                 format!("process {program} (pid {pids})"),
                 format!(
@@ -119,7 +119,7 @@ fn ebpf(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
         if !program.views_missing.is_empty() {
             let parts = [&program.kind, &program.name, &program.tag];
             let parts = parts.map(|part| part.as_deref().unwrap_or_default());
-            let parts = parts.into_iter().chain(program.views_missing.iter().map(String::as_str));
+            let parts = parts.into_iter().chain(program.views_missing.iter().map(Text::as_str));
             hidden.entry(cause("ebpf", parts)).or_default().push(program);
         }
     }
@@ -127,7 +127,7 @@ fn ebpf(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
         let Some(first) = programs.first() else { continue };
         drafts.add(rule::EBPF_HIDDEN, &cause, || {
             let name = shown(first.name.as_deref().unwrap_or("without a name"));
-            let seen: BTreeSet<&String> = programs.iter().flat_map(|program| &program.views).collect();
+            let seen: BTreeSet<&Text> = programs.iter().flat_map(|program| &program.views).collect();
             let missing = &first.views_missing;
             Draft::new(
                 format!("eBPF program {name}"),

@@ -7,7 +7,7 @@
 use super::draft::{Cause, Draft, Drafts, cause};
 use super::socket::family_text;
 use crate::text::{list, shown};
-use facts::{Snapshot, Socket, SocketState, VsockAddress, rule};
+use facts::{Snapshot, Socket, SocketState, Text, VsockAddress, rule};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
@@ -21,7 +21,7 @@ pub(super) fn compare(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
             [socket.sock.to_string(), socket.inode.map_or_else(String::new, |inode| inode.to_string())];
         let which = if place == NAMELESS && socket.processes.is_empty() { which.as_slice() } else { &[] };
         let parts = [kind.as_str(), &place].into_iter().chain(which.iter().map(String::as_str));
-        let parts = parts.chain(socket.views_missing.iter().map(String::as_str));
+        let parts = parts.chain(socket.views_missing.iter().map(Text::as_str));
         hidden.entry(cause("socket", parts)).or_default().push(socket);
     }
     for (cause, sockets) in hidden {
@@ -36,7 +36,7 @@ fn draft(first: &Socket, sockets: &[&Socket]) -> Draft {
     let pids: BTreeSet<u32> = sockets.iter().flat_map(|socket| socket.processes.iter().copied()).collect();
     let files: BTreeSet<String> =
         sockets.iter().filter_map(|socket| socket.file).map(|file| file.to_string()).collect();
-    let seen: BTreeSet<&String> = sockets.iter().flat_map(|socket| &socket.views).collect();
+    let seen: BTreeSet<&Text> = sockets.iter().flat_map(|socket| &socket.views).collect();
     let holder = match pids.is_empty() {
         true => "nothing that was seen holds it".to_owned(),
         false => format!("pid {} holds it", list(&pids)),

@@ -130,7 +130,7 @@ pub(super) fn allows_owners(processes: &[Pattern], held_by: &BTreeSet<&str>) -> 
 
 fn allows_raw(entry: &RawSocketEntry, socket: &Socket, held_by: &BTreeSet<&str>) -> bool {
     entry.family == socket.family
-        && entry.protocol.as_ref().is_none_or(|protocol| socket.protocol.as_ref() == Some(protocol))
+        && entry.protocol.as_ref().is_none_or(|protocol| socket.protocol.as_deref() == Some(protocol))
         && allows_owners(&entry.processes, held_by)
 }
 

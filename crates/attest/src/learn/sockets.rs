@@ -12,7 +12,7 @@ use crate::flow::{Cidr, FlowEntry, Flows};
 use crate::generalise;
 use crate::pattern::Pattern;
 use crate::reading::{Direction, Endpoint, Owners, Role, Serving, Unknown, role};
-use facts::{Family, Socket};
+use facts::{Family, Socket, Text};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -82,7 +82,10 @@ impl Sockets {
             }
             (Role::Raw, _) => {
                 let owners = owned()?;
-                let seen = self.raw.entry((socket.family, socket.protocol.clone())).or_default();
+                let seen = self
+                    .raw
+                    .entry((socket.family, socket.protocol.as_ref().map(Text::to_string)))
+                    .or_default();
                 seen.owners.extend(owners);
                 seen.sightings.add(look);
             }

@@ -239,7 +239,7 @@ fn value(column: Column, row: Row<'_>) -> Value {
             let state = thread.map_or(process.state, |thread| thread.state);
             Value::text(state.map(words::process_state))
         }
-        Column::Name => Value::Text(thread.map_or(&process.name, |thread| &thread.name).clone()),
+        Column::Name => Value::Text(thread.map_or(&process.name, |thread| &thread.name).to_string()),
         Column::Exe => Value::text(process.exe.as_ref()),
         Column::Args => match (&process.args, &process.args_partial) {
             (Some(args), _) if args.is_empty() => Value::Nothing,
@@ -275,7 +275,7 @@ fn value(column: Column, row: Row<'_>) -> Value {
         Column::Utsns => Value::number(spaces.uts),
         Column::Ipcns => Value::number(spaces.ipc),
         Column::Cgroupns => Value::number(spaces.cgroup),
-        Column::Views => Value::list(Some(process.views.iter().cloned())),
+        Column::Views => Value::list(Some(process.views.iter().map(ToString::to_string))),
         Column::Env => Value::list(process.environment.as_ref().map(|variables| {
             variables.iter().map(|variable| match (variable.name.as_str(), &variable.value) {
                 ("", None) => "…".to_owned(),
@@ -382,7 +382,7 @@ mod tests {
     use clap::ValueEnum;
 
     fn process(pid: u32, ppid: u32) -> Process {
-        Process { pid, ppid: Some(ppid), name: format!("p{pid}"), ..Process::default() }
+        Process { pid, ppid: Some(ppid), name: format!("p{pid}").into(), ..Process::default() }
     }
 
     fn drawn(processes: &[Process]) -> Vec<String> {

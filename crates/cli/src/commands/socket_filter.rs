@@ -244,7 +244,7 @@ impl Test {
             }
             Self::Protocol(name) => {
                 protocol(socket) == *name
-                    || socket.protocol.as_ref() == Some(name)
+                    || socket.protocol.as_deref() == Some(name)
                     || words::serde_name(&socket.family) == *name
             }
             Self::Pid(pid) => socket.processes.contains(pid),
@@ -275,7 +275,7 @@ impl Test {
             Self::Ownership(name) => {
                 socket.ownership.as_ref().is_some_and(|ownership| words::serde_name(ownership) == *name)
             }
-            Self::Missing(view) => socket.views_missing.contains(view),
+            Self::Missing(view) => socket.views_missing.iter().any(|missing| missing == view),
         }
     }
 }

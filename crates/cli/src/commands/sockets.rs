@@ -32,7 +32,7 @@ pub(crate) fn sockets(args: &SocketsArgs, out: &mut Output) -> anyhow::Result<Ou
 
 /// Names of processes by pid.
 fn names(processes: &[Process]) -> BTreeMap<u32, String> {
-    processes.iter().map(|process| (process.pid, process.name.clone())).collect()
+    processes.iter().map(|process| (process.pid, process.name.to_string())).collect()
 }
 
 /// The sockets as rows, `extended` with what `ss -e` adds.

@@ -432,7 +432,7 @@ mod tests {
         let process = |pid, start, exe: &str| Process {
             pid,
             start_time_ns: Some(start),
-            exe: Some(exe.to_owned()),
+            exe: Some(exe.into()),
             ..Process::default()
         };
         let before = [process(1, 1, "/init"), process(7, 2, "/a"), process(8, 3, "/b")];

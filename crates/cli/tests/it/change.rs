@@ -12,8 +12,8 @@ fn report(signer: &Signer) -> (String, String) {
     seen.processes.push(Process {
         pid: 77,
         ppid: Some(1),
-        name: "rogue".to_owned(),
-        exe: Some("/tmp/\x1b[2Jrogue".to_owned()),
+        name: "rogue".into(),
+        exe: Some("/tmp/\x1b[2Jrogue".into()),
         ..seen.processes[0].clone()
     });
     let certificate = statement("2020-01-01T00:00:00Z", "9000-01-01T00:00:00Z").predicate;

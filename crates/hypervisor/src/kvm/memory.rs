@@ -13,6 +13,7 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use vmi_core::{Access, Gpa, GuestMemory, MemoryError, PAGE_SIZE, Region};
 
 /// Descriptors of the VMM by the file they are of, `(device, inode)`; the lowest number each.
@@ -75,6 +76,8 @@ pub struct KvmMemory {
     /// The same with neighbours joined.
     regions: Vec<Region>,
     blocks: Vec<Block>,
+    /// Index of the placement that was asked for last.
+    last: AtomicUsize,
 }
 
 impl KvmMemory {
@@ -93,7 +96,7 @@ impl KvmMemory {
             blocks.push(Block::open(pid, found, descriptors, &mut mem)?);
         }
         let regions = joined(placements.iter().map(|placement| placement.guest));
-        Ok(Self { process, placements, regions, blocks })
+        Ok(Self { process, placements, regions, blocks, last: AtomicUsize::new(0) })
     }
 
     /// The placements that `[at, at + len)` touches, as parts: placement's block, offset in it, bytes.
@@ -111,6 +114,21 @@ impl KvmMemory {
                 let offset = placement.offset.checked_add(from.0.checked_sub(placement.guest.start.0)?)?;
                 Some((block, offset..offset.checked_add(to.checked_sub(from.0)?)?, from))
             })
+    }
+
+    /// The block that all of `[at, at + len)` is in, and where. `None`: it is not in one placement.
+    fn around(&self, at: Gpa, len: u64) -> Option<(&Block, u64)> {
+        let within = |placement: &&Placement| placement.guest.contains(at, len);
+        // Mostly it is where the last one was.
+        let last = self.placements.get(self.last.load(Ordering::Relaxed)).filter(within);
+        let placement = last.or_else(|| {
+            let first = self.placements.partition_point(|placement| placement.guest.end() <= at);
+            let placement = self.placements.get(first).filter(within)?;
+            self.last.store(first, Ordering::Relaxed);
+            Some(placement)
+        })?;
+        let offset = placement.offset.checked_add(at.0.checked_sub(placement.guest.start.0)?)?;
+        Some((self.blocks.get(placement.block)?, offset))
     }
 
     fn failed(&self, at: Gpa, len: u64, source: io::Error) -> MemoryError {
@@ -136,12 +154,7 @@ impl GuestMemory for KvmMemory {
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryError> {
         let len = buf.len() as u64;
         // Nearly every read lies in one placement.
-        let first = self.placements.partition_point(|placement| placement.guest.end() <= at);
-        if let Some(placement) = self.placements.get(first)
-            && placement.guest.contains(at, len)
-            && let Some(block) = self.blocks.get(placement.block)
-        {
-            let offset = placement.offset.saturating_add(at.0.saturating_sub(placement.guest.start.0));
+        if let Some((block, offset)) = self.around(at, len) {
             return block.read(offset, buf).map_err(|source| self.failed(at, len, source));
         }
         if self.region_of(at, len).is_none() {
@@ -160,12 +173,8 @@ impl GuestMemory for KvmMemory {
     }
 
     fn expect(&self, at: Gpa, len: u64) {
-        let first = self.placements.partition_point(|placement| placement.guest.end() <= at);
-        if let Some(placement) = self.placements.get(first)
-            && placement.guest.contains(at, len)
-            && let Some(Block::Shared(memory)) = self.blocks.get(placement.block)
-        {
-            memory.expect(placement.offset.saturating_add(at.0.saturating_sub(placement.guest.start.0)), len);
+        if let Some((Block::Shared(memory), offset)) = self.around(at, len) {
+            memory.expect(offset, len);
         }
     }
 

@@ -228,7 +228,7 @@ pub(crate) fn programs(
         }
         program.attached_to = entry.places.into_iter().chain(more).take(PLACES_MAX).collect();
         program.processes = entry.pids.into_iter().collect();
-        let names = |views: BTreeSet<View>| views.into_iter().map(|view| view.name().to_owned()).collect();
+        let names = |views: BTreeSet<View>| views.into_iter().map(|view| view.name().into()).collect();
         program.views = names(entry.views);
         program.views_missing = names(entry.missing);
         programs.push(program);

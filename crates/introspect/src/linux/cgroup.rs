@@ -7,7 +7,7 @@ use super::container::{self, Container};
 use super::layout::Resolver;
 use super::list::{self, HashTable};
 use crate::session::{Session, member};
-use facts::{CgroupV1, ProblemKind};
+use facts::{CgroupV1, ProblemKind, Text};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -99,7 +99,7 @@ pub(crate) fn tasks(session: &Session<'_>) -> Result<Vec<Gva>, ReadError> {
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
     /// Path in the unified hierarchy. `None`: it could not be read, with a problem.
-    pub(crate) path: Option<String>,
+    pub(crate) path: Option<Text>,
     /// Those of version 1, in the order that `/proc/PID/cgroup` has. `None`: they could not be read, with a problem.
     pub(crate) v1: Option<Vec<CgroupV1>>,
     pub(crate) container: Option<Container>,
@@ -119,9 +119,9 @@ pub(crate) fn groups(session: &Session<'_>, css_set: Gva) -> Result<Rc<Groups>, 
     let layout = &session.kernel.layouts().cgroup;
     let default = session.space.pointer(member(css_set, layout.default_cgroup)?);
     let path = default.and_then(|cgroup| path(session, "css_set", css_set, cgroup));
-    let path = session.known("css_set", css_set, path)?.flatten();
+    let path = session.known("css_set", css_set, path)?.flatten().map(Text::from);
     let v1 = session.known("css_set", css_set, version_1(session, css_set))?;
-    let paths = path.iter().map(String::as_str).chain(v1.iter().flatten().map(|group| group.path.as_str()));
+    let paths = path.iter().map(Text::as_str).chain(v1.iter().flatten().map(|group| group.path.as_str()));
     let container = paths.flat_map(container::container).next();
     let groups = Rc::new(Groups { path, v1, container });
     session.groups.borrow_mut().insert(css_set, Rc::clone(&groups));

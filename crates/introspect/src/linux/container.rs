@@ -3,7 +3,7 @@
 //! The names are what the runtimes' own tools go by, and only root of the guest can make such a group: they say what the
 //! guest claims, like everything that is read from it.
 
-use facts::ContainerRuntime;
+use facts::{ContainerRuntime, Text};
 
 /// Hex digits of a container id.
 const ID: usize = 64;
@@ -11,7 +11,7 @@ const ID: usize = 64;
 /// A container, and who made it where its name tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Container {
-    pub(crate) id: String,
+    pub(crate) id: Text,
     pub(crate) runtime: Option<ContainerRuntime>,
 }
 
@@ -50,14 +50,14 @@ fn by_id(directory: &str, parent: &str) -> Option<Container> {
         "libpod" | "libpod_parent" => Some(ContainerRuntime::Podman),
         _ => None,
     };
-    Some(Container { id: id.to_owned(), runtime })
+    Some(Container { id: id.into(), runtime })
 }
 
 /// Runtimes whose containers have names: `lxc.payload.<name>`, `/lxc/<name>`, `machine-<name>.scope`,
 /// `systemd-nspawn@<name>.service`.
 fn by_name(directory: &str, parent: &str) -> Option<Container> {
     let made = |name: &str, runtime| {
-        (!name.is_empty()).then(|| Container { id: unescape(name), runtime: Some(runtime) })
+        (!name.is_empty()).then(|| Container { id: unescape(name).into(), runtime: Some(runtime) })
     };
     if let Some(name) = directory.strip_prefix("lxc.payload.") {
         return made(name, ContainerRuntime::Lxc);

@@ -104,6 +104,19 @@ pub(crate) fn fill(session: &Session<'_>, cred: Gva, process: &mut Process) -> R
     Ok(())
 }
 
+/// Has fetched what [`fill`] reads of the ``struct cred *`` at `cred`.
+pub(super) fn expect(session: &Session<'_>, cred: Gva) {
+    session.kernel.layouts().cred.span.expect(session, cred);
+}
+
+/// The same of its groups, once [`expect`] had time.
+pub(super) fn expect_groups(session: &Session<'_>, cred: Gva) {
+    let layout = &session.kernel.layouts().cred;
+    if let Some(group_info) = session.glimpse(cred, layout.group_info) {
+        session.expect(group_info, layout.groups_count, 8);
+    }
+}
+
 /// Supplementary groups, which the kernel keeps sorted. `None`: it claims more than there can be.
 fn groups(session: &Session<'_>, group_info: Gva) -> Result<Option<Vec<u32>>, ReadError> {
     let layout = &session.kernel.layouts().cred;

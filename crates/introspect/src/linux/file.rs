@@ -4,16 +4,16 @@
 use super::layout::Resolver;
 use super::object::{Object, span};
 use super::sock;
-use crate::session::{Session, member};
+use crate::apart::{Part, apart};
+use crate::session::{Session, Step, member};
 use facts::ProblemKind;
-use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use vmi_core::{Gva, ReadError};
 
 /// Most descriptors of one process. ``sysctl_nr_open`` allows 2^20 by default; a table that claims more is not believed.
 const DESCRIPTORS_MAX: u32 = 1 << 26;
 /// Bytes of a ``struct files_struct`` in which what is asked of it, and mostly its ``struct fdtable``, lie.
-pub(super) const TABLE: u64 = 128;
+const TABLE: u64 = 128;
 /// Most open descriptors that are followed, over all processes of a look.
 const OPEN_MAX: usize = 16 << 20;
 
@@ -92,6 +92,8 @@ pub(crate) struct SocketLead {
 /// An open descriptor that leads somewhere.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Descriptor {
+    /// ``struct files_struct *``.
+    pub(super) table: Gva,
     /// Where in the table it is, and the ``struct file *`` that was there.
     at: Gva,
     pub(super) number: u32,
@@ -102,21 +104,24 @@ pub(super) struct Descriptor {
 /// Bytes of a table's array of descriptors that are read again at once.
 const AGAIN: u64 = 512;
 
-/// Which of the descriptors of a table lead there still. A file that is closed is soon another one's: what was found at its address
-/// is of this descriptor only if the file was there after it as well as before.
-pub(super) fn still_open(session: &Session<'_>, descriptors: &[Descriptor]) -> Result<Vec<bool>, ReadError> {
+/// Drops the descriptors that lead there no more. A file that is closed is soon another one's: what was found at its address is of
+/// this descriptor only if the file was there after it as well as before.
+fn keep_open(session: &Session<'_>, descriptors: &mut Vec<Descriptor>) -> Result<(), ReadError> {
     let mut open = Vec::with_capacity(descriptors.len());
     for run in descriptors.chunk_by(|one, next| one.at.0 / AGAIN == next.at.0 / AGAIN) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
         let offset = |of: &Descriptor| usize::try_from(of.at.0.saturating_sub(first.at.0)).unwrap_or(0);
-        let mut bytes = vec![0; offset(last).saturating_add(8)];
-        let read = session.known("fdtable", first.at, session.space.read_again(first.at, &mut bytes))?;
+        let mut bytes = [0; AGAIN as usize];
+        let bytes = bytes.get_mut(..offset(last).saturating_add(8)).unwrap_or_default();
+        let read = session.known("fdtable", first.at, session.space.read_again(first.at, bytes))?;
         open.extend(run.iter().map(|of| {
             let now = bytes.get(offset(of)..).and_then(|bytes| bytes.first_chunk::<8>());
             read.is_some() && now.is_some_and(|now| u64::from_le_bytes(*now) == of.file.0)
         }));
     }
-    Ok(open)
+    let mut open = open.into_iter();
+    descriptors.retain(|_| open.next().unwrap_or(false));
+    Ok(())
 }
 
 /// A kind of file by the symbol of its operations, and what its private data is.
@@ -143,6 +148,14 @@ pub(super) fn is_referenced(session: &Session<'_>, file: Gva) -> Result<bool, Re
     })
 }
 
+/// Has fetched what [`is_referenced`] and [`sock_of`] read of the ``struct file *`` at `file`.
+pub(super) fn expect_references(session: &Session<'_>, file: Gva) {
+    let layout = &session.kernel.layouts().file;
+    let (References::Count(count) | References::Biased(count)) = layout.references;
+    session.expect(file, count, 8);
+    session.expect(file, layout.private, 8);
+}
+
 /// What the ``struct file`` at `file` stands for, as its operations know it.
 pub(super) fn private(session: &Session<'_>, file: Gva) -> Result<Gva, ReadError> {
     session.space.pointer(member(file, session.kernel.layouts().file.private)?)
@@ -155,15 +168,14 @@ pub(super) fn socket_of(session: &Session<'_>, file: Gva) -> Result<(Gva, Gva), 
     Ok((socket, session.space.pointer(member(socket, layout.socket_sk)?)?))
 }
 
-/// Finds sockets and rings behind files, and remembers tables and files that processes share.
+/// Finds what is behind files, for several threads at once.
 #[derive(Debug)]
 pub(super) struct Files {
     /// Operations of sockets. `None`: this kernel's symbols do not say.
     of_sockets: Option<Gva>,
     kinds: [KnownKind; KINDS.len()],
-    tables: HashMap<Gva, Rc<[Descriptor]>>,
-    files: HashMap<Gva, Lead>,
-    open: usize,
+    /// Open descriptors that were met so far.
+    open: AtomicUsize,
 }
 
 impl Files {
@@ -171,28 +183,43 @@ impl Files {
         Self {
             of_sockets: session.kernel.symbol("socket_file_ops"),
             kinds: KINDS.map(|(name, lead)| (session.kernel.symbol(name), lead)),
-            tables: HashMap::new(),
-            files: HashMap::new(),
-            open: 0,
+            open: AtomicUsize::new(0),
         }
     }
 
-    /// The descriptors in the ``struct files_struct *`` at `files` that lead somewhere, ascending.
-    pub(super) fn of_table(
-        &mut self,
+    /// The descriptors in each ``struct files_struct *`` of `tables` that lead somewhere, ascending, table by table.
+    pub(super) fn of_tables(&self, session: &Session<'_>, tables: &[Gva]) -> Part<Vec<Descriptor>> {
+        let mut found = Vec::new();
+        let (parts, end) = apart(session, tables, |session, tables| {
+            let mut descriptors = Vec::new();
+            let end = self.read_tables(session, tables, &mut descriptors);
+            (descriptors, end)
+        });
+        found.extend(parts.into_iter().flatten());
+        (found, end)
+    }
+
+    /// First the files of all tables, then what is behind them: few tables have many.
+    fn read_tables(
+        &self,
         session: &Session<'_>,
-        files: Gva,
-    ) -> Result<Rc<[Descriptor]>, ReadError> {
-        if let Some(known) = self.tables.get(&files) {
-            return Ok(Rc::clone(known));
-        }
-        let read = self.read_table(session, files);
-        let leads: Rc<[Descriptor]> = session.known("files_struct", files, read)?.unwrap_or_default().into();
-        self.tables.insert(files, Rc::clone(&leads));
-        Ok(leads)
+        tables: &[Gva],
+        descriptors: &mut Vec<Descriptor>,
+    ) -> Result<(), ReadError> {
+        let mut open = Vec::new();
+        session.each(tables, &AHEAD_OF_TABLES, |table| {
+            let read = self.read_table(session, table, &mut open);
+            session.known("files_struct", table, read)
+        })?;
+        *descriptors = session.each(&open, &AHEAD_OF_FILES, |(table, at, number, file)| {
+            Ok(Descriptor { table, at, number, file, lead: self.lead(session, file)? })
+        })?;
+        descriptors.retain(|descriptor| descriptor.lead != Lead::None);
+        keep_open(session, descriptors)
     }
 
-    fn read_table(&mut self, session: &Session<'_>, files: Gva) -> Result<Vec<Descriptor>, ReadError> {
+    /// Adds the open descriptors of the ``struct files_struct *`` at `files`.
+    fn read_table(&self, session: &Session<'_>, files: Gva, open: &mut Vec<Open>) -> Result<(), ReadError> {
         let layout = &session.kernel.layouts().file;
         let space = &session.space;
         let fdt = space.pointer(member(files, layout.fdt)?)?;
@@ -204,24 +231,23 @@ impl Files {
                 format_args!("fdtable {fdt}"),
                 format_args!("It claims {max_fds} descriptors."),
             );
-            return Ok(Vec::new());
+            return Ok(());
         }
         let (fd, open_fds) = (table.pointer(layout.fd)?, table.pointer(layout.open_fds)?);
-        let mut leads = Vec::new();
         for word in 0..u64::from(max_fds.div_ceil(64)) {
             let at = open_fds.element(word, 8).ok_or(ReadError::NotAnAddress { at: open_fds, len: 8 })?;
             let mut bits = space.u64(at)?;
             if bits == 0 {
                 continue;
             }
-            self.open = self.open.saturating_add(bits.count_ones() as usize);
-            if self.open > OPEN_MAX {
+            let count = bits.count_ones() as usize;
+            if self.open.fetch_add(count, Ordering::Relaxed) > OPEN_MAX {
                 session.problem(
                     ProblemKind::Budget,
                     format_args!("files_struct {files}"),
                     format_args!("More than {OPEN_MAX} open descriptors in the guest."),
                 );
-                return Ok(leads);
+                return Ok(());
             }
             // From the first that is open to the last, in one read.
             let first = bits.trailing_zeros();
@@ -232,7 +258,6 @@ impl Files {
             let bytes = bytes.get_mut(..count as usize * 8).unwrap_or_default();
             space.read(at, bytes)?;
             bits >>= first;
-            let mut open = Vec::new();
             for (index, file) in bytes.as_chunks::<8>().0.iter().enumerate() {
                 let file = Gva(u64::from_le_bytes(*file));
                 // A descriptor that is reserved and not yet installed has its bit set and no file.
@@ -241,62 +266,88 @@ impl Files {
                     && let Some(at) = at.element(index as u64, 8)
                 {
                     let number = number.saturating_add(index as u64);
-                    open.push((at, u32::try_from(number).unwrap_or(u32::MAX), file));
+                    open.push((files, at, u32::try_from(number).unwrap_or(u32::MAX), file));
                 }
                 bits >>= 1;
             }
-            let len = span(&[layout.operations, layout.private]);
-            let mut descriptors = session.each(
-                &open,
-                |(.., file)| Some(file),
-                len,
-                |(at, number, file)| Ok(Descriptor { at, number, file, lead: self.lead(session, file)? }),
-            )?;
-            leads.append(&mut descriptors);
         }
-        leads.retain(|descriptor| descriptor.lead != Lead::None);
-        Ok(leads)
+        Ok(())
     }
 
     /// What the ``struct file`` at `file` is.
-    pub(super) fn lead(&mut self, session: &Session<'_>, file: Gva) -> Result<Lead, ReadError> {
-        if let Some(known) = self.files.get(&file) {
-            return Ok(*known);
-        }
+    pub(super) fn lead(&self, session: &Session<'_>, file: Gva) -> Result<Lead, ReadError> {
+        Ok(session.known("file", file, self.read_lead(session, file))?.unwrap_or(Lead::None))
+    }
+
+    fn read_lead(&self, session: &Session<'_>, file: Gva) -> Result<Lead, ReadError> {
         let layout = &session.kernel.layouts().file;
-        let read = || {
-            let object = Object::read(session, file, span(&[layout.operations, layout.private]))?;
-            let (operations, held) =
-                (Some(object.pointer(layout.operations)?), object.pointer(layout.private)?);
-            let sk = match self.of_sockets {
-                Some(of_sockets) if operations == Some(of_sockets) => {
-                    Some(session.space.pointer(member(held, layout.socket_sk)?)?)
-                }
-                Some(_) => None,
-                None => sock_by_its_links(session, file)?,
-            };
-            if let Some(sk) = sk {
-                if sk.is_null() {
-                    return Ok(Lead::None);
-                }
-                // In this order, and its number again: what is between is of the one that has it.
-                let inode = sock::inode(session, held)?;
-                let own = session.space.pointer(member(held, layout.socket_file)?)?;
-                let agrees = own == file && sock::inode(session, held)? == inode;
-                return Ok(Lead::Sock(SocketLead { sk, inode, agrees }));
+        let object = Object::read(session, file, span(&[layout.operations, layout.private]))?;
+        let (operations, held) = (Some(object.pointer(layout.operations)?), object.pointer(layout.private)?);
+        let sk = match self.of_sockets {
+            Some(of_sockets) if operations == Some(of_sockets) => {
+                Some(session.space.pointer(member(held, layout.socket_sk)?)?)
             }
-            for (of_kind, lead) in self.kinds {
-                if of_kind.is_some() && operations == of_kind {
-                    return Ok(lead(held));
-                }
-            }
-            Ok(Lead::None)
+            Some(_) => None,
+            None => sock_by_its_links(session, file)?,
         };
-        let lead = session.known("file", file, read())?.unwrap_or(Lead::None);
-        self.files.insert(file, lead);
-        Ok(lead)
+        if let Some(sk) = sk {
+            if sk.is_null() {
+                return Ok(Lead::None);
+            }
+            // In this order, and its number again: what is between is of the one that has it.
+            let inode = sock::inode(session, held)?;
+            let own = session.space.pointer(member(held, layout.socket_file)?)?;
+            let agrees = own == file && sock::inode(session, held)? == inode;
+            return Ok(Lead::Sock(SocketLead { sk, inode, agrees }));
+        }
+        for (of_kind, lead) in self.kinds {
+            if of_kind.is_some() && operations == of_kind {
+                return Ok(lead(held));
+            }
+        }
+        Ok(Lead::None)
     }
 }
+
+/// An open descriptor: its ``struct files_struct *``, where in the table it is, its number, and the ``struct file *`` there.
+type Open = (Gva, Gva, u32, Gva);
+
+/// What goes ahead of [`Files::read_table`].
+const AHEAD_OF_TABLES: [Step<Gva>; 3] = [
+    |session, files, ()| session.expect(files, 0, TABLE),
+    |session, files, ()| {
+        let layout = &session.kernel.layouts().file;
+        if let Some(fdt) = session.glimpse(files, layout.fdt) {
+            session.expect(fdt, 0, span(&[layout.max_fds, layout.fd, layout.open_fds]));
+        }
+    },
+    |session, files, ()| {
+        let layout = &session.kernel.layouts().file;
+        if let Some(fdt) = session.glimpse(files, layout.fdt) {
+            for array in
+                [layout.open_fds, layout.fd].into_iter().filter_map(|array| session.glimpse(fdt, array))
+            {
+                session.expect(array, 0, 8);
+            }
+        }
+    },
+];
+
+/// What goes ahead of [`Files::lead`].
+const AHEAD_OF_FILES: [Step<Open>; 2] = [
+    |session, (.., file), ()| {
+        let layout = &session.kernel.layouts().file;
+        session.expect(file, 0, span(&[layout.operations, layout.private]));
+    },
+    |session, (.., file), ()| {
+        let layout = &session.kernel.layouts().file;
+        if let Some(socket) = session.glimpse(file, layout.private) {
+            session.expect(socket, layout.socket_sk, 8);
+            session.expect(socket, layout.socket_file, 8);
+            sock::expect_inode(session, socket);
+        }
+    },
+];
 
 /// The sock of a file of a kernel whose symbols do not say which operations sockets have (no ``CONFIG_KALLSYMS_ALL``): a file
 /// is a socket's when what it holds points back at it, and so does the sock.

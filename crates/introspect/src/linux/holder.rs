@@ -7,10 +7,12 @@
 use super::file::{Files, Lead, SocketLead};
 use super::layout::Resolver;
 use super::task::Seen;
-use super::{file, io_uring, list, scm, task};
+use super::{io_uring, list, scm, sock, task};
+use crate::apart::apart;
 use crate::session::{Session, member};
 use facts::{Descriptor, Ownership, ProblemKind};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use smallvec::SmallVec;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use vmi_core::{Gva, ReadError};
 
 /// ``AF_UNIX``, include/linux/socket.h.
@@ -125,14 +127,41 @@ fn of_threads(session: &Session<'_>, pid: u32, task: Gva, tables: &mut Vec<Table
 
 /// What descriptors lead to eBPF programs by, and whose they are.
 pub(super) fn ebpf_leads(session: &Session<'_>, processes: &[Seen]) -> Result<Vec<EbpfLead>, ReadError> {
-    let mut files = Files::new(session);
+    let tables = Tables::new(&tables(session, processes)?);
+    let (descriptors, end) = Files::new(session).of_tables(session, &tables.each);
+    end?;
+    let ebpf = |lead: &Lead| matches!(lead, Lead::Program(_) | Lead::Link(_) | Lead::PerfEvent(_));
     let mut leads = Vec::new();
-    for (pid, table) in tables(session, processes)?.into_iter().filter(|(_, table)| !table.is_null()) {
-        let of_table = files.of_table(session, table)?;
-        let ebpf = |lead: &Lead| matches!(lead, Lead::Program(_) | Lead::Link(_) | Lead::PerfEvent(_));
-        leads.extend(of_table.iter().map(|descriptor| (pid, descriptor.lead)).filter(|(_, lead)| ebpf(lead)));
+    for descriptor in descriptors.iter().filter(|descriptor| ebpf(&descriptor.lead)) {
+        leads.extend(tables.users(descriptor.table).map(|pid| (pid, descriptor.lead)));
     }
+    leads.sort_by_key(|(pid, _)| *pid);
     Ok(leads)
+}
+
+/// Tables of descriptors by who uses them.
+struct Tables {
+    /// With whoever uses it, ascending by table.
+    used: Vec<(Gva, u32)>,
+    /// Each once, ascending.
+    each: Vec<Gva>,
+}
+
+impl Tables {
+    fn new(tables: &[Table]) -> Self {
+        let mut used: Vec<(Gva, u32)> =
+            tables.iter().filter(|(_, table)| !table.is_null()).map(|(pid, table)| (*table, *pid)).collect();
+        used.sort_unstable();
+        let mut each: Vec<Gva> = used.iter().map(|(table, _)| *table).collect();
+        each.dedup();
+        Self { used, each }
+    }
+
+    /// Pids of the users of a table.
+    fn users(&self, table: Gva) -> impl Iterator<Item = u32> + '_ {
+        let first = self.used.partition_point(|(used, _)| *used < table);
+        self.used.iter().skip(first).take_while(move |(used, _)| *used == table).map(|(_, pid)| *pid)
+    }
 }
 
 /// Who holds a socket, and how.
@@ -144,15 +173,15 @@ pub(super) struct Holding {
     pub(super) file: Gva,
     pub(super) ownership: Ownership,
     /// In the order in which they were found, perhaps repeated.
-    pids: Vec<u32>,
+    pids: SmallVec<[u32; 1]>,
     /// Those of processes, in the same order.
-    descriptors: Vec<Descriptor>,
+    descriptors: SmallVec<[Descriptor; 1]>,
 }
 
 impl Holding {
     /// The descriptors that lead to it, ascending.
     pub(super) fn descriptors(&self) -> Vec<Descriptor> {
-        let mut descriptors = self.descriptors.clone();
+        let mut descriptors = self.descriptors.to_vec();
         descriptors.sort_unstable();
         descriptors.dedup();
         descriptors
@@ -160,7 +189,7 @@ impl Holding {
 
     /// Its holders, ascending.
     pub(super) fn pids(&self) -> Vec<u32> {
-        let mut pids = self.pids.clone();
+        let mut pids = self.pids.to_vec();
         pids.sort_unstable();
         pids.dedup();
         pids
@@ -173,7 +202,7 @@ pub(super) struct Holders {
     /// By ``struct sock *``.
     pub(super) of_sock: BTreeMap<Gva, Holding>,
     /// Receive queues of unix socks.
-    pub(super) queues: HashMap<Gva, scm::Queue>,
+    pub(super) queues: BTreeMap<Gva, scm::Queue>,
     /// Whether all of it could be read. If not, a socket that is not here may still be held.
     pub(super) complete: bool,
 }
@@ -197,14 +226,16 @@ impl Holders {
         Ok(found)
     }
 
-    fn add(&mut self, socket: SocketLead, file: Gva, ownership: Ownership, pids: &[u32]) {
-        let new = || Holding { socket, file, ownership, pids: Vec::new(), descriptors: Vec::new() };
+    /// Adds a holder of a socket, and says who holds it by then.
+    fn add(&mut self, socket: SocketLead, file: Gva, ownership: Ownership, pids: &[u32]) -> &mut Holding {
+        let new = || Holding { socket, file, ownership, pids: SmallVec::new(), descriptors: SmallVec::new() };
         let known = self.of_sock.entry(socket.sk).or_insert_with(new);
         if socket != known.socket || file != known.file || ownership < known.ownership {
-            *known = Holding { pids: pids.to_vec(), ..new() };
+            *known = Holding { pids: pids.into(), ..new() };
         } else if ownership == known.ownership && (pids.len() != 1 || known.pids.last() != pids.last()) {
-            known.pids.extend(pids);
+            known.pids.extend_from_slice(pids);
         }
+        known
     }
 }
 
@@ -220,34 +251,33 @@ impl Search<'_, '_> {
     fn descriptors(&mut self, tables: &[Table]) -> Result<(), ReadError> {
         let mut ebpf = Vec::new();
         let mut rings: BTreeMap<Gva, Vec<u32>> = BTreeMap::new();
-        let tables: Vec<Table> = tables.iter().copied().filter(|(_, files)| !files.is_null()).collect();
-        let session = self.session;
-        let leads = session.each(
-            &tables,
-            |(_, files)| Some(files),
-            file::TABLE,
-            |(_, files)| self.files.of_table(session, files),
-        )?;
-        for ((pid, _), descriptors) in tables.iter().zip(leads) {
-            let open = file::still_open(session, &descriptors)?;
-            for (descriptor, _) in descriptors.iter().zip(open).filter(|(_, open)| *open) {
+        let tables = Tables::new(tables);
+        let (descriptors, end) = self.files.of_tables(self.session, &tables.each);
+        end?;
+        let mut sockets = Vec::with_capacity(descriptors.len());
+        for descriptor in descriptors {
+            for pid in tables.users(descriptor.table) {
                 match descriptor.lead {
                     Lead::Sock(socket) => {
-                        self.found.add(socket, descriptor.file, Ownership::Process, &[*pid]);
-                        if let Some(held) = self.found.of_sock.get_mut(&socket.sk) {
-                            held.descriptors.push(Descriptor { pid: *pid, fd: descriptor.number });
-                        }
+                        sockets.push((socket, descriptor.file, Descriptor { pid, fd: descriptor.number }));
                     }
                     Lead::Ring(ring) => {
-                        rings.entry(ring).or_default().push(*pid);
+                        rings.entry(ring).or_default().push(pid);
                     }
                     Lead::Program(_) | Lead::Link(_) | Lead::PerfEvent(_) => {
-                        ebpf.push((*pid, descriptor.lead));
+                        ebpf.push((pid, descriptor.lead));
                     }
                     Lead::None => {}
                 }
             }
         }
+        // In the order in which they will be asked for: what comes next is then at hand.
+        sockets.sort_by_key(|(socket, ..)| socket.sk);
+        for (socket, file, descriptor) in sockets {
+            let held = self.found.add(socket, file, Ownership::Process, &[descriptor.pid]);
+            held.descriptors.push(descriptor);
+        }
+        ebpf.sort_by_key(|(pid, _)| *pid);
         *self.session.ebpf_leads.borrow_mut() = Some(ebpf);
         self.rings.extend(rings.into_iter().map(|(ring, pids)| (ring, Ownership::IoUring, pids)));
         Ok(())
@@ -278,23 +308,32 @@ impl Search<'_, '_> {
     }
 
     fn messages(&mut self, hashed: &[Gva]) -> Result<(), ReadError> {
-        let known: HashSet<Gva> = hashed.iter().copied().collect();
-        let mut socks = hashed.to_vec();
-        for sk in self.found.of_sock.keys().filter(|sk| !known.contains(sk)) {
-            let family = super::sock::family_of(self.session, *sk);
-            if self.session.known("sock", *sk, family)? == Some(UNIX) {
-                socks.push(*sk);
-            }
-        }
-        let (session, place) = (self.session, scm::place(self.session));
-        let queues = session.each(
-            &socks,
-            |sk| sk.checked_add(place),
-            24,
-            |sk| session.known("unix receive queue", sk, scm::queue(session, sk)),
-        )?;
-        for (sk, queue) in socks.into_iter().zip(queues) {
-            let Some(queue) = queue else { continue };
+        let mut socks: BTreeSet<Gva> = hashed.iter().copied().collect();
+        let others: Vec<Gva> = self.found.of_sock.keys().filter(|sk| !socks.contains(sk)).copied().collect();
+        let (unix, end) = apart(self.session, &others, |session, socks| {
+            let mut unix = Vec::new();
+            let end = session.each(socks, &[|session, sk, ()| sock::expect_family(session, sk)], |sk| {
+                if session.known("sock", sk, sock::family_of(session, sk))? == Some(UNIX) {
+                    unix.push(sk);
+                }
+                Ok(())
+            });
+            (unix, end.map(drop))
+        });
+        end?;
+        socks.extend(unix.into_iter().flatten());
+        let socks: Vec<Gva> = socks.into_iter().collect();
+        let (queues, end) = apart(self.session, &socks, |session, socks| {
+            let mut queues = Vec::with_capacity(socks.len());
+            let end = session.each(socks, &[|session, sk, ()| scm::expect(session, sk)], |sk| {
+                let queue = session.known("unix receive queue", sk, scm::queue(session, sk))?;
+                queues.extend(queue.map(|queue| (sk, queue)));
+                Ok(())
+            });
+            (queues, end.map(drop))
+        });
+        end?;
+        for (sk, queue) in queues.into_iter().flatten() {
             if !queue.files.is_empty() {
                 let pids = self.found.of_sock.get(&sk).map(|held| held.pids.clone()).unwrap_or_default();
                 for file in &queue.files {
@@ -308,7 +347,9 @@ impl Search<'_, '_> {
 
     fn follow(&mut self, file: Gva, ownership: Ownership, pids: &[u32]) -> Result<(), ReadError> {
         match self.files.lead(self.session, file)? {
-            Lead::Sock(socket) => self.found.add(socket, file, ownership, pids),
+            Lead::Sock(socket) => {
+                self.found.add(socket, file, ownership, pids);
+            }
             Lead::Ring(ring) => self.rings.push((ring, ownership, pids.to_vec())),
             Lead::Program(_) | Lead::Link(_) | Lead::PerfEvent(_) | Lead::None => {}
         }

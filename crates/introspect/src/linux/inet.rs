@@ -65,6 +65,13 @@ pub(super) fn addresses(
     Ok(())
 }
 
+/// Has fetched what [`tcp_queues`] reads of the ``struct sock *`` at `sk`, and [`udp_deficit`] if it is of UDP.
+pub(super) fn expect(session: &Session<'_>, sk: Gva) {
+    let layout = &session.kernel.layouts().net.inet;
+    let members = [layout.received, layout.copied, layout.written, layout.acknowledged].into_iter();
+    members.chain(layout.udp_deficit).for_each(|offset| session.expect(sk, offset, 4));
+}
+
 /// Queues of a TCP sock as `ss` shows them (``tcp_diag_get_info()``, net/ipv4/tcp_diag.c 6.12), into `facts`. A listener's
 /// are the caller's.
 pub(super) fn tcp_queues(session: &Session<'_>, sk: Gva, facts: &mut Socket) -> Result<(), ReadError> {

@@ -220,7 +220,9 @@ pub(crate) struct HashTable {
 pub(crate) fn hash_table(session: &Session<'_>, what: &str, table: HashTable) -> Result<Vec<Gva>, ReadError> {
     let heads = used_heads(session, what, table)?;
     let chains =
-        session.each(&heads, |(_, first)| Some(first), 16, |(head, _)| hlist(session, what, head))?;
+        session.each(&heads, &[|session, (_, first), ()| session.expect(first, 0, 16)], |(head, _)| {
+            hlist(session, what, head)
+        })?;
     Ok(chains.concat())
 }
 

@@ -7,14 +7,17 @@
 
 use super::layout::Resolver;
 use super::path::{self, FilePath};
+use super::record::{Record, Span};
 use crate::session::Environment;
 use crate::session::{Session, member};
 use facts::{EnvironmentVariable, ProblemKind, Process};
 use guest_profiles::{FieldKind, Profile};
-use vmi_core::{AddressSpace, Gpa, Gva, PAGE_SIZE, ReadError};
+use vmi_core::{AddressSpace, Approach, Gpa, Gva, PAGE_SIZE, ReadError};
 
 /// Longest argument vector that is read; Linux allows a quarter of the stack limit, 2 MiB by default.
 const ARGUMENTS_MAX: u64 = 2 << 20;
+/// ``MM_FILEPAGES``, ``MM_ANONPAGES``, ``MM_SHMEMPAGES``, include/linux/mm_types_task.h (since 4.5).
+const COUNTERS: [u64; 3] = [0, 1, 3];
 /// What `/proc/PID/cmdline` reads for a process that rewrote its arguments (fs/proc/base.c, get_mm_proctitle()).
 const TITLE_MAX: u64 = PAGE_SIZE;
 
@@ -27,6 +30,8 @@ pub(crate) struct Layout {
     env_start: u64,
     env_end: u64,
     exe_file: u64,
+    /// Around the bounds of the arguments and the environment.
+    bounds: Span,
     resident: Option<Resident>,
 }
 
@@ -58,16 +63,44 @@ impl Resident {
 
 impl Layout {
     pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Self {
+        let [arg_start, arg_end, env_start, env_end] =
+            ["arg_start", "arg_end", "env_start", "env_end"].map(|name| resolver.offset("mm_struct", name));
         Self {
             pgd: resolver.offset("mm_struct", "pgd"),
-            arg_start: resolver.offset("mm_struct", "arg_start"),
-            arg_end: resolver.offset("mm_struct", "arg_end"),
-            env_start: resolver.offset("mm_struct", "env_start"),
-            env_end: resolver.offset("mm_struct", "env_end"),
+            arg_start,
+            arg_end,
+            env_start,
+            env_end,
+            bounds: Span::around([arg_start, arg_end, env_start, env_end]),
             exe_file: resolver.offset("mm_struct", "exe_file"),
             resident: Resident::resolve(resolver.profile()),
         }
     }
+}
+
+/// Has fetched what is read of the ``struct mm_struct *`` at `mm`.
+pub(super) fn expect(session: &Session<'_>, mm: Gva) {
+    let layout = &session.kernel.layouts().mm;
+    layout.bounds.expect(session, mm);
+    for offset in [layout.pgd, layout.exe_file] {
+        session.expect(mm, offset, 8);
+    }
+    if let Some(Resident { first, stride }) = layout.resident {
+        COUNTERS
+            .iter()
+            .for_each(|counter| session.expect(mm, first.saturating_add(counter.saturating_mul(stride)), 8));
+    }
+}
+
+/// The same of what it points at, once [`expect`] had time: the executable, and the first step on the way to the arguments.
+pub(super) fn expect_memory(session: &Session<'_>, mm: Gva) -> Option<Approach> {
+    let layout = &session.kernel.layouts().mm;
+    if let Some(file) = session.glimpse(mm, layout.exe_file) {
+        path::expect_file(session, file);
+    }
+    let arguments = session.glimpse(mm, layout.arg_start)?;
+    let root = session.space.translate(session.glimpse(mm, layout.pgd)?).ok()?.at;
+    Approach::begin(session.space.look(), root, session.space.levels(), arguments)
 }
 
 /// The executable of the ``struct mm_struct *`` at `mm`. `None`: it could not be read, with a problem.
@@ -137,8 +170,6 @@ fn variables(bytes: &[u8], wanted: Environment) -> Vec<EnvironmentVariable> {
 /// Resident memory in bytes: pages of files, without one, and of shared memory (``get_mm_rss()``, include/linux/mm.h). Each
 /// counter can be below zero for a moment and then counts as none. `None`: this kernel counts otherwise, or it cannot be read.
 pub(crate) fn resident_bytes(session: &Session<'_>, mm: Gva) -> Result<Option<u64>, ReadError> {
-    /// ``MM_FILEPAGES``, ``MM_ANONPAGES``, ``MM_SHMEMPAGES``, include/linux/mm_types_task.h (since 4.5).
-    const COUNTERS: [u64; 3] = [0, 1, 3];
     let Some(Resident { first, stride }) = session.kernel.layouts().mm.resident else { return Ok(None) };
     let read = || {
         let base = member(mm, first)?;
@@ -200,9 +231,9 @@ fn raw_environment(session: &Session<'_>, mm: Gva) -> Result<Result<Vec<u8>, Par
 /// ``get_mm_cmdline()``, fs/proc/base.c (6.12).
 fn raw_arguments(session: &Session<'_>, mm: Gva) -> Result<Result<Vec<u8>, Partial>, ReadError> {
     let layout = &session.kernel.layouts().mm;
-    let value = |offset| session.space.u64(member(mm, offset)?);
-    let (start, end) = (value(layout.arg_start)?, value(layout.arg_end)?);
-    let (env_start, env_end) = (value(layout.env_start)?, value(layout.env_end)?);
+    let record = Record::read(session, mm, layout.bounds)?;
+    let (start, end) = (record.u64(layout.arg_start)?, record.u64(layout.arg_end)?);
+    let (env_start, env_end) = (record.u64(layout.env_start)?, record.u64(layout.env_end)?);
     if end <= start {
         return Ok(Ok(Vec::new()));
     }

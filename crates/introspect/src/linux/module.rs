@@ -8,7 +8,7 @@
 use super::layout::Resolver;
 use super::{latch, list};
 use crate::session::{Session, member};
-use facts::{Address, Module, ModuleState, ProblemKind};
+use facts::{Address, Module, ModuleState, ProblemKind, Text};
 use guest_profiles::FieldKind;
 use std::collections::BTreeSet;
 use vmi_core::{Gva, PAGE_SIZE, ReadError};
@@ -197,7 +197,7 @@ pub(crate) fn modules(session: &Session<'_>, modules: &mut Vec<Module>) -> Resul
         let views =
             [LIST, TREE, SYSFS].into_iter().filter(|view| once.contains(view) || again.contains(view));
         let views = views.chain(range.contains(&module).then_some(RANGE));
-        match read(session, module, views.map(str::to_owned).collect()) {
+        match read(session, module, views.map(Text::from).collect()) {
             Ok(facts) => modules.push(facts),
             Err(error) => session.unreadable("module", module, error)?,
         }
@@ -206,7 +206,7 @@ pub(crate) fn modules(session: &Session<'_>, modules: &mut Vec<Module>) -> Resul
 }
 
 /// Names of the views of modules that the guest's kernel has, in the order of [`Module::views`].
-pub(crate) fn views(session: &Session<'_>) -> Vec<String> {
+pub(crate) fn views(session: &Session<'_>) -> Vec<Text> {
     let layout = &session.kernel.layouts().module;
     let has = |symbol: &str| session.kernel.symbol(symbol).is_some();
     [
@@ -216,7 +216,7 @@ pub(crate) fn views(session: &Session<'_>) -> Vec<String> {
     ]
     .into_iter()
     .filter(|(known, _)| *known)
-    .map(|(_, name)| name.to_owned())
+    .map(|(_, name)| name.into())
     .collect()
 }
 
@@ -309,7 +309,7 @@ fn has_a_name(session: &Session<'_>, module: Gva) -> Result<bool, ReadError> {
     }
 }
 
-fn read(session: &Session<'_>, module: Gva, views: Vec<String>) -> Result<Module, ReadError> {
+fn read(session: &Session<'_>, module: Gva, views: Vec<Text>) -> Result<Module, ReadError> {
     let layout = &session.kernel.layouts().module;
     let space = &session.space;
     // ``enum module_state``, include/linux/module.h.

@@ -5,8 +5,8 @@ use super::layout::Resolver;
 use super::list::{self, HashTable};
 use super::net::{pointer, socks_of_nodes};
 use super::sock;
+use crate::apart::apart;
 use crate::session::{Session, member};
-use std::collections::BTreeSet;
 use vmi_core::{Gva, ReadError};
 
 /// ``IPPROTO_MPTCP``, include/uapi/linux/in.h.
@@ -43,7 +43,7 @@ impl Layout {
 }
 
 /// All MPTCP socks with a token, and those that one of the socks `tcp` listens for. `None`: this kernel's table is not known.
-pub(crate) fn socks(session: &Session<'_>, tcp: &BTreeSet<Gva>) -> Result<Option<Vec<Gva>>, ReadError> {
+pub(crate) fn socks(session: &Session<'_>, tcp: &[Gva]) -> Result<Option<Vec<Gva>>, ReadError> {
     let symbol = |name| session.kernel.symbol(name);
     let (Some(layout), Some(table), Some(mask), Some(operations)) = (
         session.kernel.layouts().net.mptcp,
@@ -61,10 +61,17 @@ pub(crate) fn socks(session: &Session<'_>, tcp: &BTreeSet<Gva>) -> Result<Option
     let count = u64::from(mask).saturating_add(1);
     let table = HashTable { base, count, stride: layout.bucket, head: layout.chain };
     let mut socks = socks_of_nodes(session, list::hash_table(session, "MPTCP token table", table)?);
-    for sk in tcp {
-        let listening = listens_for(session, layout, operations, *sk);
-        socks.extend(session.known("sock", *sk, listening)?.flatten());
-    }
+    let (listening, end) = apart(session, tcp, |session, tcp| {
+        let mut found = Vec::new();
+        let end = session.each(tcp, &[|session, sk, ()| sock::expect_family(session, sk)], |sk| {
+            let listening = listens_for(session, layout, operations, sk);
+            found.extend(session.known("sock", sk, listening)?.flatten());
+            Ok(())
+        });
+        (found, end.map(drop))
+    });
+    end?;
+    socks.extend(listening.into_iter().flatten());
     Ok(Some(socks))
 }
 

@@ -114,6 +114,13 @@ pub(super) fn of_net(session: &Session<'_>, net: Gva) -> Result<Option<u32>, Rea
     inode(session, net, session.kernel.layouts().namespace.net.1)
 }
 
+/// Has fetched what [`namespaces`] reads of the ``struct pid *`` at `pid`.
+pub(super) fn expect_pid(session: &Session<'_>, pid: Gva) {
+    let layout = &session.kernel.layouts().namespace;
+    session.expect(pid, layout.pid_level, 4);
+    session.expect(pid, layout.pid_numbers, layout.upid_size);
+}
+
 /// ``ns_of_pid()``: the namespace of the deepest of ``pid->numbers``.
 fn pid_namespace(session: &Session<'_>, pid: Gva) -> Result<Option<u32>, ReadError> {
     if pid.is_null() {

@@ -14,9 +14,9 @@ use super::{
     cgroup, device, filter, inet, io_uring, list, mptcp, namespace, netlink, packet, raw, rhashtable, scm,
     sctp, sock, sock_scan, tcp, udp, unix, vsock, xdp,
 };
-use crate::apart::apart;
+use crate::apart::{apart, is_crowd, side_by_side};
 use crate::session::{Session, member};
-use facts::{Address, Family, Ownership, ProblemKind, Socket, SocketPeer, SocketState};
+use facts::{Address, Family, Ownership, ProblemKind, Socket, SocketPeer, SocketState, Text};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use vmi_core::{Gva, ReadError};
 
@@ -26,6 +26,8 @@ const HASH_TABLE: &str = "hash_table";
 const ADDRESS_TABLE: &str = "address_table";
 /// Most sockets of one look.
 const SOCKETS_MAX: usize = 4 << 20;
+/// Most names of protocols that are known by their rank when sockets are put in order.
+const NAMES: usize = 32;
 /// How often everything is looked at again for the sake of sockets that a view lacks.
 const SECOND_LOOKS: u32 = 2;
 
@@ -101,72 +103,107 @@ enum Table {
 /// The sockets of all tables.
 #[derive(Debug, Default)]
 struct Hashed {
-    socks: BTreeSet<Gva>,
+    /// Ascending, each once, as the others.
+    socks: Vec<Gva>,
     unix: Vec<Gva>,
     /// Those of the second tables of UDP and SCTP.
-    addressed: BTreeSet<Gva>,
+    addressed: Vec<Gva>,
     /// Tables that are known and were read from end to end: a socket that is not in one of these is not there.
     whole: Vec<Table>,
     /// The same of second tables.
     whole_addressed: Vec<Table>,
 }
 
-impl Hashed {
-    fn read(session: &Session<'_>, namespaces: &[Gva]) -> Result<Self, ReadError> {
-        let mut hashed = Self::default();
-        hashed.add(session, Table::Tcp, |_| tcp::socks(session, namespaces))?;
-        // Before there are others than TCP's.
-        hashed.add(session, Table::Mptcp, |tcp| mptcp::socks(session, tcp))?;
-        hashed.add(session, Table::Udp, |_| udp::socks(session, namespaces, udp::Index::Port))?;
-        hashed.add(session, Table::Raw, |_| raw::socks(session))?;
-        hashed.add(session, Table::Ping, |_| raw::ping_socks(session))?;
-        hashed.add(session, Table::Unix, |_| unix::socks(session, namespaces))?;
-        hashed.add(session, Table::Netlink, |_| netlink::socks(session))?;
-        hashed.add(session, Table::Packet, |_| packet::socks(session, namespaces))?;
-        hashed.add(session, Table::Xdp, |_| xdp::socks(session, namespaces))?;
-        hashed.add(session, Table::Vsock, |_| vsock::socks(session))?;
-        hashed.add(session, Table::Sctp, |_| sctp::socks(session))?;
-        hashed.add_second(session, Table::Udp, || udp::socks(session, namespaces, udp::Index::Address))?;
-        hashed.add_second(session, Table::Sctp, || sctp::addressed(session))?;
-        if !hashed.whole.contains(&Table::Tcp) {
-            hashed.whole.retain(|table| *table != Table::Mptcp);
+/// What there is to read of the tables. Those of MPTCP's sockets are found by TCP's.
+const TABLES: [Index; 12] = [
+    Index::First(Table::Tcp),
+    Index::First(Table::Udp),
+    Index::Second(Table::Udp),
+    Index::First(Table::Unix),
+    Index::First(Table::Raw),
+    Index::First(Table::Ping),
+    Index::First(Table::Netlink),
+    Index::First(Table::Packet),
+    Index::First(Table::Xdp),
+    Index::First(Table::Vsock),
+    Index::First(Table::Sctp),
+    Index::Second(Table::Sctp),
+];
+
+/// What a protocol finds its sockets by: its table, or a second one for the same.
+#[derive(Clone, Copy, Debug)]
+enum Index {
+    First(Table),
+    Second(Table),
+}
+
+impl Index {
+    /// The sockets in it. `None`: it is not known.
+    fn socks(self, session: &Session<'_>, namespaces: &[Gva]) -> Result<Option<Vec<Gva>>, ReadError> {
+        match self {
+            Self::First(Table::Tcp) => tcp::socks(session, namespaces),
+            Self::First(Table::Udp) => udp::socks(session, namespaces, udp::Index::Port),
+            Self::First(Table::Raw) => raw::socks(session),
+            Self::First(Table::Ping) => raw::ping_socks(session),
+            Self::First(Table::Unix) => unix::socks(session, namespaces),
+            Self::First(Table::Netlink) => netlink::socks(session),
+            Self::First(Table::Packet) => packet::socks(session, namespaces),
+            Self::First(Table::Xdp) => xdp::socks(session, namespaces),
+            Self::First(Table::Vsock) => vsock::socks(session),
+            Self::First(Table::Sctp) => sctp::socks(session),
+            Self::Second(Table::Udp) => udp::socks(session, namespaces, udp::Index::Address),
+            Self::Second(Table::Sctp) => sctp::addressed(session),
+            Self::First(Table::Mptcp) | Self::Second(_) => Ok(None),
         }
+    }
+}
+
+impl Hashed {
+    /// `crowd`: whether there is enough of it for several threads.
+    fn read(session: &Session<'_>, namespaces: &[Gva], crowd: bool) -> Result<Self, ReadError> {
+        let (read, end) = side_by_side(session, &TABLES, crowd, |session, index| {
+            let problems = session.problems_met();
+            let socks = index.socks(session, namespaces)?;
+            Ok(socks.map(|socks| (index, ascending(socks), session.problems_met() == problems)))
+        });
+        end?;
+        let (mut hashed, mut tcp) = (Self::default(), None);
+        for (index, socks, whole) in read.into_iter().flatten() {
+            match index {
+                Index::Second(table) => {
+                    hashed.whole_addressed.extend(whole.then_some(table));
+                    hashed.addressed.extend(socks);
+                }
+                Index::First(table) => {
+                    hashed.whole.extend(whole.then_some(table));
+                    hashed.socks.extend_from_slice(&socks);
+                    match table {
+                        Table::Tcp => tcp = Some((socks, whole)),
+                        Table::Unix => hashed.unix = socks,
+                        _ => {}
+                    }
+                }
+            }
+        }
+        if let Some((tcp, whole)) = tcp {
+            let problems = session.problems_met();
+            if let Some(socks) = mptcp::socks(session, &tcp)? {
+                let whole = whole && session.problems_met() == problems;
+                hashed.whole.extend(whole.then_some(Table::Mptcp));
+                hashed.socks.extend(socks);
+            }
+        }
+        hashed.socks = ascending(hashed.socks);
+        hashed.addressed = ascending(hashed.addressed);
         Ok(hashed)
     }
+}
 
-    /// Adds what is in a table. `read` is given what was in those before.
-    fn add(
-        &mut self,
-        session: &Session<'_>,
-        table: Table,
-        read: impl FnOnce(&BTreeSet<Gva>) -> Result<Option<Vec<Gva>>, ReadError>,
-    ) -> Result<(), ReadError> {
-        let problems = session.problems_met();
-        let Some(socks) = read(&self.socks)? else { return Ok(()) };
-        if session.problems_met() == problems {
-            self.whole.push(table);
-        }
-        if table == Table::Unix {
-            self.unix.clone_from(&socks);
-        }
-        self.socks.extend(socks);
-        Ok(())
-    }
-
-    fn add_second(
-        &mut self,
-        session: &Session<'_>,
-        table: Table,
-        read: impl FnOnce() -> Result<Option<Vec<Gva>>, ReadError>,
-    ) -> Result<(), ReadError> {
-        let problems = session.problems_met();
-        let Some(socks) = read()? else { return Ok(()) };
-        if session.problems_met() == problems {
-            self.whole_addressed.push(table);
-        }
-        self.addressed.extend(socks);
-        Ok(())
-    }
+/// Each once, ascending.
+fn ascending(mut socks: Vec<Gva>) -> Vec<Gva> {
+    socks.sort_unstable();
+    socks.dedup();
+    socks
 }
 
 /// The table that a socket of this kind and state must be in. `None`: it need not be in any that is known here.
@@ -200,16 +237,17 @@ impl Views {
     /// With the processes that there are by now.
     fn take_again(session: &Session<'_>, processes: &[Seen]) -> Result<Self, ReadError> {
         session.space.forget();
-        let hashed = Hashed::read(session, &namespaces(session)?)?;
+        let hashed = Hashed::read(session, &namespaces(session)?, is_crowd(processes.len()))?;
         let (tables, closing) = holder::tables_now(session, processes)?;
         let mut holders = Holders::find(session, &tables, &hashed.unix)?;
         holders.complete &= !closing;
         Ok(Self { hashed, holders })
     }
 
-    fn all(&self) -> BTreeSet<Gva> {
+    /// Ascending, each once.
+    fn all(&self) -> Vec<Gva> {
         let Hashed { socks, addressed, .. } = &self.hashed;
-        socks.iter().chain(self.holders.of_sock.keys()).chain(addressed).copied().collect()
+        ascending(socks.iter().chain(self.holders.of_sock.keys()).chain(addressed).copied().collect())
     }
 
     /// Fills in what the views say about a socket that was read: who holds it, and which views it is and should be in. `false`:
@@ -228,7 +266,7 @@ impl Views {
         let own_holding = own.filter(|_| !another).filter(by_its_file);
         let lent = lender.filter(|_| !another_lends).map(|(held, _)| held).filter(by_its_file);
         let held = own_holding.or(lent);
-        let in_hash = self.hashed.socks.contains(&sk);
+        let in_hash = self.hashed.socks.binary_search(&sk).is_ok();
         socket.processes = held.map(Holding::pids).unwrap_or_default();
         socket.descriptors = held.map(Holding::descriptors).unwrap_or_default();
         socket.ownership = match (held, claim) {
@@ -244,9 +282,9 @@ impl Views {
             (None, Claim::Held | Claim::Lent(..)) => self.holders.complete.then_some(Ownership::Nobody),
         };
         let names = |views: [(bool, &str); 3]| {
-            views.into_iter().filter(|(seen, _)| *seen).map(|(_, view)| view.to_owned()).collect()
+            views.into_iter().filter(|(seen, _)| *seen).map(|(_, view)| view.into()).collect()
         };
-        let addressed = self.hashed.addressed.contains(&sk);
+        let addressed = self.hashed.addressed.binary_search(&sk).is_ok();
         socket.views =
             names([(held.is_some(), FILE_TABLE), (in_hash, HASH_TABLE), (addressed, ADDRESS_TABLE)]);
         let table = table_of(socket, *must_be_found);
@@ -284,7 +322,7 @@ pub(crate) fn sockets(
     processes: &[Seen],
     sockets: &mut Vec<Socket>,
 ) -> Result<(), ReadError> {
-    let hashed = Hashed::read(session, &namespaces(session)?)?;
+    let hashed = Hashed::read(session, &namespaces(session)?, is_crowd(processes.len()))?;
     let holders = Holders::find(session, &holder::tables(session, processes)?, &hashed.unix)?;
     let views = Views { hashed, holders };
     let all = views.all();
@@ -296,18 +334,17 @@ pub(crate) fn sockets(
         );
     }
     let mut walk = Walk::new(session);
-    let all: Vec<Gva> = all.into_iter().take(SOCKETS_MAX).collect();
-    let (parts, end) = apart(session, &all, |session, socks| {
+    let all = all.get(..SOCKETS_MAX).unwrap_or(&all);
+    let (parts, end) = apart(session, all, |session, socks| {
         let mut walk = Walk::new(session);
-        let end = session.each(socks, Some, sock::size(session), |sk| walk.add(sk, &views));
-        ((walk.peers, walk.places, walk.sockets, walk.identities, walk.mixed), end.map(drop))
+        let end = session.each(socks, &sock::AHEAD, |sk| walk.add(sk, &views));
+        ((walk.places, walk.sockets, walk.identities, walk.mixed), end.map(drop))
     });
     walk.places.reserve_exact(all.len());
     walk.sockets.reserve_exact(all.len());
-    for (peers, places, sockets, identities, mixed) in parts {
+    for (places, sockets, identities, mixed) in parts {
         walk.identities.extend(identities);
         walk.mixed.extend(mixed);
-        walk.peers.extend(peers);
         walk.places.extend(places);
         walk.sockets.extend(sockets);
     }
@@ -331,7 +368,7 @@ fn settle(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) ->
         let views = Views::take_again(session, processes)?;
         let all = views.all();
         for sk in suspects {
-            walk.again(sk, &views, all.contains(&sk))?;
+            walk.again(sk, &views, all.binary_search(&sk).is_ok())?;
         }
         walk.check()?;
     }
@@ -347,7 +384,7 @@ fn scan(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) -> R
     let mut unknown = Vec::new();
     for sk in socks {
         match walk.places.binary_search(&sk).ok().and_then(|at| walk.sockets.get_mut(at)) {
-            Some(socket) => socket.views.push(sock_scan::VIEW.to_owned()),
+            Some(socket) => socket.views.push(sock_scan::VIEW.into()),
             None => unknown.push(sk),
         }
     }
@@ -360,7 +397,7 @@ fn scan(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) -> R
         if let Some((mut socket, Claim::Held | Claim::Mapped)) = walk.read(sk, &views)?
             && let Err(at) = walk.places.binary_search(&sk)
         {
-            socket.views.push(sock_scan::VIEW.to_owned());
+            socket.views.push(sock_scan::VIEW.into());
             walk.places.insert(at, sk);
             walk.sockets.insert(at, socket);
         }
@@ -372,9 +409,8 @@ fn scan(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) -> R
 struct Walk<'s, 'a> {
     session: &'s Session<'a>,
     namespaces: HashMap<Gva, Option<u32>>,
-    groups: HashMap<Group, Option<String>>,
+    groups: HashMap<Group, Option<Text>>,
     interfaces: device::Interfaces,
-    peers: HashMap<Gva, Gva>,
     /// Whose each was when it was read, where memory is read by pages that are kept: the reading itself does not notice then
     /// that it changed meanwhile.
     identities: BTreeMap<Gva, sock::Identity>,
@@ -392,7 +428,6 @@ impl<'s, 'a> Walk<'s, 'a> {
             namespaces: HashMap::new(),
             groups: HashMap::new(),
             interfaces: device::Interfaces::default(),
-            peers: HashMap::new(),
             identities: BTreeMap::new(),
             mixed: BTreeSet::new(),
             places: Vec::new(),
@@ -433,9 +468,6 @@ impl<'s, 'a> Walk<'s, 'a> {
         }
         if read.interface != 0 {
             read.facts.interface = Some(self.interfaces.get(session, read.net, read.interface)?);
-        }
-        if let Some(peer) = read.peer {
-            self.peers.insert(sk, peer);
         }
         if !views.place(sk, &mut read) {
             self.mixed.insert(sk);
@@ -516,16 +548,14 @@ impl<'s, 'a> Walk<'s, 'a> {
             mixed.iter().for_each(|_| self.session.torn());
             self.forget(&mixed);
         }
-        for (sk, peer) in &self.peers {
-            let socket_of = |sk: &Gva| self.places.binary_search(sk).ok();
-            let end = socket_of(peer).and_then(|at| self.sockets.get(at));
-            let end = SocketPeer {
-                inode: end.and_then(|end| end.inode),
-                processes: end.map(|end| end.processes.clone()).unwrap_or_default(),
-                sock: Address(peer.0),
+        for at in 0..self.sockets.len() {
+            let Some(peer) = self.sockets.get(at).and_then(|socket| socket.peer.as_ref()) else { continue };
+            let end = self.places.binary_search(&Gva(peer.sock.0)).ok().and_then(|end| self.sockets.get(end));
+            let Some((inode, processes)) = end.map(|end| (end.inode, end.processes.clone())) else {
+                continue;
             };
-            if let Some(socket) = socket_of(sk).and_then(|at| self.sockets.get_mut(at)) {
-                socket.peer = Some(end);
+            if let Some(peer) = self.sockets.get_mut(at).and_then(|socket| socket.peer.as_mut()) {
+                *peer = SocketPeer { inode, processes, sock: peer.sock };
             }
         }
         lend_owners(&mut self.sockets);
@@ -534,12 +564,12 @@ impl<'s, 'a> Walk<'s, 'a> {
 }
 
 /// Path of a control group in the unified hierarchy.
-fn path_of(session: &Session<'_>, group: Group) -> Result<Option<String>, ReadError> {
+fn path_of(session: &Session<'_>, group: Group) -> Result<Option<Text>, ReadError> {
     match group {
-        Group::Root => Ok(Some("/".to_owned())),
+        Group::Root => Ok(Some("/".into())),
         Group::At(at) => {
             let path = cgroup::path(session, "cgroup", at, at);
-            session.known("cgroup", at, path).map(Option::flatten)
+            Ok(session.known("cgroup", at, path)?.flatten().map(Text::from))
         }
     }
 }
@@ -563,38 +593,51 @@ fn lend_owners(sockets: &mut [Socket]) {
     }
 }
 
-/// The sockets in the order of the table. They are large, so each is moved once, to where it belongs.
+/// The sockets in the order of the table. They are large, so it is their keys that are put in order, and each is moved once.
 pub(crate) fn sorted(mut sockets: Vec<Socket>) -> Vec<Socket> {
-    let mut from_where: Vec<usize> = (0..sockets.len()).collect();
-    from_where.sort_unstable_by(|one, other| match (sockets.get(*one), sockets.get(*other)) {
-        (Some(one), Some(other)) => order(one).cmp(&order(other)),
-        _ => std::cmp::Ordering::Equal,
-    });
-    // What belongs at `place` is at `from_where[place]`, or, if that is before `place`, where it was swapped to from there.
-    for place in 0..sockets.len() {
-        let mut from = from_where.get(place).copied().unwrap_or(place);
-        while from < place {
-            from = from_where.get(from).copied().unwrap_or(place);
+    let mut names: Vec<Option<&str>> = Vec::new();
+    for socket in &sockets {
+        let name = socket.protocol.as_deref();
+        if names.len() < NAMES && names.last() != Some(&name) && !names.contains(&name) {
+            names.push(name);
         }
-        sockets.swap(place, from);
-        if let Some(moved) = from_where.get_mut(place) {
-            *moved = from;
+    }
+    names.sort_unstable();
+    // Nearly all have the name of another: its rank is compared faster.
+    let all_known = names.len() < NAMES;
+    let keys = sockets.iter().enumerate().map(|(from, socket)| {
+        let name = socket.protocol.as_deref();
+        let rank = names.partition_point(|known| *known < name);
+        (order(socket, (rank, if all_known { None } else { name })), from)
+    });
+    let mut keys: Vec<_> = keys.collect();
+    keys.sort_unstable();
+    let mut from_where: Vec<usize> = keys.into_iter().map(|(_, from)| from).collect();
+    for place in 0..sockets.len() {
+        // Fills one place after the other until it comes back to this one.
+        let mut to = place;
+        while let Some(from) = from_where.get_mut(to).map(|from| std::mem::replace(from, to))
+            && from != place
+            && from != to
+        {
+            sockets.swap(to, from);
+            to = from;
         }
     }
     sockets
 }
 
-/// The order of the table: by namespace, family, protocol and address; stable for the same guest.
-fn order(socket: &Socket) -> impl Ord + '_ {
+/// The order of the table: by namespace, family, protocol and address; stable for the same guest. `protocol` stands for the name.
+fn order<'s>(socket: &'s Socket, protocol: impl Ord + 's) -> impl Ord + 's {
     (
         socket.net_namespace,
         socket.protocol_family,
-        &socket.protocol,
+        protocol,
         socket.local_address,
         socket.local_port,
         socket.remote_address,
         socket.remote_port,
-        &socket.path,
+        socket.path.as_deref(),
         socket.inode,
         socket.sock,
     )

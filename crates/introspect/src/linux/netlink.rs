@@ -4,7 +4,7 @@ use super::layout::Resolver;
 use super::net::pointer;
 use super::rhashtable;
 use crate::session::{Session, member};
-use facts::{NetlinkAddress, ProblemKind};
+use facts::{NetlinkAddress, ProblemKind, Text};
 use vmi_core::{Gva, ReadError};
 
 /// ``MAX_LINKS``, include/uapi/linux/netlink.h: entries of ``nl_table``.
@@ -85,7 +85,7 @@ pub(super) fn address(session: &Session<'_>, sk: Gva) -> Result<NetlinkAddress, 
 }
 
 /// Names of `ss` for netlink protocols (include/uapi/linux/netlink.h).
-pub(crate) fn protocol(number: u16) -> String {
+pub(crate) fn protocol(number: u16) -> Text {
     match number {
         0 => "route",
         2 => "usersock",
@@ -101,7 +101,7 @@ pub(crate) fn protocol(number: u16) -> String {
         18 => "scsitransport",
         20 => "rdma",
         21 => "crypto",
-        other => return other.to_string(),
+        other => return other.to_string().into(),
     }
-    .to_owned()
+    .into()
 }

@@ -49,7 +49,7 @@ pub(super) fn decode(session: &Session<'_>, sk: Gva, facts: &mut Socket) -> Resu
     let Some(own) = &session.kernel.layouts().net.packet.own else { return Ok(0) };
     // __be16: an EtherType.
     let ether_type = session.space.u16(member(sk, own.num)?)?.swap_bytes();
-    facts.protocol = Some(format!("{ether_type:#06x}"));
+    facts.protocol = Some(format!("{ether_type:#06x}").into());
     session.space.u32(member(sk, own.interface)?)
 }
 

@@ -5,7 +5,7 @@
 
 use super::layout::Resolver;
 use crate::session::{Session, member};
-use facts::{ExeState, ProblemKind};
+use facts::{ExeState, ProblemKind, Text};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use vmi_core::{Gva, ReadError};
@@ -56,7 +56,7 @@ impl Layout {
 /// A path and what became of the file there.
 #[derive(Clone, Debug)]
 pub(crate) struct FilePath {
-    pub(crate) text: String,
+    pub(crate) text: Text,
     pub(crate) state: ExeState,
 }
 
@@ -89,6 +89,11 @@ pub(crate) fn of(
     let path = session.known("path of file", at, walk(session, at, mnt, dentry))?.flatten();
     session.paths.borrow_mut().insert((mnt, dentry), path.clone());
     Ok(path)
+}
+
+/// Has fetched what [`of_file`] reads of the ``struct file *`` at `file`.
+pub(super) fn expect_file(session: &Session<'_>, file: Gva) {
+    session.expect(file, session.kernel.layouts().path.file_path, 16);
 }
 
 fn walk(session: &Session<'_>, file: Gva, mnt: Gva, dentry: Gva) -> Result<Option<FilePath>, ReadError> {
@@ -154,7 +159,7 @@ fn walk(session: &Session<'_>, file: Gva, mnt: Gva, dentry: Gva) -> Result<Optio
     Ok(None)
 }
 
-fn join(names: Vec<Vec<u8>>) -> String {
+fn join(names: Vec<Vec<u8>>) -> Text {
     let mut path = Vec::new();
     for name in names.iter().rev() {
         path.push(b'/');
@@ -163,5 +168,5 @@ fn join(names: Vec<Vec<u8>>) -> String {
     if path.is_empty() {
         path.push(b'/');
     }
-    String::from_utf8_lossy(&path).into_owned()
+    String::from_utf8_lossy(&path).into()
 }

@@ -43,11 +43,9 @@ pub(crate) fn is_known(session: &Session<'_>) -> bool {
 pub(crate) fn leaders(session: &Session<'_>) -> Result<HashSet<Gva>, ReadError> {
     let Some((tree, head)) = table(session) else { return Ok(HashSet::new()) };
     let pids = xarray::pointers(session, tree, "pid table", head)?;
-    let tasks = session.kernel.layouts().pid.pid_tasks;
     let leaders = session.each(
         &pids,
-        |pid| pid.checked_add(tasks),
-        16,
+        &[|session, pid, ()| session.expect(pid, session.kernel.layouts().pid.pid_tasks, 16)],
         |pid| session.known("pid table", pid, leader(session, pid)),
     )?;
     Ok(leaders.into_iter().flatten().flatten().collect())

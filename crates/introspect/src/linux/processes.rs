@@ -9,9 +9,9 @@
 
 use super::task::{self, Seen, Stamp};
 use super::{cgroup, list, pid, sched, slab};
-use crate::apart::apart;
+use crate::apart::{apart, is_crowd, side_by_side};
 use crate::session::Session;
-use facts::ProblemKind;
+use facts::{ProblemKind, Text};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use vmi_core::{Gva, ReadError};
 
@@ -34,22 +34,34 @@ struct Views {
 }
 
 impl Views {
-    /// The task list comes last: what was born since the others were walked is then on it, and found in them the second time.
+    /// The task list comes last, or in a crowd beside others: what was born since the others were walked is then on it, and found in them
+    /// the second time.
     fn take(session: &Session<'_>, head: Gva) -> Result<Self, ReadError> {
         let pid_table = pid::is_known(session).then(|| pid::leaders(session)).transpose()?;
-        let cgroup = cgroup::is_known(session)
-            .then(|| cgroup::tasks(session).and_then(|tasks| leaders(session, tasks)))
-            .transpose()?;
-        let run_queue = leaders(session, sched::tasks(session)?)?;
+        let crowd = is_crowd(pid_table.as_ref().map_or(0, HashSet::len));
+        let views = [cgroup::VIEW, sched::VIEW, LIST];
+        let (views, end) = side_by_side(session, &views, crowd, |session, view| match view {
+            LIST => list::list(session, "task list", head),
+            sched::VIEW => sched::tasks(session).and_then(|tasks| leaders(session, tasks)),
+            _ if cgroup::is_known(session) => {
+                cgroup::tasks(session).and_then(|tasks| leaders(session, tasks))
+            }
+            _ => Ok(Vec::new()),
+        });
+        end?;
+        let mut views = views.into_iter();
+        let (cgroup, run_queue, nodes) = (views.next(), views.next(), views.next());
         let offset = session.kernel.layouts().task.tasks();
         // Memory of a task that ended may be a new task's, further down the same list, before the walk is over.
         let mut listed = HashSet::new();
-        let list = list::list(session, "task list", head)?
+        let list = nodes
             .into_iter()
+            .flatten()
             .filter_map(|node| node.checked_sub(offset))
             .filter(|task| listed.insert(*task))
             .collect();
-        Ok(Self { list, listed, pid_table, cgroup, run_queue })
+        let cgroup = cgroup.filter(|_| cgroup::is_known(session)).map(|tasks| tasks.into_iter().collect());
+        Ok(Self { list, listed, pid_table, cgroup, run_queue: run_queue.into_iter().flatten().collect() })
     }
 
     /// Whether each view has the task, with the view's name. A view that this kernel does not have is left out.
@@ -66,16 +78,14 @@ impl Views {
         .flatten()
     }
 
-    fn names(&self, task: Gva) -> Vec<String> {
-        self.of(task).filter(|(_, seen)| *seen).map(|(name, _)| name.to_owned()).collect()
+    fn names(&self, task: Gva) -> Vec<Text> {
+        self.of(task).filter(|(_, seen)| *seen).map(|(name, _)| name.into()).collect()
     }
 
     /// The names of the views that either of two takes has the task in.
-    fn names_of_either(&self, other: &Self, task: Gva) -> Vec<String> {
+    fn names_of_either(&self, other: &Self, task: Gva) -> Vec<Text> {
         let both = self.of(task).zip(other.of(task));
-        both.filter(|((_, first), (_, second))| *first || *second)
-            .map(|((name, _), _)| name.to_owned())
-            .collect()
+        both.filter(|((_, first), (_, second))| *first || *second).map(|((name, _), _)| name.into()).collect()
     }
 
     fn has(&self, task: Gva) -> bool {
@@ -92,11 +102,11 @@ impl Views {
 
 /// The names of the views that every living process is in, of those that this kernel has. The run queues have only those
 /// that run.
-pub(crate) fn views(session: &Session<'_>) -> Vec<String> {
+pub(crate) fn views(session: &Session<'_>) -> Vec<Text> {
     [(true, LIST), (pid::is_known(session), pid::VIEW), (cgroup::is_known(session), cgroup::VIEW)]
         .into_iter()
         .filter(|(known, _)| *known)
-        .map(|(_, view)| view.to_owned())
+        .map(|(_, view)| view.into())
         .collect()
 }
 
@@ -108,7 +118,6 @@ pub(crate) fn processes(session: &Session<'_>, processes: &mut Vec<Seen>) -> Res
         return Ok(());
     };
     let views = Views::take(session, head)?;
-    let stretch = task::stretch(session);
     let (rows, end) = apart(session, &views.list, |session, tasks| {
         let mut rows = Vec::with_capacity(tasks.len());
         let read = |task| {
@@ -122,7 +131,7 @@ pub(crate) fn processes(session: &Session<'_>, processes: &mut Vec<Seen>) -> Res
             }
             Ok(())
         };
-        let end = session.each(tasks, |task| stretch.of(task), stretch.len(), read);
+        let end = session.each(tasks, &task::AHEAD, read);
         (rows, end.map(drop))
     });
     processes.extend(rows.into_iter().flatten());
@@ -165,13 +174,13 @@ fn scan(session: &Session<'_>, processes: &mut Vec<Seen>) -> Result<(), ReadErro
     }
     for process in processes.iter_mut() {
         if in_use.remove(&Gva(process.facts.task.0)) {
-            process.facts.views.push(SLAB.to_owned());
+            process.facts.views.push(SLAB.into());
         }
     }
     for task in in_use {
         match task::unlisted(session, task) {
             Ok(Some(mut process)) => {
-                process.facts.views = vec![SLAB.to_owned()];
+                process.facts.views = vec![SLAB.into()];
                 processes.push(process);
             }
             Err(error) if error.ends_the_look() => return Err(error),
@@ -255,16 +264,13 @@ fn still_there(session: &Session<'_>, head: Gva, rows: Vec<Seen>) -> Result<Vec<
 }
 
 /// The thread group leaders of tasks, the idle tasks left out. Tasks that cannot be read are gone.
-fn leaders(session: &Session<'_>, tasks: Vec<Gva>) -> Result<HashSet<Gva>, ReadError> {
-    let (place, len) = task::leader_place(session);
-    let leaders = session.each(
-        &tasks,
-        |task| task.checked_add(place),
-        len,
-        |task| match task::leader(session, task) {
-            Err(error) if !error.ends_the_look() => Ok(None),
-            leader => leader,
-        },
-    )?;
+fn leaders(session: &Session<'_>, tasks: Vec<Gva>) -> Result<Vec<Gva>, ReadError> {
+    let leaders =
+        session.each(&tasks, &[|session, task, ()| task::expect_leader(session, task)], |task| {
+            match task::leader(session, task) {
+                Err(error) if !error.ends_the_look() => Ok(None),
+                leader => leader,
+            }
+        })?;
     Ok(leaders.into_iter().flatten().collect())
 }

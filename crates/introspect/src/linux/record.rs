@@ -4,17 +4,20 @@
 //! they lie in costs one, and the members are then also of one moment.
 
 use crate::session::{Session, member};
+use smallvec::SmallVec;
 use vmi_core::{Gva, ReadError};
 
 /// Longest stretch that is copied, in bytes.
 const SPAN_MAX: u64 = 12 << 10;
+/// Bytes of a stretch that needs no allocation.
+const INLINE: usize = 1024;
 
 /// The bytes of an object from its first wanted member to its last.
 #[derive(Debug)]
 pub(crate) struct Record {
     at: Gva,
     first: u64,
-    bytes: Vec<u8>,
+    bytes: SmallVec<[u8; INLINE]>,
 }
 
 /// Where the wanted members of a type lie: offsets of the first byte and of the one after the last.
@@ -36,14 +39,9 @@ impl Span {
 }
 
 impl Span {
-    /// Where it is in the object at `object`.
-    pub(crate) fn of(self, object: Gva) -> Option<Gva> {
-        object.checked_add(self.first)
-    }
-
-    /// Bytes.
-    pub(crate) fn len(self) -> u64 {
-        self.end.saturating_sub(self.first)
+    /// Has it fetched, of the object at `object`.
+    pub(crate) fn expect(self, session: &Session<'_>, object: Gva) {
+        session.expect(object, self.first, self.end.saturating_sub(self.first));
     }
 }
 
@@ -51,7 +49,8 @@ impl Record {
     /// Copies `span` of the object at `object`.
     pub(crate) fn read(session: &Session<'_>, object: Gva, span: Span) -> Result<Self, ReadError> {
         let len = usize::try_from(span.end.saturating_sub(span.first)).unwrap_or(0);
-        let bytes = session.space.bytes(member(object, span.first)?, len)?;
+        let mut bytes = SmallVec::from_elem(0, len);
+        session.space.read(member(object, span.first)?, &mut bytes)?;
         Ok(Self { at: object, first: span.first, bytes })
     }
 

@@ -64,9 +64,9 @@ pub(super) struct Queue {
     pub(super) files: Vec<Gva>,
 }
 
-/// Where the receive queue is in a ``struct sock``.
-pub(super) fn place(session: &Session<'_>) -> u64 {
-    session.kernel.layouts().net.scm.queue
+/// Has fetched what [`queue`] reads of the ``struct sock *`` at `sk`.
+pub(super) fn expect(session: &Session<'_>, sk: Gva) {
+    session.expect(sk, session.kernel.layouts().net.scm.queue, 24);
 }
 
 /// The receive queue of the unix ``struct sock *`` at `sk`.

@@ -80,6 +80,30 @@ pub(crate) fn fill(
     Ok(())
 }
 
+/// Has fetched what [`fill`] reads of the ``struct task_struct *`` at `task`.
+pub(super) fn expect_runtime(session: &Session<'_>, task: Gva) {
+    session.expect(task, session.kernel.layouts().signal.runtime, 8);
+}
+
+/// The same of the ``struct signal_struct *`` at `signal`.
+pub(super) fn expect(session: &Session<'_>, signal: Gva) {
+    let layout = &session.kernel.layouts().signal;
+    for offset in [layout.nr_threads, layout.tty, layout.ended_runtime] {
+        session.expect(signal, offset, 8);
+    }
+    session.expect(signal, layout.pids.saturating_add(PROCESS_GROUP * 8), 16);
+}
+
+/// The same of its process group and session, once [`expect`] had time.
+pub(super) fn expect_pids(session: &Session<'_>, signal: Gva) {
+    let layout = &session.kernel.layouts().signal;
+    for kind in [PROCESS_GROUP, SESSION] {
+        if let Some(pid) = session.glimpse(signal, layout.pids.saturating_add(kind * 8)) {
+            session.expect(pid, layout.pid_number, 4);
+        }
+    }
+}
+
 /// ``struct task_struct *`` of all threads, the leader included, in the order they were made.
 pub(crate) fn threads(session: &Session<'_>, signal: Gva) -> Result<Vec<Gva>, ReadError> {
     let layout = &session.kernel.layouts().signal;

@@ -6,8 +6,8 @@
 use super::layout::Resolver;
 use super::object::{Object, span};
 use super::{file, filter, inet, mptcp, netlink, packet, unix, vsock};
-use crate::session::{Session, member};
-use facts::{Address, Family, ProblemKind, Shutdown, Socket, SocketState};
+use crate::session::{Session, Step, member};
+use facts::{Address, Family, ProblemKind, Shutdown, Socket, SocketPeer, SocketState, Text};
 use vmi_core::{Gva, ReadError};
 
 /// ``TCP_TIME_WAIT``, include/net/tcp_states.h.
@@ -151,14 +151,13 @@ pub(crate) enum Group {
 /// A socket, the network namespace object it belongs to, and what says who should hold it.
 #[derive(Debug)]
 pub(crate) struct Sock {
+    /// Of a unix socket's peer only its ``struct sock *`` is filled in.
     pub(crate) facts: Socket,
     /// ``struct net *``.
     pub(crate) net: Gva,
     pub(crate) group: Option<Group>,
     /// Index of the only interface it is bound to; 0: none.
     pub(crate) interface: u32,
-    /// Unix: ``struct sock *`` of its peer.
-    pub(crate) peer: Option<Gva>,
     pub(crate) claim: Claim,
     /// Vsock and MPTCP: whether its protocol's tables must have it, which is not told by what else is known of it.
     pub(super) must_be_found: bool,
@@ -232,9 +231,41 @@ impl Common {
     }
 }
 
-/// Bytes of a full sock as far as it is read at once.
-pub(super) fn size(session: &Session<'_>) -> u64 {
-    session.kernel.layouts().net.sock.size
+/// What goes ahead of [`read`].
+pub(super) const AHEAD: [Step<Gva>; 3] = [
+    |session, sk, ()| session.expect(sk, 0, session.kernel.layouts().net.sock.size),
+    |session, sk, ()| {
+        let layout = &session.kernel.layouts().net.sock;
+        if let Some(socket) = session.glimpse(sk, layout.socket) {
+            session.expect(socket, layout.socket_file, 8);
+            expect_inode(session, socket);
+        }
+        match family_of(session, sk).map(family) {
+            Ok(Family::Inet | Family::Inet6) => inet::expect(session, sk),
+            Ok(Family::Unix) => unix::expect(session, sk),
+            _ => {}
+        }
+    },
+    |session, sk, ()| {
+        let layout = &session.kernel.layouts().net.sock;
+        if let Some(socket) = session.glimpse(sk, layout.socket)
+            && let Some(file) = session.glimpse(socket, layout.socket_file)
+        {
+            file::expect_references(session, file);
+        }
+    },
+];
+
+/// Has fetched what [`inode`] reads of the ``struct socket *`` at `socket`.
+pub(super) fn expect_inode(session: &Session<'_>, socket: Gva) {
+    let layout = &session.kernel.layouts().net.sock;
+    let inode = layout.alloc_inode.wrapping_sub(layout.alloc_socket).wrapping_add(layout.inode_number);
+    session.expect(socket, inode, 8);
+}
+
+/// Has fetched what [`family_of`] reads.
+pub(super) fn expect_family(session: &Session<'_>, sk: Gva) {
+    session.expect(sk, session.kernel.layouts().net.sock.family, 2);
 }
 
 /// ``skc_family`` of the ``struct sock *`` at `sk`.
@@ -344,8 +375,8 @@ fn mini(session: &Session<'_>, sk: Gva, object: &Object, common: &Common) -> Res
         tcp_state(session.space.u8(member(sk, layout.timewait_substate)?)?)
     };
     let mut facts = Socket {
-        kind: Some("stream".to_owned()),
-        protocol: Some("tcp".to_owned()),
+        kind: Some("stream".into()),
+        protocol: Some("tcp".into()),
         state,
         cookie: cookie(layout, object)?,
         receive_queue: Some(0),
@@ -358,7 +389,6 @@ fn mini(session: &Session<'_>, sk: Gva, object: &Object, common: &Common) -> Res
         net: common.net,
         group: None,
         interface: object.u32(layout.interface)?,
-        peer: None,
         claim: if request { Claim::Request } else { Claim::TimeWait },
         must_be_found: false,
         identity: Identity { common: *common, full: None },
@@ -382,7 +412,6 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
         ..unknown(sk, common.family)
     };
     let mut interface = object.u32(layout.interface)?;
-    let mut peer = None;
     let mut must_be_found = false;
     match facts.family {
         Family::Inet | Family::Inet6 => {
@@ -405,14 +434,18 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
             }
         }
         Family::Unix => {
-            facts.protocol = Some("unix".to_owned());
+            facts.protocol = Some("unix".into());
             facts.state = Some(match common.state {
                 TCP_LISTEN => SocketState::Listen,
                 TCP_ESTABLISHED => SocketState::Established,
                 _ => SocketState::Unconnected,
             });
             facts.path = unix::path(session, sk)?;
-            peer = unix::peer(session, sk)?;
+            facts.peer = unix::peer(session, sk)?.map(|peer| SocketPeer {
+                inode: None,
+                processes: Vec::new(),
+                sock: Address(peer.0),
+            });
         }
         Family::Netlink => {
             facts.protocol = Some(netlink::protocol(protocol));
@@ -424,14 +457,14 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
             facts.state = datagram_state(common.state);
         }
         Family::Vsock => {
-            facts.protocol = Some("vsock".to_owned());
+            facts.protocol = Some("vsock".into());
             facts.state = match common.state {
                 TCP_LISTEN | TCP_ESTABLISHED => tcp_state(common.state),
                 _ => Some(SocketState::Unconnected),
             };
             must_be_found = vsock::decode(session, sk, (kind, common.state), &mut facts)?;
         }
-        _ => facts.protocol = Some(protocol.to_string()),
+        _ => facts.protocol = Some(protocol.to_string().into()),
     }
     queues(session, sk, &object, &mut facts)?;
     let at = object.pointer(layout.filter)?;
@@ -442,7 +475,7 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
     let file = facts.file.map(|file| Gva(file.0));
     let identity = Identity { common: *common, full: Some(FullIdentity { uid, socket, inode, file }) };
     let group = layout.group.map(|group| group.of(&object)).transpose()?.flatten();
-    Ok(Sock { facts, net: common.net, group, interface, peer, claim, must_be_found, identity })
+    Ok(Sock { facts, net: common.net, group, interface, claim, must_be_found, identity })
 }
 
 /// How much waits in the queues of a sock, into `facts`. Those of unix socks are counted elsewhere ([`super::scm`]), and
@@ -587,7 +620,7 @@ fn family(number: u16) -> Family {
 }
 
 /// ``enum sock_type``, include/linux/net.h.
-fn kind_name(kind: u16) -> String {
+fn kind_name(kind: u16) -> Text {
     match kind {
         1 => "stream",
         2 => "dgram",
@@ -596,13 +629,13 @@ fn kind_name(kind: u16) -> String {
         5 => "seqpacket",
         6 => "dccp",
         10 => "packet",
-        other => return other.to_string(),
+        other => return other.to_string().into(),
     }
-    .to_owned()
+    .into()
 }
 
 /// include/uapi/linux/in.h.
-fn ip_protocol(number: u16) -> String {
+fn ip_protocol(number: u16) -> Text {
     match number {
         1 => "icmp",
         2 => "igmp",
@@ -614,7 +647,7 @@ fn ip_protocol(number: u16) -> String {
         SCTP => "sctp",
         136 => "udplite",
         MPTCP => "mptcp",
-        other => return other.to_string(),
+        other => return other.to_string().into(),
     }
-    .to_owned()
+    .into()
 }

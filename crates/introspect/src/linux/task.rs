@@ -6,9 +6,9 @@
 use super::layout::{Flag, Resolver};
 use super::record::{Record, Span};
 use super::{cgroup, cred, list, mm, namespace, signal, thread, timekeeping};
-use crate::session::{Environment, Session, member};
-use facts::{Address, ExeState, ProblemKind, Process, ProcessState, Seccomp, TaskKind};
-use vmi_core::{Gva, ReadError};
+use crate::session::{Environment, Session, Step, member};
+use facts::{Address, ExeState, ProblemKind, Process, ProcessState, Seccomp, TaskKind, Text};
+use vmi_core::{Approach, Gva, ReadError};
 
 /// ``PF_KTHREAD``, include/linux/sched.h (6.12).
 pub(super) const PF_KTHREAD: u32 = 0x0020_0000;
@@ -213,16 +213,56 @@ impl Run {
     }
 }
 
-/// Where the first of a task is that anybody asks for: its place in the lists and its numbers.
-pub(super) fn stretch(session: &Session<'_>) -> Span {
-    session.kernel.layouts().task.stretch
+/// What goes ahead of [`listed`].
+pub(super) const AHEAD: [Step<Gva, Option<Approach>>; 7] = [
+    |session, task, _| {
+        let layout = &session.kernel.layouts().task;
+        layout.stretch.expect(session, task);
+        let apart = [layout.flags, layout.state, layout.cgroups].into_iter();
+        for offset in apart.chain(layout.seccomp_mode).chain(layout.in_execve.map(|flag| flag.offset)) {
+            session.expect(task, offset, 8);
+        }
+        signal::expect_runtime(session, task);
+    },
+    |session, task, _| {
+        let layout = &session.kernel.layouts().task;
+        let of = |offset, expect: fn(&Session<'_>, Gva)| {
+            if let Some(at) = session.glimpse(task, offset) {
+                expect(session, at);
+            }
+        };
+        of(layout.mm, mm::expect);
+        of(layout.real_cred, cred::expect);
+        of(layout.signal, signal::expect);
+        of(layout.thread_pid, namespace::expect_pid);
+    },
+    |session, task, arguments| {
+        let layout = &session.kernel.layouts().task;
+        if let Some(signal) = session.glimpse(task, layout.signal) {
+            signal::expect_pids(session, signal);
+        }
+        if let Some(cred) = session.glimpse(task, layout.real_cred) {
+            cred::expect_groups(session, cred);
+        }
+        if let Some(mm) = session.glimpse(task, layout.mm) {
+            *arguments = mm::expect_memory(session, mm);
+        }
+    },
+    |session, _, arguments| approach(session, arguments),
+    |session, _, arguments| approach(session, arguments),
+    |session, _, arguments| approach(session, arguments),
+    |session, _, arguments| approach(session, arguments),
+];
+
+fn approach(session: &Session<'_>, arguments: &mut Option<Approach>) {
+    *arguments = arguments.take().and_then(|arguments| arguments.step(session.space.look()));
 }
 
-/// Offset and length of what [`leader`] reads.
-pub(super) fn leader_place(session: &Session<'_>) -> (u64, u64) {
+/// Has fetched what [`leader`] reads.
+pub(super) fn expect_leader(session: &Session<'_>, task: Gva) {
     let layout = &session.kernel.layouts().task;
-    let (first, last) = (layout.pid.min(layout.group_leader), layout.pid.max(layout.group_leader));
-    (first, last.saturating_sub(first).saturating_add(8))
+    session.expect(task, layout.pid, 4);
+    session.expect(task, layout.group_leader, 8);
 }
 
 /// The thread group leader of a task. `None`: it is an idle task.
@@ -392,7 +432,7 @@ pub(super) fn identity(
     session: &Session<'_>,
     task: Gva,
     stamp: &Stamp,
-) -> Result<(String, TaskKind, Option<ProcessState>), ReadError> {
+) -> Result<(Text, TaskKind, Option<ProcessState>), ReadError> {
     let layout = &session.kernel.layouts().task;
     let space = &session.space;
     let mut comm = [0; COMM];
@@ -402,9 +442,9 @@ pub(super) fn identity(
     Ok((name(&comm), kind, state))
 }
 
-fn name(comm: &[u8; COMM]) -> String {
+fn name(comm: &[u8; COMM]) -> Text {
     let text = comm.split(|byte| *byte == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(text).into_owned()
+    String::from_utf8_lossy(text).into()
 }
 
 /// ``__task_state_index()``, include/linux/sched.h (6.12): the highest reported bit counts.

@@ -69,6 +69,13 @@ pub(crate) fn socks(session: &Session<'_>, namespaces: &[Gva]) -> Result<Option<
     Ok(known.then_some(socks))
 }
 
+/// Has fetched what [`peer`] and [`path`] read of the ``struct sock *`` at `sk`.
+pub(super) fn expect(session: &Session<'_>, sk: Gva) {
+    let layout = &session.kernel.layouts().net.unix;
+    session.expect(sk, layout.peer, 8);
+    session.expect(sk, layout.address, 8);
+}
+
 /// ``struct sock *`` of the socket that the one at `sk` is connected to.
 pub(super) fn peer(session: &Session<'_>, sk: Gva) -> Result<Option<Gva>, ReadError> {
     let peer = pointer(session, sk, session.kernel.layouts().net.unix.peer)?;

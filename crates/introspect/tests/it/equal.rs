@@ -70,7 +70,7 @@ fn processes(truth: &Truth, snapshot: &Snapshot, found: &mut Vec<String>) {
 fn process(truth: &Truth, guest: &truth::Process, seen: &facts::Process, found: &mut Vec<String>) {
     let what = |field: &str| format!("pid {} {field}", guest.pid);
     differ(found, &what("ppid"), Some(guest.ppid), seen.ppid);
-    differ(found, &what("name"), &guest.comm, &seen.name);
+    differ(found, &what("name"), guest.comm.as_str(), seen.name.as_str());
     differ(found, &what("args"), Some(&guest.args), seen.args.as_ref());
     differ(found, &what("threads"), Some(guest.threads), seen.threads);
     differ(found, &what("kernel thread"), guest.kernel_thread, seen.kernel_thread);
@@ -81,7 +81,7 @@ fn process(truth: &Truth, guest: &truth::Process, seen: &facts::Process, found: 
     differ(found, &what("capabilities"), Some(guest.capabilities_effective), capabilities);
     // Clock ticks of 10 ms (USER_HZ).
     differ(found, &what("start"), Some(guest.start_ticks), seen.start_time_ns.map(|ns| ns / 10_000_000));
-    differ(found, &what("cgroup"), guest.cgroup.as_ref(), seen.cgroup.as_ref());
+    differ(found, &what("cgroup"), guest.cgroup.as_deref(), seen.cgroup.as_deref());
     differ(found, &what("state"), state_of_letter(guest.state), seen.state.map(settled));
     differ(found, &what("suid, fsuid"), (Some(guest.uids[2]), Some(guest.uids[3])), (seen.suid, seen.fsuid));
     differ(found, &what("sgid, fsgid"), (Some(guest.gids[2]), Some(guest.gids[3])), (seen.sgid, seen.fsgid));
@@ -142,7 +142,7 @@ fn process(truth: &Truth, guest: &truth::Process, seen: &facts::Process, found: 
     let of_all = ["task_list", "pid_table", "cgroup"];
     let expected: Vec<&str> = of_all.into_iter().filter(|view| !comes_and_goes(view)).collect();
     let views: Vec<&str> =
-        seen.views.iter().map(String::as_str).filter(|view| !comes_and_goes(view)).collect();
+        seen.views.iter().map(facts::Text::as_str).filter(|view| !comes_and_goes(view)).collect();
     differ(found, &what("views"), expected, views);
 }
 
@@ -253,7 +253,7 @@ fn modules(truth: &Truth, snapshot: &Snapshot, found: &mut Vec<String>) {
         .iter()
         .map(|m| (m.name.clone(), (Some(m.size), m.references, Some(m.state.as_str()))))
         .collect();
-    let views = ["module_list", "module_tree", "sysfs"].map(str::to_owned).to_vec();
+    let views = ["module_list", "module_tree", "sysfs"].map(facts::Text::from).to_vec();
     differ(found, "views of modules", &views, &snapshot.views.modules);
     let seen: BTreeMap<_, _> = snapshot
         .modules

@@ -51,7 +51,7 @@ fn program(guest: &Program, seen: &facts::EbpfProgram, found: &mut Vec<String>) 
     expected.extend(places(says).then_some("attachment"));
     expected.extend(guest.pinned.then_some("pin"));
     expected.extend((!guest.processes.is_empty()).then_some("descriptor"));
-    differ(found, &what("views"), expected, seen.views.iter().map(String::as_str).collect());
+    differ(found, &what("views"), expected, seen.views.iter().map(facts::Text::as_str).collect());
     differ(found, &what("missing views"), &Vec::new(), &seen.views_missing);
 }
 

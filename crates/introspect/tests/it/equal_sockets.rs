@@ -209,7 +209,7 @@ fn seen_line(table: Table, socket: &facts::Socket, truth: &Truth) -> Line {
         },
         remote: address(socket.remote_address, socket.remote_port),
         path: socket.path.clone(),
-        protocol: socket.protocol.clone().filter(|_| table == Packet),
+        protocol: socket.protocol.as_ref().filter(|_| table == Packet).map(ToString::to_string),
         uid: socket.uid.filter(|_| socket.inode.is_some() && !matches!(table, Unix | Netlink | Vsock | Xdp)),
         queues,
         interface: socket.interface.as_ref().map(|interface| interface.index).filter(|_| tells_interface),
