@@ -93,14 +93,14 @@ fn what_is_learned_of_a_kernel_that_does_not_say_is_a_certificate_that_does_not_
 fn a_program_that_runs_and_is_not_in_the_table_is_hidden_with_or_without_a_certificate() {
     let hidden = web_with(|s| {
         let program = &mut s.ebpf_programs.as_mut().unwrap()[0];
-        program.views = vec!["attachment".to_owned()];
-        program.views_missing = vec!["program_table".to_owned()];
+        program.views = vec!["attachment".into()];
+        program.views_missing = vec!["program_table".into()];
     });
     let finding = only(attest::compare(&certificate(), &hidden));
     assert_eq!(finding.rule, rule::EBPF_HIDDEN);
     assert_eq!(
         (finding.views_seen, finding.views_missing),
-        (vec!["attachment".to_owned()], vec!["program_table".to_owned()])
+        (vec!["attachment".into()], vec!["program_table".into()])
     );
     let uncertified = attest::cross_views(&hidden, &certificate().policy);
     assert_eq!(only(uncertified).rule, rule::EBPF_HIDDEN);

@@ -4,8 +4,8 @@ use crate::fixture::*;
 use attest::{Policy, compare, cross_views};
 use facts::*;
 
-fn names(names: &[&str]) -> Vec<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
+fn names(names: &[&str]) -> Vec<Text> {
+    names.iter().copied().map(Text::from).collect()
 }
 
 /// The snapshot of a kernel that has all views, with every object in all of them.
@@ -41,7 +41,7 @@ fn findings(change: impl FnOnce(&mut Snapshot)) -> Vec<Finding> {
 fn views_that_agree_are_no_finding() {
     assert_eq!(findings(|_| {}), []);
     assert_eq!(findings(|s| s.views = Views::default()), [], "a look that compared no views");
-    assert_eq!(findings(|s| s.processes[0].views.push("run_queue".to_owned())), []);
+    assert_eq!(findings(|s| s.processes[0].views.push("run_queue".into())), []);
 }
 
 #[test]

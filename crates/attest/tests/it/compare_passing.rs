@@ -11,7 +11,7 @@ fn findings(process: Process) -> Vec<Finding> {
 /// A shell in the place of an sshd: its file is there, its name, arguments and identity are not yet.
 fn between(pid: u32) -> Process {
     Process {
-        exe: Some("/usr/bin/bash".to_owned()),
+        exe: Some("/usr/bin/bash".into()),
         args: Some(vec![]),
         executing: Some(true),
         ..Process { ppid: Some(470), ..process(pid, "sshd", "/usr/sbin/sshd") }
@@ -48,7 +48,7 @@ fn execve_excuses_nobody_who_has_other_threads() {
 
 #[test]
 fn a_program_that_is_not_certified_or_not_there_or_not_for_that_parent_is_told_in_the_middle_of_execve() {
-    let rogue = |pid| only(findings(Process { exe: Some("/tmp/rogue".to_owned()), ..between(pid) }));
+    let rogue = |pid| only(findings(Process { exe: Some("/tmp/rogue".into()), ..between(pid) }));
     assert_eq!(rogue(600).evidence["state"], "in the middle of execve");
     assert!(!rogue(600).evidence.contains_key("allow_with"), "nobody wants that in a certificate");
     // By its file, as when it has its own name: the next look confirms it.
@@ -59,7 +59,7 @@ fn a_program_that_is_not_certified_or_not_there_or_not_for_that_parent_is_told_i
     assert_ne!(elsewhere(600).id, elsewhere(601).id);
     for change in [
         |p: &mut Process| p.exe_state = Some(ExeState::Deleted),
-        |p: &mut Process| p.container = Some("c0ffee".to_owned()),
+        |p: &mut Process| p.container = Some("c0ffee".into()),
         |p: &mut Process| p.ppid = Some(400),
     ] {
         let mut process = between(600);
@@ -138,9 +138,9 @@ fn a_copy_of_a_program_that_may_take_on_any_group_may_have_done_so_and_no_more()
         // What has executed a program is no copy, and what may have is none.
         &|p| p.forked_only = Some(false),
         &|p| p.forked_only = None,
-        &|p| p.exe = Some("/usr/bin/bash".to_owned()),
+        &|p| p.exe = Some("/usr/bin/bash".into()),
         // What is not certified gives nothing to a copy.
-        &|p| p.exe = Some("/tmp/sshd".to_owned()),
+        &|p| p.exe = Some("/tmp/sshd".into()),
     ];
     for (index, change) in changes.iter().enumerate() {
         assert_eq!(found(change).len(), 1, "change {index}");
@@ -158,8 +158,8 @@ fn a_worker_that_becomes_root_or_gains_a_capability_or_a_group_is_found_though_i
     // The master is root and certified by its name, the worker is a user by another.
     let mut certificate = certificate();
     let worker = |s: &mut Snapshot| {
-        s.processes[5].name = "nginx-worker".to_owned();
-        s.processes[6].name = "nginx-worker".to_owned();
+        s.processes[5].name = "nginx-worker".into();
+        s.processes[6].name = "nginx-worker".into();
         s.processes[5].forked_only = Some(true);
         s.processes[6].forked_only = Some(true);
     };

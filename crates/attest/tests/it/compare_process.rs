@@ -109,7 +109,7 @@ fn a_known_program_under_a_new_name_is_unknown() {
 #[test]
 fn a_certified_program_in_a_container_is_another_program() {
     let inside =
-        |name: &str, exe: &str| Process { container: Some("c0ffee".to_owned()), ..process(600, name, exe) };
+        |name: &str, exe: &str| Process { container: Some("c0ffee".into()), ..process(600, name, exe) };
     let finding = only(drift(|s| s.processes.push(inside("bash", "/usr/bin/bash"))));
     assert_eq!(finding.rule, rule::PROCESS_CHANGED);
     assert!(finding.message.contains("in a container"), "{}", finding.message);
@@ -126,7 +126,7 @@ fn a_certified_program_in_a_container_is_another_program() {
 fn a_certified_name_with_another_executable_is_changed_and_not_also_missing() {
     let finding = only(drift(|s| {
         for index in 4..7 {
-            s.processes[index].exe = Some("/tmp/nginx".to_owned());
+            s.processes[index].exe = Some("/tmp/nginx".into());
         }
         s.sockets.retain(|socket| !socket.processes.contains(&400));
     }));

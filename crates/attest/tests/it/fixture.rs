@@ -18,8 +18,8 @@ pub fn process(pid: u32, name: &str, exe: &str) -> Process {
         pid,
         ppid: Some(1),
         threads: Some(1),
-        name: name.to_owned(),
-        exe: Some(exe.to_owned()),
+        name: name.into(),
+        exe: Some(exe.into()),
         exe_state: Some(ExeState::Present),
         args: Some(vec![exe.to_owned()]),
         uid: Some(0),
@@ -30,8 +30,8 @@ pub fn process(pid: u32, name: &str, exe: &str) -> Process {
         state: Some(ProcessState::Sleeping),
         start_time_ns: Some(u64::from(pid) * 1_000_000),
         namespaces: Namespaces { net: Some(4026531840), ..Namespaces::default() },
-        cgroup: Some("/".to_owned()),
-        views: vec!["task_list".to_owned()],
+        cgroup: Some("/".into()),
+        views: vec!["task_list".into()],
         task: Address(0xffff_8880_0000_0000 + u64::from(pid) * 0x2000),
         ..Process::default()
     }
@@ -74,8 +74,8 @@ pub fn socket(family: Family, kind: &str, protocol: &str, state: SocketState, ow
     Socket {
         family,
         protocol_family: 0,
-        kind: Some(kind.to_owned()),
-        protocol: Some(protocol.to_owned()),
+        kind: Some(kind.into()),
+        protocol: Some(protocol.into()),
         state: Some(state),
         local_address: None,
         local_port: None,
@@ -102,7 +102,7 @@ pub fn socket(family: Family, kind: &str, protocol: &str, state: SocketState, ow
         vsock_remote: None,
         views_missing: vec![],
         file: Some(Address(0xffff_8880_2000_0000)),
-        views: vec!["hash_table".to_owned()],
+        views: vec!["hash_table".into()],
         sock: Address(0xffff_8881_0000_0000),
     }
 }
@@ -145,7 +145,7 @@ pub fn module(name: &str) -> Module {
         size: Some(4096),
         references: Some(0),
         state: Some(ModuleState::Live),
-        views: vec!["module_list".to_owned()],
+        views: vec!["module_list".into()],
         module: Address(0xffff_ffff_c000_0000),
     }
 }
@@ -176,7 +176,7 @@ pub fn ebpf(name: &str, kind: &str, tag: &str) -> EbpfProgram {
             priority: None,
         }],
         processes: vec![1],
-        views: vec!["program_table".to_owned(), "attachment".to_owned()],
+        views: vec!["program_table".into(), "attachment".into()],
         views_missing: vec![],
         program: Address(0xffff_c900_0001_0000),
     }

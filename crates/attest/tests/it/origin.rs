@@ -75,8 +75,10 @@ fn no_digest_is_taken_for_what_need_not_be_the_file_of_the_image() {
             ..process(901, "replaced", "/usr/sbin/never")
         };
         s.processes.push(replaced);
-        let contained =
-            facts::Process { container: Some("3c".repeat(32)), ..process(902, "bash", "/usr/bin/bash") };
+        let contained = facts::Process {
+            container: Some("3c".repeat(32).into()),
+            ..process(902, "bash", "/usr/bin/bash")
+        };
         s.processes.push(contained);
     })
     .with_origin(origin());

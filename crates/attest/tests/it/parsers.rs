@@ -74,7 +74,7 @@ proptest! {
                 s.processes.push(Process {
                     kernel_thread,
                     exe_state: exe_state.get(usize::from(state)).copied(),
-                    exe: (state != 3).then_some(exe),
+                    exe: (state != 3).then_some(exe.into()),
                     ..process(pid % 4_000_000, &name, "")
                 });
             }

@@ -51,12 +51,12 @@ fn the_change_that_a_finding_proposes_allows_what_was_found() {
         ("known program, new name", &|s| s.processes.push(process(666, "nc", "/usr/sbin/nginx"))),
         ("program in a container", &|s| {
             s.processes.push(Process {
-                container: Some("ab".repeat(32)),
+                container: Some("ab".repeat(32).into()),
                 ..process(666, "nginx", "/usr/sbin/nginx")
             });
         }),
         ("unknown kernel thread", &|s| s.processes.push(kernel_thread(666, "evil/7"))),
-        ("other executable", &|s| s.processes[4].exe = Some("/tmp/nginx".to_owned())),
+        ("other executable", &|s| s.processes[4].exe = Some("/tmp/nginx".into())),
         ("deleted executable", &|s| s.processes[4].exe_state = Some(ExeState::Deleted)),
         ("memfd", &|s| {
             s.processes.push(Process { exe_state: Some(ExeState::Memfd), ..process(666, "x", "/memfd:x") });

@@ -42,7 +42,7 @@ fn a_pid_that_was_given_again_is_a_new_process() {
 fn a_thread_that_took_the_place_of_another_is_seen_where_threads_are_listed() {
     let thread = |tid| Thread {
         tid,
-        name: "t".to_owned(),
+        name: "t".into(),
         kind: TaskKind::User,
         state: None,
         start_time_ns: Some(u64::from(tid)),

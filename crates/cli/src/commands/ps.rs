@@ -418,10 +418,10 @@ mod tests {
     fn a_process_that_calls_itself_a_kernel_thread_or_a_branch_is_in_quotes() {
         for name in ["[kworker/0:1]", "{nginx}", "└─ sshd", "│  sshd", "├─ a", "  sshd", "\"[a]\""]
         {
-            let process = Process { name: name.to_owned(), ..Process::default() };
+            let process = Process { name: name.into(), ..Process::default() };
             assert_eq!(super::name(Row::of(&process), "└─ "), Cell::new(format!("└─ \"{name}\"")));
         }
-        let process = Process { name: "kworker/0:1".to_owned(), kernel_thread: true, ..Process::default() };
+        let process = Process { name: "kworker/0:1".into(), kernel_thread: true, ..Process::default() };
         assert_eq!(super::name(Row::of(&process), ""), Cell::new("[kworker/0:1]").paint(Paint::Dim));
         assert_eq!(own_name("sh [1]"), "sh [1]");
     }

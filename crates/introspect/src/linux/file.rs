@@ -102,16 +102,16 @@ pub(super) struct Descriptor {
 }
 
 /// Bytes of a table's array of descriptors that are read again at once.
-const AGAIN: u64 = 512;
+const AGAIN: usize = 512;
 
 /// Drops the descriptors that lead there no more. A file that is closed is soon another one's: what was found at its address is of
 /// this descriptor only if the file was there after it as well as before.
 fn keep_open(session: &Session<'_>, descriptors: &mut Vec<Descriptor>) -> Result<(), ReadError> {
     let mut open = Vec::with_capacity(descriptors.len());
-    for run in descriptors.chunk_by(|one, next| one.at.0 / AGAIN == next.at.0 / AGAIN) {
+    for run in descriptors.chunk_by(|one, next| one.at.0 / AGAIN as u64 == next.at.0 / AGAIN as u64) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
         let offset = |of: &Descriptor| usize::try_from(of.at.0.saturating_sub(first.at.0)).unwrap_or(0);
-        let mut bytes = [0; AGAIN as usize];
+        let mut bytes = [0; AGAIN];
         let bytes = bytes.get_mut(..offset(last).saturating_add(8)).unwrap_or_default();
         let read = session.known("fdtable", first.at, session.space.read_again(first.at, bytes))?;
         open.extend(run.iter().map(|of| {

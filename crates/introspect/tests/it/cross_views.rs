@@ -4,7 +4,7 @@
 //! tried on every kernel and on every view. Then everything is put back.
 
 use crate::opened::Opened;
-use facts::{Module, Process, Snapshot, rule};
+use facts::{Module, Process, Snapshot, Text, rule};
 use introspect::Options;
 use testkit::{Activity, GuestSpec, Kernel, Need, Spawn};
 use vmi_core::{AddressSpace, Budget, Gva, Look};
@@ -165,14 +165,14 @@ fn combinations<'v>(all: &[&'v str]) -> Vec<(Vec<&'v str>, Vec<&'v str>)> {
 }
 
 /// The one finding there is: its rule and the views that saw and missed the object, in any order.
-fn finding(snapshot: &Snapshot) -> (String, Vec<String>, Vec<String>) {
+fn finding(snapshot: &Snapshot) -> (String, Vec<Text>, Vec<Text>) {
     let findings = attest::cross_views(snapshot, &attest::Policy::default());
     let [finding] = findings.as_slice() else { panic!("{findings:#?}") };
     (finding.rule.clone(), finding.views_seen.clone(), finding.views_missing.clone())
 }
 
-fn sorted(views: &[&str]) -> Vec<String> {
-    let mut views: Vec<String> = views.iter().map(|view| (*view).to_owned()).collect();
+fn sorted(views: &[&str]) -> Vec<Text> {
+    let mut views: Vec<Text> = views.iter().copied().map(Text::from).collect();
     views.sort();
     views
 }
@@ -207,14 +207,14 @@ fn check(kernel: Kernel) {
 
     // Off all lists there are, and asleep: only the memory that tasks are allocated from has it.
     let searched = guest.scan();
-    let in_all = |views: &[String]| views.iter().any(|view| view == "slab");
+    let in_all = |views: &[Text]| views.iter().any(|view| view == "slab");
     assert!(searched.processes.iter().all(|process| in_all(&process.views)), "{:#?}", searched.processes);
     assert_eq!(searched.processes.len(), clean.processes.len(), "free memory is no process");
     views.iter().for_each(|view| guest.hide_process(task, view));
     assert!(process(&guest.look(), victim.pid).is_none());
     let snapshot = guest.scan();
     let seen = process(&snapshot, victim.pid).expect("its memory is there");
-    assert_eq!((seen.views.as_slice(), seen.task.0), (["slab".to_owned()].as_slice(), task));
+    assert_eq!((seen.views.as_slice(), seen.task.0), (["slab".into()].as_slice(), task));
     assert_eq!(finding(&snapshot).2, sorted(&views));
     guest.put_back();
 
@@ -225,7 +225,7 @@ fn check(kernel: Kernel) {
     let seen = (0..100).find_map(|_| process(&guest.opened.snapshot().unwrap(), spinning.pid).cloned());
     guest.stop();
     let seen = seen.expect("the process runs, and no view has it");
-    assert_eq!((seen.views, seen.task.0), (vec!["run_queue".to_owned()], task));
+    assert_eq!((seen.views, seen.task.0), (vec!["run_queue".into()], task));
     guest.put_back();
 
     let views = ["module_list", "module_tree", "sysfs"];
@@ -244,7 +244,7 @@ fn check(kernel: Kernel) {
     assert!(module(&guest.look(), "dummy").is_none());
     let snapshot = guest.scan();
     let seen = module(&snapshot, "dummy").expect("its memory is there");
-    assert_eq!((seen.views.as_slice(), seen.module.0), (["address_range".to_owned()].as_slice(), at));
+    assert_eq!((seen.views.as_slice(), seen.module.0), (["address_range".into()].as_slice(), at));
     assert_eq!(finding(&snapshot).2, sorted(&views));
     guest.put_back();
 }

@@ -5,7 +5,7 @@
 
 use crate::opened::{Opened, PATIENT};
 use crate::socket_views::Stopped;
-use facts::{EbpfAttachment, EbpfProgram, Snapshot, rule};
+use facts::{EbpfAttachment, EbpfProgram, Snapshot, Text, rule};
 use introspect::{Options, Tables};
 use std::collections::BTreeSet;
 
@@ -189,7 +189,7 @@ fn of(snapshot: &Snapshot, address: facts::Address) -> Option<&EbpfProgram> {
 }
 
 /// The views in which a program of which these are left is missed.
-fn missed(taken: &[&str], left: &[&str]) -> Vec<String> {
+fn missed(taken: &[&str], left: &[&str]) -> Vec<Text> {
     let has = |view: &str| left.contains(&view);
     let in_use = [LINK, PLACE, DESCRIPTOR].into_iter().any(has);
     let missed = |view: &&str| match *view {
@@ -201,7 +201,7 @@ fn missed(taken: &[&str], left: &[&str]) -> Vec<String> {
         // Who holds a program is free to let go of it, and what is not attached does not run.
         _ => false,
     };
-    taken.iter().copied().filter(missed).map(str::to_owned).collect()
+    taken.iter().copied().filter(missed).map(Text::from).collect()
 }
 
 /// Stops the guest, tries each program in every combination of views that leaves at least one, and lets the guest go on.
@@ -340,8 +340,8 @@ fn told(snapshot: &Snapshot, program: &EbpfProgram, taken: &[&str], left: &[&str
     }
     let [finding] = findings.as_slice() else { panic!("{name:?} off {taken:?}: {findings:#?}") };
     assert_eq!(finding.rule, rule::EBPF_HIDDEN);
-    let set = |views: &[String]| views.iter().cloned().collect::<BTreeSet<_>>();
-    assert_eq!(set(&finding.views_seen), left.iter().map(|view| (*view).to_owned()).collect());
+    let set = |views: &[Text]| views.iter().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(set(&finding.views_seen), left.iter().map(|view| Text::from(*view)).collect());
     assert_eq!(set(&finding.views_missing), set(&missed));
     assert_eq!(finding.evidence["programs"], program.program.to_string());
 }

@@ -166,7 +166,7 @@ fn rendered(socket: &Socket, names: &BTreeMap<u32, &str>) -> Option<Line> {
         uid: if socket.family == Family::Unix || socket.inode.is_none() { 0 } else { socket.uid? },
         inode: socket.inode.unwrap_or(0),
         cookie: socket.cookie.filter(|_| socket.family != Family::Unix),
-        cgroup: socket.cgroup.clone().filter(|_| socket.family != Family::Unix),
+        cgroup: socket.cgroup.as_ref().filter(|_| socket.family != Family::Unix).map(ToString::to_string),
         arrow: full.then(|| arrow.to_owned()),
     })
 }

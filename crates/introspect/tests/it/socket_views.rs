@@ -4,7 +4,7 @@
 //! Runs in the guests of [`crate::tables`], which have every kind of socket.
 
 use crate::opened::{Opened, PATIENT};
-use facts::{Family, FilterKind, Ownership, Snapshot, Socket, SocketState, rule};
+use facts::{Family, FilterKind, Ownership, Snapshot, Socket, SocketState, Text, rule};
 use guest_profiles::{Profile, Wanted, WantedType};
 use introspect::Options;
 use std::cell::OnceCell;
@@ -231,7 +231,7 @@ fn hidden_from<'s>(snapshot: &'s Snapshot, like: &Socket, missing: &[&str], kind
     let seen = snapshot.sockets.iter().find(|socket| socket.sock == like.sock);
     let seen = seen.unwrap_or_else(|| panic!("{kind}: gone, and only {missing:?} should lack it"));
     assert_eq!(seen.views_missing, missing, "{kind}");
-    let left: Vec<&String> = like.views.iter().filter(|view| !missing.contains(&view.as_str())).collect();
+    let left: Vec<&Text> = like.views.iter().filter(|view| !missing.contains(&view.as_str())).collect();
     assert_eq!(seen.views.iter().collect::<Vec<_>>(), left, "{kind}");
     for socket in snapshot.sockets.iter().filter(|socket| socket.sock != like.sock) {
         // What works for it (a subflow of MPTCP) has nobody either.
@@ -344,7 +344,7 @@ pub fn check(opened: &Opened) {
         assert_eq!(seen.file, socket.file, "{kind}: the file is the evidence");
 
         // Off all of them, and heard of nowhere: its memory is still there.
-        let mut views: Vec<&str> = socket.views.iter().map(String::as_str).collect();
+        let mut views: Vec<&str> = socket.views.iter().map(Text::as_str).collect();
         let in_memory = searched.sockets.iter().find(|known| known.sock == socket.sock).unwrap();
         let mut off = [&off_hash[..], &off_files].concat();
         off.append(&mut stopped.off(socket, address));
@@ -355,11 +355,7 @@ pub fn check(opened: &Opened) {
             ["file_table", "hash_table", "address_table"].iter().position(|name| name == view)
         });
         let seen = hidden_from(&snapshot, in_memory, &views, kind);
-        assert_eq!(
-            (seen.views.as_slice(), seen.file),
-            (["slab".to_owned()].as_slice(), socket.file),
-            "{kind}"
-        );
+        assert_eq!((seen.views.as_slice(), seen.file), (["slab".into()].as_slice(), socket.file), "{kind}");
 
         // UDP and SCTP have a table more, and need no other to get their packets.
         assert_eq!(socket.views.iter().any(|view| view == "address_table"), !address.is_empty(), "{kind}");
