@@ -164,8 +164,9 @@ pub(super) fn addressed(session: &Session<'_>) -> Result<Option<Vec<Gva>>, ReadE
 
 /// Those of `socks` that are SCTP's: what leads to one may be something else by the time that it is read.
 fn only_sctp(session: &Session<'_>, mut socks: Vec<Gva>) -> Result<Vec<Gva>, ReadError> {
-    let protocols =
-        session.each(&socks, Some, 4, |sk| session.known("sock", sk, sock::protocol_of(session, sk)))?;
+    let protocols = session.each(&socks, &[|session, sk, ()| sock::expect_protocol(session, sk)], |sk| {
+        session.known("sock", sk, sock::protocol_of(session, sk))
+    })?;
     let mut protocols = protocols.into_iter();
     socks.retain(|_| protocols.next().flatten() == Some(IPPROTO_SCTP));
     Ok(socks)

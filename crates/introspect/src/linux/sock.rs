@@ -278,6 +278,11 @@ pub(super) fn state_of(session: &Session<'_>, sk: Gva) -> Result<u8, ReadError> 
     session.space.u8(member(sk, session.kernel.layouts().net.sock.state)?)
 }
 
+/// Has fetched what [`protocol_of`] reads.
+pub(super) fn expect_protocol(session: &Session<'_>, sk: Gva) {
+    session.expect(sk, session.kernel.layouts().net.sock.protocol, 2);
+}
+
 /// ``sk_protocol`` of the ``struct sock *`` at `sk`.
 pub(super) fn protocol_of(session: &Session<'_>, sk: Gva) -> Result<u16, ReadError> {
     session.space.u16(member(sk, session.kernel.layouts().net.sock.protocol)?)

@@ -122,8 +122,9 @@ pub(crate) fn socks(session: &Session<'_>) -> Result<Option<Vec<Gva>>, ReadError
         }
     }
     // What was one may be something else by the time that it is read.
-    let families =
-        session.each(&socks, Some, 4, |sk| session.known("sock", sk, sock::family_of(session, sk)))?;
+    let families = session.each(&socks, &[|session, sk, ()| sock::expect_family(session, sk)], |sk| {
+        session.known("sock", sk, sock::family_of(session, sk))
+    })?;
     let mut families = families.into_iter();
     socks.retain(|_| families.next().flatten() == Some(AF_VSOCK));
     Ok(Some(socks))
