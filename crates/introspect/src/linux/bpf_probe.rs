@@ -169,7 +169,8 @@ pub(super) fn file(
         return Ok((None, None));
     };
     let start = before(link, layout.link)?;
-    let path = path::of(session, "bpf_uprobe_multi_link", start, layout.path)?.map(|path| path.text);
+    let path = path::of(session, "bpf_uprobe_multi_link", start, layout.path)?;
+    let path = path.map(|path| path.text.to_string());
     let count = session.space.u32(member(start, layout.count)?)?;
     let probes = session.space.pointer(member(start, layout.probes)?)?;
     let mut first = Vec::new();

@@ -296,12 +296,22 @@ pub(crate) fn read(session: &Session<'_>, sk: Gva) -> Result<Option<Sock>, ReadE
         let before = Common::of(&object, layout)?;
         let sock =
             if before.is_mini() { mini(session, sk, &object, &before) } else { full(session, sk, &before) }?;
-        if identity(session, sk)? == sock.identity {
+        // Before the identity, which changes after this does.
+        let lent_to_nobody = matches!(sock.claim, Claim::Lent(..)) && !is_born(session, sk)?;
+        if identity(session, sk)? == sock.identity && !lent_to_nobody {
             return Ok(Some(sock));
         }
         session.space.look().forget_pages();
     }
     Ok(None)
+}
+
+/// Whether the full ``struct sock *`` at `sk` is somebody's.
+///
+/// A connection that comes in starts as a copy of its whole listener (``sk_clone_lock()``, net/core/sock.c), file and all, and looks as
+/// if it worked for it. Its references are not copied: it has none until it is told apart.
+fn is_born(session: &Session<'_>, sk: Gva) -> Result<bool, ReadError> {
+    Ok(session.space.u32(member(sk, session.kernel.layouts().net.sock.references)?)? != 0)
 }
 
 /// Whose the ``struct sock *`` at `sk` is now.

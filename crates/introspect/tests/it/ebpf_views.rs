@@ -294,8 +294,7 @@ fn unlinked(snapshot: &Snapshot, programs: &[&EbpfProgram], taken: &[&str]) {
     for program in programs {
         let what = format!("{program:?} off {taken:?}");
         let seen = of(snapshot, program.program).unwrap_or_else(|| panic!("gone: {what}"));
-        let left: Vec<&String> =
-            program.views.iter().filter(|view| !taken.contains(&view.as_str())).collect();
+        let left: Vec<&Text> = program.views.iter().filter(|view| !taken.contains(&view.as_str())).collect();
         assert_eq!(seen.views.iter().collect::<Vec<_>>(), left, "{what}");
         assert_eq!(seen.views_missing, [LINK], "{what}");
         let place = |place: &EbpfAttachment| EbpfAttachment { link: None, ..place.clone() };
@@ -313,7 +312,7 @@ fn unlinked(snapshot: &Snapshot, programs: &[&EbpfProgram], taken: &[&str]) {
         let finding = findings.iter().find(|finding| finding.evidence["programs"] == at).unwrap();
         assert_eq!(
             (finding.rule.as_str(), finding.views_missing.as_slice()),
-            (rule::EBPF_HIDDEN, [LINK.to_owned()].as_slice())
+            (rule::EBPF_HIDDEN, [LINK.into()].as_slice())
         );
         let kind = &program.attached_to[0].kind;
         assert!(finding.evidence["attached_to"].contains(kind.as_str()), "{finding:?}");
