@@ -350,6 +350,13 @@ pub enum SocketSpec {
         /// A local address.
         ip: IpAddr,
     },
+    /// A connection whose client sends no more, by `shutdown(2)`: `fin-wait-2` and `close-wait`, both held (and a listener).
+    TcpShutDown {
+        /// A local address.
+        ip: IpAddr,
+    },
+    /// Three pairs of unix sockets, one of each shut down: for reading, for writing, for both.
+    UnixShutDown,
     /// A client that believes it is connected while the server's half is still a request, `syn-recv` (and a listener).
     TcpSynReceived {
         /// A local address.

@@ -257,6 +257,10 @@ pub struct Socket {
     pub netlink_group_numbers: Option<Vec<u32>>,
     /// Vsock: local context id and port, remote context id and port.
     pub vsock: Option<[u32; 4]>,
+    /// Its cookie, from `sock_diag`, which makes one when it is asked. `None`: nobody was asked, or it has no inode.
+    pub cookie: Option<u64>,
+    /// IP and unix, from `sock_diag`: what is shut down (1: it receives nothing, 2: it sends nothing). `None`: nobody was asked.
+    pub shutdown: Option<u8>,
     /// Pids whose `/proc/PID/fd`, or that of one of their threads, holds the inode, ascending.
     pub processes: Vec<u32>,
     /// The same with the number of each descriptor.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 pub struct Budget {
     /// Wall-clock time.
     pub time: Duration,
-    /// Bytes copied out of the guest.
+    /// Bytes copied out of the guest. A quarter of it is what texts may take in the host's memory ([`Look::keep`]).
     pub bytes: u64,
 }
 
@@ -79,6 +79,7 @@ pub struct Look<'m> {
     deadline: Option<Instant>,
     reads: Cell<u64>,
     bytes: Cell<u64>,
+    kept: Cell<u64>,
     exhausted: Cell<Option<&'static str>>,
     cache: Option<RefCell<PageCache>>,
 }
@@ -93,6 +94,7 @@ impl<'m> Look<'m> {
             deadline: Instant::now().checked_add(budget.time),
             reads: Cell::new(0),
             bytes: Cell::new(0),
+            kept: Cell::new(0),
             exhausted: Cell::new(None),
             cache: (memory.access() == Access::PerCall).then(RefCell::default),
         })
@@ -111,6 +113,7 @@ impl<'m> Look<'m> {
             deadline: self.deadline,
             reads: Cell::new(0),
             bytes: Cell::new(0),
+            kept: Cell::new(0),
             exhausted: self.exhausted.clone(),
             cache: self.cache.is_some().then(RefCell::default),
         }
@@ -124,6 +127,21 @@ impl<'m> Look<'m> {
         let unread = beside.budget.bytes.saturating_sub(beside.bytes.get());
         self.bytes.set(self.bytes.get().saturating_sub(unread));
         self.reads.set(self.reads.get().saturating_add(beside.reads.get()));
+    }
+
+    /// Counts `bytes` of host memory that the caller is about to fill for what the look shows: one text that was read once may be shown
+    /// for every process. `Err(Budget)` once that is more than a quarter of the bytes that the look may read, from then on always.
+    pub fn keep(&self, bytes: u64) -> Result<(), ReadError> {
+        if let Some(limit) = self.exhausted.get() {
+            return Err(ReadError::Budget { limit });
+        }
+        let kept = self.kept.get().saturating_add(bytes);
+        self.kept.set(kept);
+        if kept > self.budget.bytes / 4 {
+            self.exhausted.set(Some("memory"));
+            return Err(ReadError::Budget { limit: "memory" });
+        }
+        Ok(())
     }
 
     /// The memory that is looked at.

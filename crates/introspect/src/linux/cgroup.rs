@@ -105,6 +105,17 @@ pub(crate) struct Groups {
     pub(crate) container: Option<Container>,
 }
 
+impl Groups {
+    /// Bytes that a process takes which shows them.
+    fn text(&self) -> u64 {
+        let v1 = self.v1.iter().flatten().map(|group| group.hierarchy.len().saturating_add(group.path.len()));
+        let id = self.container.as_ref().map_or(0, |container| container.id.len());
+        let text =
+            v1.fold(id, usize::saturating_add).saturating_add(self.path.as_ref().map_or(0, String::len));
+        text as u64
+    }
+}
+
 /// Groups of one look by ``struct css_set *``: a hundred processes are in a dozen groups.
 pub(crate) type GroupCache = RefCell<HashMap<Gva, Rc<Groups>>>;
 
@@ -114,6 +125,8 @@ pub(crate) fn groups(session: &Session<'_>, css_set: Gva) -> Result<Rc<Groups>, 
         return Ok(Rc::default());
     }
     if let Some(known) = session.groups.borrow().get(&css_set) {
+        // Whoever asks will show them: a path may be 64 KiB long, and every process may be there.
+        session.space.look().keep(known.text())?;
         return Ok(Rc::clone(known));
     }
     let layout = &session.kernel.layouts().cgroup;
@@ -124,6 +137,7 @@ pub(crate) fn groups(session: &Session<'_>, css_set: Gva) -> Result<Rc<Groups>, 
     let paths = path.iter().map(Text::as_str).chain(v1.iter().flatten().map(|group| group.path.as_str()));
     let container = paths.flat_map(container::container).next();
     let groups = Rc::new(Groups { path, v1, container });
+    session.space.look().keep(groups.text().saturating_mul(2))?;
     session.groups.borrow_mut().insert(css_set, Rc::clone(&groups));
     Ok(groups)
 }
@@ -135,6 +149,8 @@ fn version_1(session: &Session<'_>, css_set: Gva) -> Result<Vec<CgroupV1>, ReadE
     let default = space.pointer(member(css_set, layout.default_cgroup)?)?;
     let mut groups = Vec::new();
     for node in list::list(session, "css_set links", member(css_set, layout.links)?)? {
+        let text = |group: &CgroupV1| group.path.len().saturating_add(group.hierarchy.len()) as u64;
+        space.look().keep(groups.last().map_or(0, text))?;
         let Some(link) = node.checked_sub(layout.link_node) else { continue };
         let cgroup = space.pointer(member(link, layout.link_cgroup)?)?;
         let root = space.pointer(member(cgroup, layout.root)?)?;

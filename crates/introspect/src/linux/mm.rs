@@ -20,6 +20,11 @@ const ARGUMENTS_MAX: u64 = 2 << 20;
 const COUNTERS: [u64; 3] = [0, 1, 3];
 /// What `/proc/PID/cmdline` reads for a process that rewrote its arguments (fs/proc/base.c, get_mm_proctitle()).
 const TITLE_MAX: u64 = PAGE_SIZE;
+/// Most strings of one vector. A process can fill its 2 MiB with nothing but their ends, each of which would take 24 bytes here; that many
+/// arguments of two bytes no program has.
+const STRINGS_MAX: usize = 128 << 10;
+/// What a string takes besides its characters.
+const STRING: u64 = size_of::<String>() as u64;
 
 /// Offsets in ``struct mm_struct``, in bytes.
 #[derive(Clone, Debug)]
@@ -124,10 +129,17 @@ pub(crate) fn executable(session: &Session<'_>, mm: Gva) -> Result<Option<FilePa
 /// Fills in the argument vector as `/proc/PID/cmdline` gives it, or what there is of it, with a problem.
 pub(crate) fn fill_arguments(session: &Session<'_>, mm: Gva, process: &mut Process) -> Result<(), ReadError> {
     match session.known("mm_struct", mm, raw_arguments(session, mm))? {
-        Some(Ok(bytes)) => process.args = Some(split(&bytes)),
+        Some(Ok(bytes)) => {
+            let strings = split(session, &bytes)?;
+            if strings.are_all(session, "arguments", mm, process.pid) {
+                process.args = Some(strings.got);
+            } else {
+                process.args_partial = Some(strings.got);
+            }
+        }
         Some(Err(partial)) => {
             partial.tell(session, "arguments", mm, process.pid);
-            process.args_partial = Some(split(&partial.got));
+            process.args_partial = Some(split(session, &partial.got)?.got);
         }
         None => {}
     }
@@ -146,7 +158,11 @@ pub(crate) fn environment(
         return Ok(None);
     }
     match session.known("mm_struct", mm, raw_environment(session, mm))? {
-        Some(Ok(bytes)) => Ok(Some(variables(&bytes, wanted))),
+        Some(Ok(bytes)) => {
+            let strings = split(session, &bytes)?;
+            let all = strings.are_all(session, "environment", mm, pid);
+            Ok(all.then(|| variables(strings.got, wanted)))
+        }
         Some(Err(partial)) => {
             partial.tell(session, "environment", mm, pid);
             Ok(None)
@@ -155,7 +171,7 @@ pub(crate) fn environment(
     }
 }
 
-fn variables(bytes: &[u8], wanted: Environment) -> Vec<EnvironmentVariable> {
+fn variables(strings: Vec<String>, wanted: Environment) -> Vec<EnvironmentVariable> {
     let variable = |entry: String| {
         let (name, value) = match entry.split_once('=') {
             Some((name, value)) if !name.is_empty() => (name, value),
@@ -164,7 +180,7 @@ fn variables(bytes: &[u8], wanted: Environment) -> Vec<EnvironmentVariable> {
         let value = (wanted == Environment::Values).then(|| value.to_owned());
         EnvironmentVariable { name: name.to_owned(), value }
     };
-    split(bytes).into_iter().map(variable).collect()
+    strings.into_iter().map(variable).collect()
 }
 
 /// Resident memory in bytes: pages of files, without one, and of shared memory (``get_mm_rss()``, include/linux/mm.h). Each
@@ -279,10 +295,68 @@ fn resident(
     Ok(Ok(bytes))
 }
 
-fn split(bytes: &[u8]) -> Vec<String> {
+/// The strings of a vector, and how many more there are than are read.
+#[derive(Debug, PartialEq, Eq)]
+struct Strings {
+    got: Vec<String>,
+    more: usize,
+}
+
+impl Strings {
+    /// Whether these are all; else that is told as a problem.
+    fn are_all(&self, session: &Session<'_>, what: &str, mm: Gva, pid: u32) -> bool {
+        if self.more > 0 {
+            session.problem(
+                ProblemKind::Partial,
+                format_args!("{what} of pid {pid}, mm_struct {mm}"),
+                format_args!(
+                    "Only {STRINGS_MAX} strings were read of {}.",
+                    STRINGS_MAX.saturating_add(self.more)
+                ),
+            );
+        }
+        self.more == 0
+    }
+}
+
+/// What is kept of the bytes of a vector is counted.
+fn split(session: &Session<'_>, bytes: &[u8]) -> Result<Strings, ReadError> {
+    let strings = strings(bytes);
+    let kept = strings.got.iter().map(|string| STRING.saturating_add(string.len() as u64));
+    session.space.look().keep(kept.fold(0, u64::saturating_add))?;
+    Ok(strings)
+}
+
+fn strings(bytes: &[u8]) -> Strings {
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
     if bytes.is_empty() {
-        return Vec::new();
+        return Strings { got: Vec::new(), more: 0 };
     }
-    bytes.split(|byte| *byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
+    let mut parts = bytes.split(|byte| *byte == 0);
+    let got =
+        parts.by_ref().take(STRINGS_MAX).map(|part| String::from_utf8_lossy(part).into_owned()).collect();
+    Strings { got, more: parts.count() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{STRINGS_MAX, Strings, strings};
+
+    #[test]
+    fn a_vector_of_nothing_but_ends_is_cut_and_says_so() {
+        let Strings { got, more } = strings(&vec![0; 2 << 20]);
+        assert_eq!((got.len(), more), (STRINGS_MAX, (2 << 20) - STRINGS_MAX));
+        let most = "a\0".repeat(STRINGS_MAX);
+        let Strings { got, more } = strings(most.as_bytes());
+        assert_eq!((got.len(), more), (STRINGS_MAX, 0));
+    }
+
+    #[test]
+    fn a_vector_ends_with_its_last_end() {
+        let of = |bytes: &[u8]| strings(bytes).got;
+        assert_eq!(of(b"a\0b c\0"), ["a", "b c"]);
+        assert_eq!(of(b"a\0\0"), ["a", ""]);
+        assert_eq!((of(b""), of(b"\0")), (Vec::new(), Vec::new()));
+        assert_eq!(of(b"\xff"), ["\u{fffd}"]);
+    }
 }

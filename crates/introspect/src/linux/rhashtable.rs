@@ -158,6 +158,7 @@ fn chain(session: &Session<'_>, what: &str, bucket: Gva, nodes: &mut Vec<Gva>) -
 
 fn chain_once(session: &Session<'_>, bucket: Gva, nodes: &mut Vec<Gva>) -> Result<Option<Broken>, ReadError> {
     let mut seen = HashSet::new();
+    let before = nodes.len();
     let mut at = Gva(session.space.pointer(bucket)?.0 & !LOW_BIT);
     while !at.is_null() && at.0 & LOW_BIT == 0 {
         if nodes.len() >= NODES_MAX {
@@ -174,6 +175,7 @@ fn chain_once(session: &Session<'_>, bucket: Gva, nodes: &mut Vec<Gva>) -> Resul
             Err(_) => return Ok(Some(Broken::Elsewhere(at))),
         };
     }
-    let whole = at.0 == bucket.0 | LOW_BIT || nodes.is_empty();
+    // A bucket that was emptied since it was found to be used has no end either.
+    let whole = at.0 == bucket.0 | LOW_BIT || (at.is_null() && nodes.len() == before);
     Ok((!whole).then_some(Broken::Elsewhere(at)))
 }

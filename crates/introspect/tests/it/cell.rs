@@ -6,7 +6,10 @@ use crate::menagerie::menagerie;
 use crate::opened::{Opened, PATIENT};
 use crate::socket_views;
 use anyhow::{Context, Result, ensure};
-use facts::{Address, ContainerRuntime, EnvironmentVariable, Process, Seccomp, Snapshot, TaskKind};
+use facts::{
+    Address, ContainerRuntime, EnvironmentVariable, Family, Process, Seccomp, Shutdown, Snapshot, Socket,
+    SocketState, TaskKind,
+};
 use testkit::{Activity, Backing, Guest, GuestSpec, HugePages, Kernel, Machine, PagingLevels, Spawn};
 
 /// MiB of a DIMM that is plugged in.
@@ -254,6 +257,21 @@ fn one_of_everything(snapshot: &Snapshot, overlays: bool) {
     }
     let tracer = find("/usr/sbin/tracer").pid;
     assert!(programs.iter().filter(|program| program.processes.contains(&tracer)).count() >= 6);
+    // A cookie is made when the kernel is asked for it, so the guest has told what these are.
+    for family in [Family::Inet, Family::Inet6, Family::Unix, Family::Packet, Family::Netlink] {
+        let told = |socket: &Socket| socket.family == family && socket.cookie.is_some();
+        assert!(snapshot.sockets.iter().any(told), "no socket of {family:?} has a cookie");
+    }
+    for (family, state) in [(Family::Inet, None), (Family::Unix, Some(SocketState::Established))] {
+        for shutdown in [Shutdown::Receive, Shutdown::Send, Shutdown::Both] {
+            let is = |socket: &Socket| {
+                socket.family == family
+                    && socket.shutdown == Some(shutdown)
+                    && state.is_none_or(|state| socket.state == Some(state))
+            };
+            assert!(snapshot.sockets.iter().any(is), "no socket of {family:?} is shut down for {shutdown:?}");
+        }
+    }
     let ring = find("/usr/bin/ring").thread_list.as_ref().unwrap();
     assert!(ring.iter().any(|thread| thread.kind == TaskKind::IoWorker), "{ring:?}");
 }

@@ -1,7 +1,8 @@
 //! Compares the sockets of a snapshot with the guest's own `/proc/net` and with what `ss` would be told, line by line.
 
 use super::equal::differ;
-use facts::{Family, FilterKind, Ownership, Snapshot};
+use facts::{Family, FilterKind, Ownership, Shutdown, Snapshot};
+use std::collections::HashMap;
 use testkit::Truth;
 use testkit::truth::{self, Table};
 
@@ -49,6 +50,7 @@ pub fn sockets(truth: &Truth, snapshot: &Snapshot, found: &mut Vec<String>) {
         views(socket, found);
         group(socket, snapshot, found);
     }
+    asked(truth, snapshot, found);
     guest.sort();
     seen.sort();
     for line in guest.iter().filter(|line| seen.binary_search(line).is_err()) {
@@ -94,6 +96,33 @@ fn group(socket: &facts::Socket, snapshot: &Snapshot, found: &mut Vec<String>) {
         && socket.cgroup != holder.and_then(|holder| holder.cgroup.clone())
     {
         found.push(format!("made in another control group than its process is in: {socket:?}"));
+    }
+}
+
+/// What only `sock_diag` tells: the cookie, and what is shut down.
+fn asked(truth: &Truth, snapshot: &Snapshot, found: &mut Vec<String>) {
+    let seen: HashMap<(u64, Option<u32>), &facts::Socket> = snapshot
+        .sockets
+        .iter()
+        .filter_map(|socket| Some(((socket.inode?, socket.net_namespace), socket)))
+        .collect();
+    for socket in &truth.sockets {
+        // What is not seen at all is told elsewhere.
+        let of_inode = |inode| seen.get(&(inode, Some(socket.net_namespace)));
+        let Some(seen) = socket.inode.and_then(of_inode) else { continue };
+        if socket.cookie.is_some() && seen.cookie != socket.cookie {
+            found.push(format!("not the cookie {:?} that the kernel tells: {seen:?}", socket.cookie));
+        }
+        let word = match socket.shutdown {
+            None => continue,
+            Some(0) => None,
+            Some(1) => Some(Shutdown::Receive),
+            Some(2) => Some(Shutdown::Send),
+            Some(_) => Some(Shutdown::Both),
+        };
+        if seen.shutdown != word {
+            found.push(format!("not shut down as the kernel tells, {word:?}: {seen:?}"));
+        }
     }
 }
 

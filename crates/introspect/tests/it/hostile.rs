@@ -401,3 +401,36 @@ fn a_look_that_may_read_next_to_nothing_says_so() {
         assert!(has(&snapshot, ProblemKind::Budget, table), "{table}: {:?}", snapshot.problems);
     }
 }
+
+#[test]
+fn a_long_text_that_every_process_shows_takes_no_more_memory_than_a_look_may() {
+    if !testkit::require(&[Need::Guest(Kernel::V6_1)]) {
+        return;
+    }
+    const DEPTH: usize = 200;
+    const PROCESSES: usize = 400;
+    let opened = Opened::boot(GuestSpec::new(Kernel::V6_1).memory_mib(512)).unwrap();
+    // A group deep in others, further down than a path may be long: nobody needs to forge anything for that.
+    let name = "g".repeat(250);
+    let script = format!(
+        "cd /sys/fs/cgroup; i=0; while [ $i -lt {DEPTH} ]; do mkdir {name} && cd -P {name} || exit 1; i=$((i+1)); done; \
+         i=0; while [ $i -lt {PROCESSES} ]; do sleep 10000 >/dev/null 2>&1 </dev/null & echo $! >cgroup.procs || exit 2; \
+         i=$((i+1)); done"
+    );
+    let made = opened.guest.run(&["sh", "-c", &script]).unwrap();
+    assert_eq!(made.status, Some(0), "{made:?}");
+    let look = |bytes| {
+        let options = Options { budget: Budget { bytes, ..PATIENT }, ..Options::default() };
+        introspect::snapshot(&*opened.vm.memory, &opened.kernel, opened.facts(), &options).unwrap()
+    };
+    let text = |snapshot: &Snapshot| -> usize {
+        snapshot.processes.iter().filter_map(|process| process.cgroup.as_ref()).map(String::len).sum()
+    };
+    let whole = look(1 << 30);
+    assert!(text(&whole) > DEPTH * 250 * PROCESSES, "all of it is shown where there is room");
+    assert!(!has(&whole, ProblemKind::Budget, ""), "{:?}", whole.problems);
+    let bytes = 32 << 20;
+    let short = look(bytes);
+    assert!(text(&short) <= usize::try_from(bytes).unwrap() / 4, "{} bytes of text", text(&short));
+    assert!(has(&short, ProblemKind::Budget, "processes"), "{:?}", short.problems);
+}

@@ -82,6 +82,7 @@ pub fn menagerie(opened: &Opened, small: bool) -> Result<bool> {
                 SocketSpec::TcpPair { ip },
                 SocketSpec::TcpTimeWait { ip },
                 SocketSpec::TcpHalfClosed { ip },
+                SocketSpec::TcpShutDown { ip },
                 SocketSpec::TcpUnused,
                 SocketSpec::UdpBind { address: (ip, 5353).into() },
                 SocketSpec::UdpConnect { address: (ip, 5353).into() },
@@ -120,6 +121,7 @@ pub fn menagerie(opened: &Opened, small: bool) -> Result<bool> {
         }
         sockets.push(SocketSpec::UnixPair { unix_type });
     }
+    sockets.push(SocketSpec::UnixShutDown);
     guest.spawn(Spawn { exe: "/usr/sbin/bus".into(), sockets, ..Spawn::default() })?;
     odd_sockets(opened)?;
     programs(opened, small)?;

@@ -74,7 +74,9 @@ fn ask_all(
                     continue;
                 };
                 let (Some(backlog), Some(inode)) = (word(&message, 60), word(&message, 68)) else { continue };
+                let (cookie, shutdown) = (cookie(&message, 44), shutdown(&message, 72, 8));
                 of_inode(sockets, inode, &|socket| {
+                    (socket.cookie, socket.shutdown) = (cookie, shutdown);
                     socket.interface = Some(interface);
                     if protocol == 6 && state == 10 {
                         socket.send_queue = Some(backlog);
@@ -95,7 +97,9 @@ fn ask_all(
         let Some(inode) = word(&message, 4) else { continue };
         let peer = attribute(&message, 16, 2).and_then(|peer| word(peer, 0));
         let queues = attribute(&message, 16, 4).and_then(|queues| Some((word(queues, 0)?, word(queues, 4)?)));
+        let (cookie, shutdown) = (cookie(&message, 8), shutdown(&message, 16, 6));
         of_inode(sockets, inode, &|socket| {
+            (socket.cookie, socket.shutdown) = (cookie, shutdown);
             socket.peer_inode = peer.filter(|peer| *peer != 0).map(u64::from);
             (socket.receive_queue, socket.send_queue) = (queues.map(|q| q.0), queues.map(|q| q.1));
         });
@@ -105,7 +109,9 @@ fn ask_all(
         let sent = attribute(&message, 16, 6).and_then(|memory| word(memory, 8));
         // Eight bytes an instruction (``struct sock_filter``).
         let filter = attribute(&message, 16, 7).and_then(|filter| u32::try_from(filter.len() / 8).ok());
+        let cookie = cookie(&message, 8);
         of_inode(sockets, inode, &|socket| {
+            socket.cookie = cookie;
             socket.send_queue = sent;
             socket.filter_instructions = filter.filter(|count| *count > 0);
         });
@@ -115,7 +121,11 @@ fn ask_all(
         let groups = attribute(&message, 28, 1).unwrap_or_default();
         let bits = groups.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
         let numbers: Vec<u32> = (1..).zip(bits).filter(|(_, set)| *set).map(|(group, _)| group).collect();
-        of_inode(sockets, inode, &|socket| socket.netlink_group_numbers = Some(numbers.clone()));
+        let cookie = cookie(&message, 20);
+        of_inode(sockets, inode, &|socket| {
+            socket.cookie = cookie;
+            socket.netlink_group_numbers = Some(numbers.clone());
+        });
     }
     if loaded("vsock_diag") {
         known(Table::Vsock);
@@ -127,7 +137,8 @@ fn ask_all(
         known(Table::Xdp);
         for message in ask("xsk_diag", &short_request(libc::AF_XDP, 0, 0))? {
             let inode = word(&message, 4).map(u64::from).filter(|inode| *inode != 0);
-            new.push(Socket { inode, socket_type: Some(3), ..blank(Table::Xdp, namespace) });
+            let cookie = cookie(&message, 8);
+            new.push(Socket { inode, cookie, socket_type: Some(3), ..blank(Table::Xdp, namespace) });
         }
     }
     for socket in &mut new {
@@ -158,6 +169,8 @@ fn mptcp(message: &[u8], namespace: u32) -> Option<Socket> {
         remote_address: address(24),
         uid: word(message, 64),
         inode: word(message, 68).map(u64::from).filter(|inode| *inode != 0),
+        cookie: cookie(message, 44),
+        shutdown: shutdown(message, 72, 8),
         ..blank(Table::Mptcp, namespace)
     })
 }
@@ -175,6 +188,8 @@ fn vsock(message: &[u8], namespace: u32) -> Option<Socket> {
         state: Some(state.to_owned()),
         vsock: Some([word(message, 4)?, word(message, 8)?, word(message, 12)?, word(message, 16)?]),
         inode: word(message, 20).map(u64::from).filter(|inode| *inode != 0),
+        cookie: cookie(message, 24),
+        shutdown: byte(message, 3),
         ..blank(Table::Vsock, namespace)
     })
 }
@@ -271,6 +286,16 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// Two words, the lower one first (sock_diag_save_cookie()).
+fn cookie(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from(word(bytes, at + 4)?) << 32 | u64::from(word(bytes, at)?))
+}
+
+/// ``sk_shutdown``, an attribute of its own.
+fn shutdown(message: &[u8], at: usize, kind: u16) -> Option<u8> {
+    byte(attribute(message, at, kind)?, 0)
 }
 
 /// The value of the attribute `kind` among those from `at` on.

@@ -84,6 +84,8 @@ pub(crate) fn blank(table: Table, namespace: u32) -> Socket {
         filter_instructions: None,
         netlink_group_numbers: None,
         vsock: None,
+        cookie: None,
+        shutdown: None,
         processes: Vec::new(),
         descriptors: Vec::new(),
     }

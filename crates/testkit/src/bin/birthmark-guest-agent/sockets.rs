@@ -6,8 +6,9 @@ use crate::init::{Result, context};
 use crate::{bpf, hidden_holds, system};
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, NetlinkAddr, SockFlag, SockType, SockaddrLike, SockaddrStorage,
-    UnixAddr, VsockAddr, bind, connect, getsockname, listen, recv, send, socketpair,
+    AddressFamily, Backlog, MsgFlags, NetlinkAddr, Shutdown, SockFlag, SockType, SockaddrLike,
+    SockaddrStorage, UnixAddr, VsockAddr, bind, connect, getsockname, listen, recv, send, shutdown,
+    socketpair,
 };
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -63,6 +64,23 @@ impl Held {
                 wait_for_end(&server)?;
                 self.listener(listener)?;
                 self.stream(server)
+            }
+            SocketSpec::TcpShutDown { ip } => {
+                let (listener, client, server) = pair(*ip)?;
+                client.shutdown(std::net::Shutdown::Write)?;
+                wait_for_end(&server)?;
+                self.listener(listener)?;
+                self.stream(client)?;
+                self.stream(server)
+            }
+            SocketSpec::UnixShutDown => {
+                for how in [Shutdown::Read, Shutdown::Write, Shutdown::Both] {
+                    let (one, other) = unix_pair(UnixType::Stream)?;
+                    shutdown(one.as_raw_fd(), how)?;
+                    self.other(one)?;
+                    self.other(other)?;
+                }
+                Ok(())
             }
             SocketSpec::TcpSynReceived { ip } => {
                 let listener = TcpListener::bind(SocketAddr::new(*ip, 0))?;
