@@ -101,14 +101,16 @@ fn group(socket: &facts::Socket, snapshot: &Snapshot, found: &mut Vec<String>) {
 
 /// What only `sock_diag` tells: the cookie, and what is shut down.
 fn asked(truth: &Truth, snapshot: &Snapshot, found: &mut Vec<String>) {
-    let seen: HashMap<(u64, Option<u32>), &facts::Socket> = snapshot
+    // A connection of MPTCP and its parts of TCP have one inode.
+    let key = |table, inode, namespace| Some((table?, inode?, namespace?));
+    let seen: HashMap<(Table, u64, u32), &facts::Socket> = snapshot
         .sockets
         .iter()
-        .filter_map(|socket| Some(((socket.inode?, socket.net_namespace), socket)))
+        .filter_map(|socket| Some((key(table(socket), socket.inode, socket.net_namespace)?, socket)))
         .collect();
     for socket in &truth.sockets {
         // What is not seen at all is told elsewhere.
-        let of_inode = |inode| seen.get(&(inode, Some(socket.net_namespace)));
+        let of_inode = |inode| seen.get(&(socket.table, inode, socket.net_namespace));
         let Some(seen) = socket.inode.and_then(of_inode) else { continue };
         if socket.cookie.is_some() && seen.cookie != socket.cookie {
             found.push(format!("not the cookie {:?} that the kernel tells: {seen:?}", socket.cookie));
