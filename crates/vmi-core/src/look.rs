@@ -127,6 +127,7 @@ impl<'m> Look<'m> {
         let unread = beside.budget.bytes.saturating_sub(beside.bytes.get());
         self.bytes.set(self.bytes.get().saturating_sub(unread));
         self.reads.set(self.reads.get().saturating_add(beside.reads.get()));
+        self.kept.set(self.kept.get().saturating_add(beside.kept.get()));
     }
 
     /// Counts `bytes` of host memory that the caller is about to fill for what the look shows: one text that was read once may be shown

@@ -106,13 +106,10 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    /// Bytes that a process takes which shows them.
+    /// Bytes that a process takes which shows them: all but what it has in common with others.
     fn text(&self) -> u64 {
         let v1 = self.v1.iter().flatten().map(|group| group.hierarchy.len().saturating_add(group.path.len()));
-        let id = self.container.as_ref().map_or(0, |container| container.id.len());
-        let text =
-            v1.fold(id, usize::saturating_add).saturating_add(self.path.as_ref().map_or(0, String::len));
-        text as u64
+        v1.fold(0, usize::saturating_add) as u64
     }
 }
 
@@ -137,7 +134,8 @@ pub(crate) fn groups(session: &Session<'_>, css_set: Gva) -> Result<Rc<Groups>, 
     let paths = path.iter().map(Text::as_str).chain(v1.iter().flatten().map(|group| group.path.as_str()));
     let container = paths.flat_map(container::container).next();
     let groups = Rc::new(Groups { path, v1, container });
-    session.space.look().keep(groups.text().saturating_mul(2))?;
+    let shared = groups.path.as_ref().map_or(0, |path| path.len() as u64);
+    session.space.look().keep(groups.text().saturating_mul(2).saturating_add(shared))?;
     session.groups.borrow_mut().insert(css_set, Rc::clone(&groups));
     Ok(groups)
 }

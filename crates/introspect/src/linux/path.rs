@@ -84,13 +84,11 @@ pub(crate) fn of(
     };
     let Some((mnt, dentry)) = session.known(what, at, read())? else { return Ok(None) };
     if let Some(known) = session.paths.borrow().get(&(mnt, dentry)) {
-        // A path may be as long as its steps allow, and every process may have it.
-        session.space.look().keep(known.as_ref().map_or(0, |path| path.text.len() as u64))?;
         return Ok(known.clone());
     }
     let path = session.known("path of file", at, walk(session, at, mnt, dentry))?.flatten();
-    // Here and in what is remembered.
-    session.space.look().keep(path.as_ref().map_or(0, |path| path.text.len().saturating_mul(2) as u64))?;
+    // All processes that have it share it.
+    session.space.look().keep(path.as_ref().map_or(0, |path| path.text.len() as u64))?;
     session.paths.borrow_mut().insert((mnt, dentry), path.clone());
     Ok(path)
 }
