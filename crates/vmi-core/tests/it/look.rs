@@ -30,6 +30,22 @@ fn a_mapped_backend_is_always_asked_so_that_nothing_is_stale() {
 }
 
 #[test]
+fn a_look_that_keeps_more_than_a_quarter_of_what_it_may_read_is_over() {
+    let memory = MadeUp::zeros(1 << 20, Access::Mapped);
+    let look = Look::begin(&memory, Budget { bytes: 400, ..Budget::default() }).unwrap();
+    let beside = look.beside(2);
+    beside.keep(40).unwrap();
+    look.keep(50).unwrap();
+    look.rejoin(&beside);
+    look.keep(10).unwrap();
+    for _ in 0..2 {
+        let over = look.keep(1).unwrap_err();
+        assert!(matches!(over, ReadError::Budget { limit: "memory" }), "{over:?}");
+    }
+    assert!(look.read(Gpa(0), &mut [0; 8]).is_err());
+}
+
+#[test]
 fn a_look_that_read_too_much_reads_nothing_more() {
     let memory = MadeUp::zeros(1 << 20, Access::Mapped);
     let look = Look::begin(&memory, Budget { bytes: 100, ..Budget::default() }).unwrap();
