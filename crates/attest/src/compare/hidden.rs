@@ -119,7 +119,13 @@ fn ebpf(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
         if !program.views_missing.is_empty() {
             let parts = [&program.kind, &program.name, &program.tag];
             let parts = parts.map(|part| part.as_deref().unwrap_or_default());
-            let parts = parts.into_iter().chain(program.views_missing.iter().map(Text::as_str));
+            // A link leaves its table before its program leaves the place. What nobody holds, and is not the very same one in the next
+            // look, was on its way.
+            let which =
+                [program.program.to_string(), program.id.map_or_else(String::new, |id| id.to_string())];
+            let which = if program.processes.is_empty() { which.as_slice() } else { &[] };
+            let parts = parts.into_iter().chain(which.iter().map(String::as_str));
+            let parts = parts.chain(program.views_missing.iter().map(Text::as_str));
             hidden.entry(cause("ebpf", parts)).or_default().push(program);
         }
     }

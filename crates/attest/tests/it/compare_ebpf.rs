@@ -105,3 +105,20 @@ fn a_program_that_runs_and_is_not_in_the_table_is_hidden_with_or_without_a_certi
     let uncertified = attest::cross_views(&hidden, &certificate().policy);
     assert_eq!(only(uncertified).rule, rule::EBPF_HIDDEN);
 }
+
+#[test]
+fn two_programs_that_were_on_their_way_are_not_one_that_is_hidden() {
+    let away = |address: u64, processes: Vec<u32>| {
+        let snapshot = web_with(|s| {
+            let program = &mut s.ebpf_programs.as_mut().unwrap()[0];
+            program.program = facts::Address(address);
+            program.processes.clone_from(&processes);
+            program.views_missing = vec!["link".into()];
+        });
+        only(attest::cross_views(&snapshot, &certificate().policy)).id
+    };
+    assert_eq!(away(0x1000, vec![]), away(0x1000, vec![]), "the very same one is");
+    assert_ne!(away(0x1000, vec![]), away(0x2000, vec![]));
+    // Somebody holds it, so it is there to stay.
+    assert_eq!(away(0x1000, vec![7]), away(0x2000, vec![7]));
+}
