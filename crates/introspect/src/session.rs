@@ -371,3 +371,9 @@ pub(crate) fn snapshot(
 pub(crate) fn member(object: Gva, offset: u64) -> Result<Gva, ReadError> {
     object.checked_add(offset).ok_or(ReadError::NotAnAddress { at: object, len: offset })
 }
+
+/// The address of the object that has a member `offset` bytes into it at `at` (``container_of()``). One that wraps around is as
+/// unreadable.
+pub(crate) fn container(at: Gva, offset: u64) -> Result<Gva, ReadError> {
+    at.checked_sub(offset).ok_or(ReadError::NotAnAddress { at, len: offset })
+}

@@ -6,7 +6,7 @@ use super::layout::Resolver;
 use super::{
     bpf_netfilter, bpf_place, bpf_probe, bpf_struct_ops, bpf_words, cgroup, device, namespace, xarray,
 };
-use crate::session::{Session, member};
+use crate::session::{Session, container, member};
 use facts::{EbpfAttachment, ProblemKind};
 use vmi_core::{Gva, ReadError};
 
@@ -206,7 +206,7 @@ pub(super) fn read(session: &Session<'_>, at: Gva) -> Result<Option<Link>, ReadE
     };
     let (mut target, mut attach_type) = (None, None);
     if let Some(whole) = whole {
-        let start = at.checked_sub(whole.link).ok_or(ReadError::NotAnAddress { at, len: whole.link })?;
+        let start = container(at, whole.link)?;
         let object = space.pointer(member(start, whole.target)?)?;
         attach_type = match (layout.attach_type, whole.attach_type) {
             (Some(offset), _) => Some(space.u32(member(at, offset)?)?),

@@ -3,7 +3,7 @@
 
 use super::bpf_place::Placed;
 use super::layout::Resolver;
-use crate::session::{Session, member};
+use crate::session::{Session, container, member};
 use facts::ProblemKind;
 use vmi_core::{Gva, ReadError};
 
@@ -61,8 +61,7 @@ fn layout<'s>(session: &'s Session<'_>) -> Option<&'s Layout> {
 /// Family and hook, and the priority there, of the link whose ``struct bpf_link`` is at `link`.
 pub(super) fn hook(session: &Session<'_>, link: Gva) -> Result<(Option<String>, Option<i32>), ReadError> {
     let Some(layout) = layout(session) else { return Ok((None, None)) };
-    let start =
-        link.checked_sub(layout.link).ok_or(ReadError::NotAnAddress { at: link, len: layout.link })?;
+    let start = container(link, layout.link)?;
     let operations = member(start, layout.operations)?;
     let family = session.space.u8(member(operations, layout.family)?)?;
     let number = session.space.u32(member(operations, layout.number)?)?;

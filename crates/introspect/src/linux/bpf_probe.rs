@@ -9,7 +9,7 @@ use super::function_name::Functions;
 use super::layout::Resolver;
 use super::list::{self, HashTable};
 use super::path;
-use crate::session::{Session, member};
+use crate::session::{Session, container, member};
 use facts::{EbpfSites, ProblemKind};
 use std::collections::BTreeSet;
 use vmi_core::{Gva, ReadError};
@@ -143,7 +143,7 @@ fn layout<'s>(session: &'s Session<'_>) -> Option<&'s Layout> {
 /// Which functions the kprobe_multi link is attached to whose ``struct bpf_link`` is at `link`.
 pub(super) fn functions(session: &Session<'_>, link: Gva) -> Result<Option<EbpfSites>, ReadError> {
     let Some(layout) = layout(session).and_then(|layout| layout.functions.as_ref()) else { return Ok(None) };
-    let start = before(link, layout.link)?;
+    let start = container(link, layout.link)?;
     let count = session.space.u32(member(start, layout.count)?)?;
     let addresses = session.space.pointer(member(start, layout.addresses)?)?;
     let names = Functions::of(session);
@@ -168,7 +168,7 @@ pub(super) fn file(
     let Some(layout) = layout(session).and_then(|layout| layout.files.as_ref()) else {
         return Ok((None, None));
     };
-    let start = before(link, layout.link)?;
+    let start = container(link, layout.link)?;
     let path = path::of(session, "bpf_uprobe_multi_link", start, layout.path)?;
     let path = path.map(|path| path.text.to_string());
     let count = session.space.u32(member(start, layout.count)?)?;
@@ -224,7 +224,7 @@ fn probes(session: &Session<'_>, kept: Kept) -> Result<Vec<Gva>, ReadError> {
             let Some(base) = symbol("fprobe_table") else { return Ok(probes) };
             let table = HashTable { base, count: TABLE, stride: 8, head: 0 };
             for at in list::hash_table(session, "fprobe table", table)? {
-                let read = || session.space.pointer(member(before(at, node)?, probe)?);
+                let read = || session.space.pointer(member(container(at, node)?, probe)?);
                 probes.extend(session.known("fprobe_hlist", at, read())?);
             }
         }
@@ -270,7 +270,7 @@ fn of_files(session: &Session<'_>, layout: &FileProbes, placed: &mut Vec<Placed>
             break;
         }
         open.extend([node.checked_add(layout.left), node.checked_add(layout.right)].into_iter().flatten());
-        let links = before(node, layout.node).and_then(|probe| of_file_probe(session, layout, probe));
+        let links = container(node, layout.node).and_then(|probe| of_file_probe(session, layout, probe));
         placed.extend(session.known("uprobe", node, links)?.into_iter().flatten().map(Placed::Link));
     }
     Ok(())
@@ -303,7 +303,7 @@ fn of_file_probe(session: &Session<'_>, layout: &FileProbes, probe: Gva) -> Resu
         let return_handler = space.pointer(member(consumer, layout.return_handler)?)?;
         let is = |at: Gva, known: Option<Gva>| !at.is_null() && Some(at) == known;
         if is(handler, handlers.0) || is(return_handler, handlers.1) {
-            let own = before(consumer, layout.consumer)?;
+            let own = container(consumer, layout.consumer)?;
             let whole = space.pointer(member(own, layout.whole)?)?;
             links.extend(whole.checked_add(layout.link));
         }
@@ -317,10 +317,6 @@ fn too_many(session: &Session<'_>, what: &str, at: Gva) {
         format_args!("{what} {at}"),
         format_args!("More than {USERS_MAX} elements."),
     );
-}
-
-fn before(at: Gva, len: u64) -> Result<Gva, ReadError> {
-    at.checked_sub(len).ok_or(ReadError::NotAnAddress { at, len })
 }
 
 fn element(array: Gva, index: u32, size: u64) -> Result<Gva, ReadError> {

@@ -7,7 +7,7 @@
 use super::bpf_place::{Placed, attachment};
 use super::layout::Resolver;
 use super::list;
-use crate::session::{Session, member};
+use crate::session::{Session, container, member};
 use facts::ProblemKind;
 use vmi_core::{Gva, ReadError};
 
@@ -117,7 +117,7 @@ pub(super) struct Registered {
 pub(super) fn of_link(session: &Session<'_>, link: Gva) -> Result<Option<Registered>, ReadError> {
     let Some(layout) = layout(session) else { return Ok(None) };
     let Some((offset, map)) = layout.link else { return Ok(None) };
-    let start = link.checked_sub(offset).ok_or(ReadError::NotAnAddress { at: link, len: offset })?;
+    let start = container(link, offset)?;
     let map = session.space.pointer(member(start, map)?)?;
     if map.is_null() { Ok(None) } else { registered(session, layout, map).map(Some) }
 }
@@ -170,7 +170,7 @@ fn of_map(
     in_place: bool,
     placed: &mut Vec<Placed>,
 ) -> Result<(), ReadError> {
-    let start = map.checked_sub(layout.map).ok_or(ReadError::NotAnAddress { at: map, len: layout.map })?;
+    let start = container(map, layout.map)?;
     let by_link = match session.space.u32(member(start, layout.state)?)? {
         IN_USE => false,
         READY if in_place => true,
@@ -187,7 +187,7 @@ fn of_map(
 
 fn registered(session: &Session<'_>, layout: &Layout, map: Gva) -> Result<Registered, ReadError> {
     let space = &session.space;
-    let start = map.checked_sub(layout.map).ok_or(ReadError::NotAnAddress { at: map, len: layout.map })?;
+    let start = container(map, layout.map)?;
     let pointer = |at: Gva, offset| space.pointer(member(at, offset)?);
     let (name, of) = match layout.kind {
         Kind::One { kind, name, of } => {

@@ -7,7 +7,7 @@ use super::bpf_place::{self, Placed, attachment};
 use super::layout::Resolver;
 use super::list::{self, HashTable};
 use super::{bpf, bpf_link, bpf_words, percpu, xarray};
-use crate::session::{Session, member};
+use crate::session::{Session, container, member};
 use facts::ProblemKind;
 use std::collections::BTreeSet;
 use vmi_core::{Gva, ReadError};
@@ -301,7 +301,7 @@ fn of_trampoline(
         for at in list::hlist(session, "programs of a trampoline", head)? {
             let (User::Program { node, .. } | User::Link { node, .. } | User::Node { node, .. }) =
                 layout.user;
-            let user = at.checked_sub(node).ok_or(ReadError::NotAnAddress { at, len: node })?;
+            let user = container(at, node)?;
             let link = match layout.user {
                 User::Program { program, .. } => {
                     placed.push(of_program(space.pointer(member(user, program)?)?)?);

@@ -2,7 +2,7 @@
 //! one is whole at any time: the one that the lowest bit of the sequence number says, as long as that number stays.
 
 use super::layout::Resolver;
-use crate::session::{Session, member};
+use crate::session::{Session, container, member};
 use facts::ProblemKind;
 use std::collections::BTreeSet;
 use vmi_core::{Gva, ReadError};
@@ -85,7 +85,7 @@ fn walk<T: Ord>(
             break;
         }
         let offset = which.saturating_mul(layout.node_size);
-        let both = node.checked_sub(offset).ok_or(ReadError::NotAnAddress { at: node, len: offset })?;
+        let both = container(node, offset)?;
         found.extend(read(both)?);
         open.push(space.pointer(member(node, layout.right)?)?);
         open.push(space.pointer(member(node, layout.left)?)?);

@@ -7,7 +7,7 @@
 
 use super::layout::Resolver;
 use super::{latch, list};
-use crate::session::{Session, member};
+use crate::session::{Session, container, member};
 use facts::{Address, Module, ModuleState, ProblemKind, Text};
 use guest_profiles::FieldKind;
 use std::collections::BTreeSet;
@@ -228,8 +228,7 @@ fn tree(session: &Session<'_>) -> Result<Option<BTreeSet<Gva>>, ReadError> {
         return Ok(None);
     };
     latch::tree(session, layout.latch, "module tree", member(root, layout.root)?, |node| {
-        let owner =
-            node.checked_sub(layout.nodes).ok_or(ReadError::NotAnAddress { at: node, len: layout.nodes })?;
+        let owner = container(node, layout.nodes)?;
         let module = session.space.pointer(member(owner, layout.module)?)?;
         Ok(Some(module).filter(|module| !module.is_null()))
     })

@@ -4,7 +4,7 @@
 //! not get to rename its executable.
 
 use super::layout::Resolver;
-use crate::session::{Session, member};
+use crate::session::{Session, container, member};
 use facts::{ExeState, ProblemKind, Text};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -103,9 +103,7 @@ fn walk(session: &Session<'_>, file: Gva, mnt: Gva, dentry: Gva) -> Result<Optio
     let space = &session.space;
     let pointer = |object, offset| space.pointer(member(object, offset)?);
     // container_of(mnt, struct mount, mnt)
-    let mount_of = |mnt: Gva| {
-        mnt.checked_sub(layout.mount_mnt).ok_or(ReadError::NotAnAddress { at: mnt, len: layout.mount_mnt })
-    };
+    let mount_of = |mnt: Gva| container(mnt, layout.mount_mnt);
 
     let mut mount = mount_of(mnt)?;
     let unnamed = pointer(mount, layout.mount_namespace)?.0 == MNT_NS_INTERNAL;

@@ -8,7 +8,7 @@
 use super::list::{self, HashTable};
 use super::net::pointer;
 use super::{rhashtable, sock};
-use crate::session::{Session, member};
+use crate::session::{Session, container, member};
 use guest_profiles::{FieldKind, Profile};
 use std::collections::HashSet;
 use vmi_core::{Gva, ReadError};
@@ -93,11 +93,10 @@ fn layout(session: &Session<'_>) -> Result<Option<(Layout, Gva)>, ReadError> {
         return Ok(session.kernel.symbol("sctp_globals").map(|globals| (layout, globals)));
     }
     let Some(protocols) = session.kernel.symbol("inet_protos") else { return Ok(None) };
-    let registered = session.space.pointer(member(protocols, u64::from(IPPROTO_SCTP) * 8)?)?;
-    if registered.is_null() {
-        return Ok(None);
-    }
-    let layout = session.kernel.modules().sctp(session, registered);
+    let registered = pointer(session, protocols, u64::from(IPPROTO_SCTP) * 8);
+    let registered =
+        session.known("inet_protos", protocols, registered)?.filter(|protocol| !protocol.is_null());
+    let layout = registered.and_then(|registered| session.kernel.modules().sctp(session, registered));
     Ok(layout.and_then(|layout| Some((layout, layout.globals?))))
 }
 
@@ -138,9 +137,7 @@ pub(super) fn addressed(session: &Session<'_>) -> Result<Option<Vec<Gva>>, ReadE
     let Some((layout, globals)) = layout(session)? else { return Ok(None) };
     let mut socks = Vec::new();
     for node in table(session, "SCTP endpoint table", globals, layout.endpoints)? {
-        let sk = node
-            .checked_sub(layout.endpoint_node)
-            .ok_or(ReadError::NotAnAddress { at: node, len: layout.endpoint_node })
+        let sk = container(node, layout.endpoint_node)
             .and_then(|endpoint| pointer(session, endpoint, layout.endpoint_sock));
         socks.extend(session.known("sctp_endpoint", node, sk)?);
     }
@@ -149,9 +146,7 @@ pub(super) fn addressed(session: &Session<'_>) -> Result<Option<Vec<Gva>>, ReadE
     let first = session.known("SCTP transport table", globals, transports)?.unwrap_or_default();
     for node in first {
         for node in same_key(session, node, layout.duplicate)? {
-            let sk = node
-                .checked_sub(layout.transport_node)
-                .ok_or(ReadError::NotAnAddress { at: node, len: layout.transport_node })
+            let sk = container(node, layout.transport_node)
                 .and_then(|transport| pointer(session, transport, layout.association))
                 .and_then(|association| pointer(session, association, layout.association_sock));
             socks.extend(session.known("sctp_transport", node, sk)?);

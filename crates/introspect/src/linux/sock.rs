@@ -6,7 +6,7 @@
 use super::layout::Resolver;
 use super::object::{Object, span};
 use super::{file, filter, inet, mptcp, netlink, packet, unix, vsock};
-use crate::session::{Session, Step, member};
+use crate::session::{Session, Step, container, member};
 use facts::{Address, Family, ProblemKind, Shutdown, Socket, SocketPeer, SocketState, Text};
 use vmi_core::{Gva, ReadError};
 
@@ -570,9 +570,7 @@ pub(super) fn inode(session: &Session<'_>, socket: Gva) -> Result<Option<u64>, R
     if socket.is_null() {
         return Ok(None);
     }
-    let alloc = socket
-        .checked_sub(layout.alloc_socket)
-        .ok_or(ReadError::NotAnAddress { at: socket, len: layout.alloc_socket })?;
+    let alloc = container(socket, layout.alloc_socket)?;
     let number = session.space.u64(member(member(alloc, layout.alloc_inode)?, layout.inode_number)?)?;
     Ok(Some(number).filter(|number| *number != 0))
 }

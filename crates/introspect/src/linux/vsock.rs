@@ -96,8 +96,9 @@ fn layout(session: &Session<'_>) -> Result<Option<Layout>, ReadError> {
         return Ok(Some(Layout { tables: Tables::of(|name| session.kernel.symbol(name)), ..layout }));
     }
     let Some(families) = session.kernel.symbol("net_families") else { return Ok(None) };
-    let registered = session.space.pointer(member(families, u64::from(AF_VSOCK) * 8)?)?;
-    Ok(if registered.is_null() { None } else { session.kernel.modules().vsock(session, registered) })
+    let registered = pointer(session, families, u64::from(AF_VSOCK) * 8);
+    let registered = session.known("net_families", families, registered)?.filter(|family| !family.is_null());
+    Ok(registered.and_then(|registered| session.kernel.modules().vsock(session, registered)))
 }
 
 /// All vsock socks that are in a table. `None`: this kernel's tables are not known, or the module is not loaded.

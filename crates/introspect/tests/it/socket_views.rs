@@ -277,6 +277,24 @@ fn associations(stopped: &Stopped<'_>, clean: &Snapshot) {
     }
 }
 
+/// A connection that comes in starts as a copy of its listener's sock, and has no references yet: it is no second socket of that file.
+fn half_copied(stopped: &Stopped<'_>, clean: &Snapshot) {
+    let one = |name: &str| {
+        let Kind { is_one, .. } = KINDS.iter().find(|kind| kind.name == name).unwrap();
+        clean.sockets.iter().find(|socket| is_one(socket)).unwrap()
+    };
+    let (listener, copy) = (one("TCP listener"), one("TCP connection"));
+    let of = |socket: &Socket| stopped.member(socket.sock.0, "sock", "sk_socket");
+    let references = stopped.member(copy.sock.0, "sock_common", "skc_refcnt");
+    let same_file = (of(copy), stopped.peek(of(listener)));
+    let seen = |snapshot: &Snapshot| snapshot.sockets.iter().any(|seen| seen.sock == copy.sock);
+    assert!(seen(&stopped.look_with(&[same_file])), "what has references works for another");
+    let none = (references, stopped.peek(references) & !0xffff_ffff);
+    let snapshot = stopped.look_with(&[same_file, none]);
+    assert!(!seen(&snapshot), "{:#?}", snapshot.sockets);
+    assert!(snapshot.consistency.torn > 0, "and it says that one kept changing");
+}
+
 /// A process that ends lets go of its table before it has closed what is in it, and nothing leads to its sockets meanwhile.
 fn closing(stopped: &Stopped<'_>, clean: &Snapshot) {
     let threads =
@@ -372,6 +390,7 @@ pub fn check(opened: &Opened) {
     if modules_have_types(&opened.kernel) {
         associations(&stopped, &clean);
     }
+    half_copied(&stopped, &clean);
     closing(&stopped, &clean);
     let again = opened.snapshot().unwrap();
     assert_eq!(again.sockets, clean.sockets, "what was changed is put back");
