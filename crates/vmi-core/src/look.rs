@@ -183,6 +183,7 @@ impl<'m> Look<'m> {
     }
 
     /// Copies physical memory. `Err(Budget)` once the look has cost too much, from then on always.
+    #[inline]
     pub fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), PhysicalReadError> {
         self.charge(buf.len() as u64)?;
         match &self.cache {
@@ -197,25 +198,27 @@ impl<'m> Look<'m> {
         self.memory.read(at, buf).map_err(PhysicalReadError::Memory)
     }
 
+    #[inline]
     fn charge(&self, bytes: u64) -> Result<(), PhysicalReadError> {
-        if let Some(limit) = self.exhausted.get() {
-            return Err(PhysicalReadError::Budget(limit));
-        }
         let reads = self.reads.get().wrapping_add(1);
         let total = self.bytes.get().saturating_add(bytes);
         self.reads.set(reads);
         self.bytes.set(total);
-        if total > self.budget.bytes {
-            self.exhausted.set(Some("bytes"));
-            return Err(PhysicalReadError::Budget("bytes"));
-        }
-        if reads.is_multiple_of(CLOCK_EVERY)
-            && self.deadline.is_some_and(|deadline| Instant::now() > deadline)
-        {
-            self.exhausted.set(Some("time"));
-            return Err(PhysicalReadError::Budget("time"));
-        }
-        Ok(())
+        let is_fine = total <= self.budget.bytes && self.exhausted.get().is_none();
+        if is_fine && !reads.is_multiple_of(CLOCK_EVERY) { Ok(()) } else { self.check(total) }
+    }
+
+    #[cold]
+    fn check(&self, total: u64) -> Result<(), PhysicalReadError> {
+        let late = || self.deadline.is_some_and(|deadline| Instant::now() > deadline);
+        let limit = match self.exhausted.get() {
+            Some(limit) => limit,
+            None if total > self.budget.bytes => "bytes",
+            None if late() => "time",
+            None => return Ok(()),
+        };
+        self.exhausted.set(Some(limit));
+        Err(PhysicalReadError::Budget(limit))
     }
 
     fn read_cached(

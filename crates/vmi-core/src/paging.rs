@@ -56,6 +56,13 @@ pub struct Translation {
     pub page_size: u64,
 }
 
+impl Translation {
+    /// Bytes from the byte to the end of its page.
+    pub(crate) fn left(&self) -> u64 {
+        self.page_size - (self.at.0 & (self.page_size - 1))
+    }
+}
+
 const PRESENT: u64 = 1;
 const LARGE: u64 = 1 << 7;
 /// ``_PAGE_PROTNONE``, arch/x86/include/asm/pgtable_types.h: Linux keeps a page that the CPU may not touch for now, as automatic NUMA

@@ -2,7 +2,7 @@
 
 use crate::look::PhysicalReadError;
 use crate::{Gpa, Gva, Levels, Look, PAGE_SIZE, ReadError, Translation, paging};
-use std::cell::RefCell;
+use std::cell::Cell;
 
 /// Entries of each translation cache, a power of two. 512 cover 2 MiB of small pages or 1 GiB of large ones.
 const TLB_ENTRIES: usize = 512;
@@ -10,8 +10,48 @@ const TLB_ENTRIES: usize = 512;
 const TLB_ENTRIES_BRIEF: usize = 4;
 const LARGE_PAGE: u64 = 2 << 20;
 
-/// A cached translation: page number (0 is never cached) and the physical page.
-type TlbEntry = (u64, u64);
+const _: () = assert!(Tlb::<12>::PAGE == PAGE_SIZE && Tlb::<21>::PAGE == LARGE_PAGE);
+
+/// Translations of pages of `1 << SHIFT` bytes, each in the one place that its number leads to.
+#[derive(Debug)]
+struct Tlb<const SHIFT: u32> {
+    /// Page number (0 is never cached) and physical page. A power of two of them.
+    entries: Box<[Cell<(u64, u64)>]>,
+}
+
+impl<const SHIFT: u32> Tlb<SHIFT> {
+    const PAGE: u64 = 1 << SHIFT;
+
+    fn new(entries: usize) -> Self {
+        Self { entries: vec![Cell::default(); entries].into_boxed_slice() }
+    }
+
+    #[inline]
+    fn entry(&self, number: u64) -> Option<&Cell<(u64, u64)>> {
+        // Kernel text, direct map and vmalloc differ in high bits only, so some of them are folded in.
+        let slot = usize::try_from(number ^ (number >> 9) ^ (number >> 18)).unwrap_or(0);
+        self.entries.get(slot & self.entries.len().wrapping_sub(1))
+    }
+
+    #[inline]
+    fn lookup(&self, at: Gva) -> Option<Translation> {
+        let number = at.0 >> SHIFT;
+        let (cached, base) = self.entry(number)?.get();
+        let found = Translation { at: Gpa(base | (at.0 & (Self::PAGE - 1))), page_size: Self::PAGE };
+        (cached == number && number != 0).then_some(found)
+    }
+
+    fn insert(&self, at: Gva, physical: Gpa) {
+        let number = at.0 >> SHIFT;
+        if let Some(entry) = self.entry(number) {
+            entry.set((number, physical.0 & !(Self::PAGE - 1)));
+        }
+    }
+
+    fn forget(&self) {
+        self.entries.iter().for_each(|entry| entry.set((0, 0)));
+    }
+}
 
 /// One address space. Reads copy; nothing is ever borrowed from the guest.
 #[derive(Debug)]
@@ -19,8 +59,8 @@ pub struct AddressSpace<'l, 'm> {
     look: &'l Look<'m>,
     root: Gpa,
     levels: Levels,
-    small: RefCell<Box<[TlbEntry]>>,
-    large: RefCell<Box<[TlbEntry]>>,
+    small: Tlb<12>,
+    large: Tlb<21>,
 }
 
 impl<'l, 'm> AddressSpace<'l, 'm> {
@@ -37,8 +77,7 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
     }
 
     fn with_entries(look: &'l Look<'m>, root: Gpa, levels: Levels, entries: usize) -> Self {
-        let empty = || RefCell::new(vec![(0, 0); entries].into_boxed_slice());
-        Self { look, root, levels, small: empty(), large: empty() }
+        Self { look, root, levels, small: Tlb::new(entries), large: Tlb::new(entries) }
     }
 
     /// The look it belongs to.
@@ -61,31 +100,49 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
 
     /// Forgets cached translations and pages, so that what is read next is fresh.
     pub fn forget(&self) {
-        self.small.borrow_mut().fill((0, 0));
-        self.large.borrow_mut().fill((0, 0));
+        self.small.forget();
+        self.large.forget();
         self.look.forget_pages();
     }
 
     /// Where `at` is in physical memory, in pages of 4 KiB or 2 MiB: a page of 1 GiB counts as its 2 MiB pieces.
     /// `Err(NotMapped)` where no entry maps it.
     pub fn translate(&self, at: Gva) -> Result<Translation, ReadError> {
-        if let Some(found) = lookup(&self.large, at, LARGE_PAGE) {
-            return Ok(found);
+        match self.known(at) {
+            Some(found) => Ok(found),
+            None => self.walk(at),
         }
-        if let Some(found) = lookup(&self.small, at, PAGE_SIZE) {
-            return Ok(found);
-        }
+    }
+
+    /// Where `at` is, if that was found out before.
+    #[inline]
+    fn known(&self, at: Gva) -> Option<Translation> {
+        self.large.lookup(at).or_else(|| self.small.lookup(at))
+    }
+
+    #[cold]
+    fn walk(&self, at: Gva) -> Result<Translation, ReadError> {
         let found = paging::translate(self.look, self.root, self.levels, at)
             .map_err(|error| error.at(at))?
             .ok_or(ReadError::NotMapped { at })?;
         let page_size = found.page_size.min(LARGE_PAGE);
-        let tlb = if page_size == LARGE_PAGE { &self.large } else { &self.small };
-        insert(tlb, at, found.at, page_size);
+        if page_size == LARGE_PAGE {
+            self.large.insert(at, found.at);
+        } else {
+            self.small.insert(at, found.at);
+        }
         Ok(Translation { page_size, ..found })
     }
 
     /// Copies `buf.len()` bytes from `at`, across pages. All or nothing.
+    #[inline]
     pub fn read(&self, at: Gva, buf: &mut [u8]) -> Result<(), ReadError> {
+        // Nearly every read lies in one page that is known.
+        if let Some(found) = self.known(at)
+            && buf.len() as u64 <= found.left()
+        {
+            return self.look.read(found.at, buf).map_err(|error| error.at(at));
+        }
         self.read_by(at, buf, Look::read)
     }
 
@@ -104,8 +161,7 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
         let mut rest = buf;
         while !rest.is_empty() {
             let found = self.translate(at)?;
-            let in_page = found.page_size - (found.at.0 & (found.page_size - 1));
-            let step = usize::try_from(in_page).unwrap_or(usize::MAX).min(rest.len());
+            let step = usize::try_from(found.left()).unwrap_or(usize::MAX).min(rest.len());
             let (now, later) = rest.split_at_mut(step);
             read(self.look, found.at, now).map_err(|error| error.at(at))?;
             rest = later;
@@ -121,10 +177,8 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
     /// Says that `len` bytes from `at`, as far as they are in its page, will be read soon. Only where it is known already which
     /// page that is: a walk through the tables would wait for memory itself.
     pub fn expect(&self, at: Gva, len: u64) {
-        let known = lookup(&self.large, at, LARGE_PAGE).or_else(|| lookup(&self.small, at, PAGE_SIZE));
-        if let Some(found) = known {
-            let in_page = found.page_size - (found.at.0 & (found.page_size - 1));
-            self.look.memory().expect(found.at, len.min(in_page));
+        if let Some(found) = self.known(at) {
+            self.look.memory().expect(found.at, len.min(found.left()));
         }
     }
 
@@ -135,6 +189,7 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
         self.pointer(at).ok().filter(|pointer| !pointer.is_null())
     }
 
+    #[inline]
     fn array<const N: usize>(&self, at: Gva) -> Result<[u8; N], ReadError> {
         let mut bytes = [0; N];
         self.read(at, &mut bytes)?;
@@ -191,28 +246,5 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
             at = at.checked_add(step as u64).ok_or(ReadError::NotAnAddress { at, len: step as u64 })?;
         }
         Ok(text)
-    }
-}
-
-/// Where page `number` has its place among `entries`, a power of two.
-fn slot(number: u64, entries: usize) -> usize {
-    // Kernel text, direct map and vmalloc differ in high bits only, so some of them are folded in.
-    usize::try_from(number ^ (number >> 9) ^ (number >> 18)).unwrap_or(0) & entries.wrapping_sub(1)
-}
-
-fn lookup(tlb: &RefCell<Box<[TlbEntry]>>, at: Gva, page_size: u64) -> Option<Translation> {
-    let number = at.0 / page_size;
-    let tlb = tlb.borrow();
-    let (cached, base) = *tlb.get(slot(number, tlb.len()))?;
-    (cached == number && number != 0)
-        .then(|| Translation { at: Gpa(base | (at.0 & (page_size - 1))), page_size })
-}
-
-fn insert(tlb: &RefCell<Box<[TlbEntry]>>, at: Gva, physical: Gpa, page_size: u64) {
-    let number = at.0 / page_size;
-    let mut tlb = tlb.borrow_mut();
-    let slot = slot(number, tlb.len());
-    if let Some(entry) = tlb.get_mut(slot) {
-        *entry = (number, physical.0 & !(page_size - 1));
     }
 }

@@ -52,6 +52,7 @@ impl Block {
         Ok(Self::Process(memory.map_err(|source| Error::Map { pid, len: found.size, source })?))
     }
 
+    #[inline]
     pub(crate) fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         match self {
             Self::Shared(memory) => memory.read(offset, out),
@@ -117,6 +118,7 @@ impl KvmMemory {
     }
 
     /// The block that all of `[at, at + len)` is in, and where. `None`: it is not in one placement.
+    #[inline]
     fn around(&self, at: Gpa, len: u64) -> Option<(&Block, u64)> {
         let within = |placement: &&Placement| placement.guest.contains(at, len);
         // Mostly it is where the last one was.

@@ -49,22 +49,29 @@ impl Presence {
         }
     }
 
-    /// Whether page `page` of the block existed when its chunk was first asked about in this look. `fill` finds out about
-    /// a chunk, given its number.
+    /// Whether page `page` of the block existed when its chunk was first asked about in this look. `None`: it was not yet.
+    #[inline]
+    pub(crate) fn known(&self, page: usize) -> Option<bool> {
+        let known = self.chunks.get(page / CHUNK_PAGES)?.load(Ordering::Relaxed);
+        let generation = self.generation.load(Ordering::Relaxed);
+        (known >> ChunkBits::BITS == u64::from(generation)).then_some(known >> (page % CHUNK_PAGES) & 1 == 1)
+    }
+
+    /// The same. `fill` finds out about a chunk, given its number, if nobody has asked about it.
     pub(crate) fn exists(
         &self,
         page: usize,
         fill: impl FnOnce(usize) -> io::Result<ChunkBits>,
     ) -> io::Result<bool> {
+        if let Some(known) = self.known(page) {
+            return Ok(known);
+        }
         let chunk = page / CHUNK_PAGES;
         let Some(slot) = self.chunks.get(chunk) else { return Ok(false) };
-        let generation = u64::from(self.generation.load(Ordering::Relaxed)) << 32;
-        let mut known = slot.load(Ordering::Relaxed);
-        if known & !u64::from(ChunkBits::MAX) != generation {
-            known = generation | u64::from(fill(chunk)?);
-            slot.store(known, Ordering::Relaxed);
-        }
-        Ok(known >> (page % CHUNK_PAGES) & 1 == 1)
+        let generation = u64::from(self.generation.load(Ordering::Relaxed));
+        let found = generation << ChunkBits::BITS | u64::from(fill(chunk)?);
+        slot.store(found, Ordering::Relaxed);
+        Ok(found >> (page % CHUNK_PAGES) & 1 == 1)
     }
 }
 

@@ -123,6 +123,7 @@ impl Mapped {
     }
 
     /// Copies out of pages that exist. `false` when the range is not inside the mapping.
+    #[inline]
     fn copy(&self, offset: usize, out: &mut [u8]) -> bool {
         if offset.checked_add(out.len()).is_none_or(|end| end > self.len.get()) {
             return false;
@@ -204,17 +205,25 @@ impl SharedMem {
     }
 
     /// Copies out of the block. Pages that do not exist read as zeros and still do not exist afterwards.
+    #[inline]
     pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let start = usize::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // Nearly every read lies in one page, about which was asked already.
+        if start % PAGE + out.len() <= PAGE
+            && self.presence.known(start / PAGE) == Some(true)
+            && self.mapped.copy(start, out)
+        {
+            return Ok(());
+        }
+        self.read_parts(start, out)
+    }
+
+    fn read_parts(&self, start: usize, out: &mut [u8]) -> io::Result<()> {
         if start.checked_add(out.len()).is_none_or(|end| end as u64 > self.len) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         if out.len() >= LONG {
-            return self.file.read_exact_at(out, self.offset.saturating_add(offset));
-        }
-        // Nearly every read lies in one page.
-        if start % PAGE + out.len() <= PAGE && self.exists(start / PAGE)? && self.mapped.copy(start, out) {
-            return Ok(());
+            return self.file.read_exact_at(out, self.offset.saturating_add(start as u64));
         }
         let mut at = start;
         let mut out = out;

@@ -4,7 +4,7 @@
 
 use super::layout::Resolver;
 use super::namespace;
-use super::record::{Record, Span};
+use super::record::{Members, Record};
 use crate::session::{Session, member};
 use facts::{Address, ProblemKind, Process};
 use vmi_core::{Gva, ReadError};
@@ -15,7 +15,7 @@ const GROUPS_MAX: u32 = 65_536;
 /// Offsets in ``struct cred`` and ``struct group_info``, in bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
-    span: Span,
+    members: Members,
     uid: u64,
     gid: u64,
     suid: u64,
@@ -51,7 +51,7 @@ impl Layout {
                 .map(&mut of_cred);
         let [user_namespace, group_info] = ["user_ns", "group_info"].map(&mut of_cred);
         Self {
-            span: Span::around(offsets),
+            members: Members::at(offsets),
             uid,
             gid,
             suid,
@@ -78,7 +78,7 @@ impl Layout {
 /// cannot be read stays unknown, with a problem.
 pub(crate) fn fill(session: &Session<'_>, cred: Gva, process: &mut Process) -> Result<(), ReadError> {
     let layout = &session.kernel.layouts().cred;
-    let Some(record) = session.known("cred", cred, Record::read(session, cred, layout.span))? else {
+    let Some(record) = session.known("cred", cred, Record::read(session, cred, &layout.members))? else {
         return Ok(());
     };
     let id = |offset| record.u32(offset).map(Some);
@@ -106,7 +106,7 @@ pub(crate) fn fill(session: &Session<'_>, cred: Gva, process: &mut Process) -> R
 
 /// Has fetched what [`fill`] reads of the ``struct cred *`` at `cred`.
 pub(super) fn expect(session: &Session<'_>, cred: Gva) {
-    session.kernel.layouts().cred.span.expect(session, cred);
+    session.kernel.layouts().cred.members.expect(session, cred);
 }
 
 /// The same of its groups, once [`expect`] had time.

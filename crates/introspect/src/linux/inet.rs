@@ -1,7 +1,7 @@
 //! Internet sockets: addresses, and how much waits in their queues.
 
 use super::layout::Resolver;
-use super::object::Object;
+use super::record::{Members, Record};
 use crate::session::{Session, member};
 use facts::{Family, Socket, SocketState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,11 +19,13 @@ pub(crate) struct Layout {
     written: u64,
     acknowledged: u64,
     udp_deficit: Option<u64>,
+    /// What is read of a ``struct tcp_sock``.
+    tcp: Members,
 }
 
 impl Layout {
     pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Self {
-        Self {
+        let mut layout = Self {
             daddr: resolver.offset("sock_common", "skc_daddr"),
             rcv_saddr: resolver.offset("sock_common", "skc_rcv_saddr"),
             v6_daddr: resolver.optional("sock_common", "skc_v6_daddr"),
@@ -33,7 +35,11 @@ impl Layout {
             written: resolver.offset("tcp_sock", "write_seq"),
             acknowledged: resolver.offset("tcp_sock", "snd_una"),
             udp_deficit: resolver.optional("udp_sock", "forward_deficit"),
-        }
+            tcp: Members::default(),
+        };
+        let Self { received, copied, written, acknowledged, .. } = layout;
+        layout.tcp = Members::at([received, copied, written, acknowledged]);
+        layout
     }
 
     /// Where the addresses are, for whoever copies a ``struct sock_common``.
@@ -45,7 +51,7 @@ impl Layout {
 /// The addresses in a ``struct sock_common``, into `facts`. Ports in host order.
 pub(super) fn addresses(
     session: &Session<'_>,
-    common: &Object,
+    common: &Record<'_>,
     (local_port, remote_port): (u16, u16),
     facts: &mut Socket,
 ) -> Result<(), ReadError> {
@@ -68,8 +74,10 @@ pub(super) fn addresses(
 /// Has fetched what [`tcp_queues`] reads of the ``struct sock *`` at `sk`, and [`udp_deficit`] if it is of UDP.
 pub(super) fn expect(session: &Session<'_>, sk: Gva) {
     let layout = &session.kernel.layouts().net.inet;
-    let members = [layout.received, layout.copied, layout.written, layout.acknowledged].into_iter();
-    members.chain(layout.udp_deficit).for_each(|offset| session.expect(sk, offset, 4));
+    layout.tcp.expect(session, sk);
+    if let Some(deficit) = layout.udp_deficit {
+        session.expect(sk, deficit, 4);
+    }
 }
 
 /// Queues of a TCP sock as `ss` shows them (``tcp_diag_get_info()``, net/ipv4/tcp_diag.c 6.12), into `facts`. A listener's
@@ -79,7 +87,8 @@ pub(super) fn tcp_queues(session: &Session<'_>, sk: Gva, facts: &mut Socket) -> 
         return Ok(());
     }
     let layout = &session.kernel.layouts().net.inet;
-    let number = |offset| session.space.u32(member(sk, offset)?);
+    let record = Record::read(session, sk, &layout.tcp)?;
+    let number = |offset| record.u32(offset);
     // Sequence numbers wrap around. The byte after the last (a FIN's) counts as received and is never copied.
     let waiting = number(layout.received)?.wrapping_sub(number(layout.copied)?).cast_signed().max(0);
     let unacknowledged = number(layout.written)?.wrapping_sub(number(layout.acknowledged)?);

@@ -7,7 +7,7 @@
 
 use super::layout::Resolver;
 use super::path::{self, FilePath};
-use super::record::{Record, Span};
+use super::record::{Members, Record};
 use crate::session::Environment;
 use crate::session::{Session, member};
 use facts::{EnvironmentVariable, ProblemKind, Process};
@@ -36,7 +36,7 @@ pub(crate) struct Layout {
     env_end: u64,
     exe_file: u64,
     /// Around the bounds of the arguments and the environment.
-    bounds: Span,
+    bounds: Members,
     resident: Option<Resident>,
 }
 
@@ -76,7 +76,7 @@ impl Layout {
             arg_end,
             env_start,
             env_end,
-            bounds: Span::around([arg_start, arg_end, env_start, env_end]),
+            bounds: Members::at([arg_start, arg_end, env_start, env_end]),
             exe_file: resolver.offset("mm_struct", "exe_file"),
             resident: Resident::resolve(resolver.profile()),
         }
@@ -247,7 +247,7 @@ fn raw_environment(session: &Session<'_>, mm: Gva) -> Result<Result<Vec<u8>, Par
 /// ``get_mm_cmdline()``, fs/proc/base.c (6.12).
 fn raw_arguments(session: &Session<'_>, mm: Gva) -> Result<Result<Vec<u8>, Partial>, ReadError> {
     let layout = &session.kernel.layouts().mm;
-    let record = Record::read(session, mm, layout.bounds)?;
+    let record = Record::read(session, mm, &layout.bounds)?;
     let (start, end) = (record.u64(layout.arg_start)?, record.u64(layout.arg_end)?);
     let (env_start, env_end) = (record.u64(layout.env_start)?, record.u64(layout.env_end)?);
     if end <= start {

@@ -4,7 +4,7 @@
 //! (include/net/sock.h); reading further would read somebody else's memory. They are told by their state.
 
 use super::layout::Resolver;
-use super::object::{Object, span};
+use super::record::{Members, Record};
 use super::{file, filter, inet, mptcp, netlink, packet, unix, vsock};
 use crate::session::{Session, Step, container, member};
 use facts::{Address, Family, ProblemKind, Shutdown, Socket, SocketPeer, SocketState, Text};
@@ -47,9 +47,9 @@ pub(crate) struct Layout {
     shutdown: u64,
     cookie: u64,
     group: Option<GroupOf>,
-    /// Bytes of the first part, and of a full sock as far as it is read at once.
-    common_size: u64,
-    size: u64,
+    /// What is read of the first part, and of what only a full sock has.
+    common: Members,
+    full: Members,
     pub(super) alloc_socket: u64,
     alloc_inode: u64,
     socket_file: u64,
@@ -87,8 +87,8 @@ impl Layout {
             shutdown: resolver.offset("sock", "sk_shutdown"),
             cookie: resolver.offset("sock_common", "skc_cookie"),
             group: GroupOf::resolve(resolver),
-            common_size: 0,
-            size: 0,
+            common: Members::default(),
+            full: Members::default(),
             alloc_socket: resolver.offset("socket_alloc", "socket"),
             alloc_inode: resolver.offset("socket_alloc", "vfs_inode"),
             socket_file: resolver.offset("socket", "file"),
@@ -96,15 +96,13 @@ impl Layout {
             timewait_substate: resolver.offset("inet_timewait_sock", "tw_substate"),
         };
         let Layout { family, state, num, dport, flags, interface, net, cookie, .. } = layout;
-        let common = [family, state, num, dport, flags, interface, net, cookie];
-        let common = span(&common).max(span(&inet.in_common()));
+        let common = [family, state, num, dport, flags, interface, net, cookie].map(|offset| (offset, 8));
+        let addresses = inet.in_common().map(|offset| (offset, 16));
         let Layout { kind, protocol, socket, uid, user_data, filter, received, sent, .. } = layout;
         let Layout { waiting, backlog, shutdown, .. } = layout;
-        let full = [kind, protocol, socket, uid, user_data, filter, received, sent];
-        let full = span(&full).max(span(&[waiting, backlog, shutdown]));
-        let full = full.max(layout.group.map_or(0, |group| span(&[group.offset()])));
-        layout.common_size = common;
-        layout.size = full.max(common);
+        let full = [kind, protocol, socket, uid, user_data, filter, received, sent, waiting, backlog, shutdown];
+        layout.common = Members::of(common.into_iter().chain(addresses));
+        layout.full = Members::at(full.into_iter().chain(layout.group.map(GroupOf::offset)));
         layout
     }
 }
@@ -130,7 +128,7 @@ impl GroupOf {
         offset
     }
 
-    fn of(self, object: &Object) -> Result<Option<Group>, ReadError> {
+    fn of(self, object: &Record<'_>) -> Result<Option<Group>, ReadError> {
         let told = object.pointer(self.offset())?;
         Ok(match self {
             Self::Word(_) if told.is_null() || told.0 & 3 != 0 => Some(Group::Root),
@@ -213,7 +211,7 @@ struct Common {
 }
 
 impl Common {
-    fn of(object: &Object, layout: &Layout) -> Result<Self, ReadError> {
+    fn of(object: &Record<'_>, layout: &Layout) -> Result<Self, ReadError> {
         Ok(Self {
             family: object.u16(layout.family)?,
             state: object.u8(layout.state)?,
@@ -233,7 +231,11 @@ impl Common {
 
 /// What goes ahead of [`read`].
 pub(super) const AHEAD: [Step<Gva>; 3] = [
-    |session, sk, ()| session.expect(sk, 0, session.kernel.layouts().net.sock.size),
+    |session, sk, ()| {
+        let layout = &session.kernel.layouts().net.sock;
+        layout.common.expect(session, sk);
+        layout.full.expect(session, sk);
+    },
     |session, sk, ()| {
         let layout = &session.kernel.layouts().net.sock;
         if let Some(socket) = session.glimpse(sk, layout.socket) {
@@ -292,10 +294,13 @@ pub(super) fn protocol_of(session: &Session<'_>, sk: Gva) -> Result<u16, ReadErr
 pub(crate) fn read(session: &Session<'_>, sk: Gva) -> Result<Option<Sock>, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
     for _ in 0..2 {
-        let object = Object::read(session, sk, layout.common_size)?;
-        let before = Common::of(&object, layout)?;
-        let sock =
-            if before.is_mini() { mini(session, sk, &object, &before) } else { full(session, sk, &before) }?;
+        let first = Record::read(session, sk, &layout.common)?;
+        let before = Common::of(&first, layout)?;
+        let sock = if before.is_mini() {
+            mini(session, sk, &first, &before)
+        } else {
+            full(session, sk, &first, &before)
+        }?;
         // Before the identity, which changes after this does.
         let lent_to_nobody = matches!(sock.claim, Claim::Lent(..)) && !is_born(session, sk)?;
         if identity(session, sk)? == sock.identity && !lent_to_nobody {
@@ -317,7 +322,7 @@ fn is_born(session: &Session<'_>, sk: Gva) -> Result<bool, ReadError> {
 /// Whose the ``struct sock *`` at `sk` is now.
 pub(super) fn identity(session: &Session<'_>, sk: Gva) -> Result<Identity, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
-    let common = Common::of(&Object::read(session, sk, layout.common_size)?, layout)?;
+    let common = Common::of(&Record::read(session, sk, &layout.common)?, layout)?;
     if common.is_mini() {
         return Ok(Identity { common, full: None });
     }
@@ -366,8 +371,8 @@ pub(super) fn unknown(sk: Gva, number: u16) -> Socket {
 }
 
 /// ``skc_cookie``: 0 until somebody asks for it (``__sock_gen_cookie()``, net/core/sock_diag.c).
-fn cookie(layout: &Layout, object: &Object) -> Result<Option<u64>, ReadError> {
-    Ok(Some(object.u64(layout.cookie)?).filter(|cookie| *cookie != 0))
+fn cookie(layout: &Layout, common: &Record<'_>) -> Result<Option<u64>, ReadError> {
+    Ok(Some(common.u64(layout.cookie)?).filter(|cookie| *cookie != 0))
 }
 
 /// ``RCV_SHUTDOWN`` and ``SEND_SHUTDOWN``, include/net/sock.h.
@@ -381,7 +386,7 @@ fn shutdown(bits: u8) -> Option<Shutdown> {
 }
 
 /// A time-wait or request sock.
-fn mini(session: &Session<'_>, sk: Gva, object: &Object, common: &Common) -> Result<Sock, ReadError> {
+fn mini(session: &Session<'_>, sk: Gva, first: &Record<'_>, common: &Common) -> Result<Sock, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
     let request = common.state == NEW_SYN_RECV;
     let state = if request {
@@ -393,26 +398,26 @@ fn mini(session: &Session<'_>, sk: Gva, object: &Object, common: &Common) -> Res
         kind: Some("stream".into()),
         protocol: Some("tcp".into()),
         state,
-        cookie: cookie(layout, object)?,
+        cookie: cookie(layout, first)?,
         receive_queue: Some(0),
         send_queue: Some(0),
         ..unknown(sk, common.family)
     };
-    inet::addresses(session, object, (common.num, common.dport), &mut facts)?;
+    inet::addresses(session, first, (common.num, common.dport), &mut facts)?;
     Ok(Sock {
         facts,
         net: common.net,
         group: None,
-        interface: object.u32(layout.interface)?,
+        interface: first.u32(layout.interface)?,
         claim: if request { Claim::Request } else { Claim::TimeWait },
         must_be_found: false,
         identity: Identity { common: *common, full: None },
     })
 }
 
-fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadError> {
+fn full(session: &Session<'_>, sk: Gva, first: &Record<'_>, common: &Common) -> Result<Sock, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
-    let object = Object::read(session, sk, layout.size)?;
+    let object = Record::read(session, sk, &layout.full)?;
     let kind = object.u16(layout.kind)?;
     let protocol = object.u16(layout.protocol)?;
     let socket = object.pointer(layout.socket)?;
@@ -423,10 +428,10 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
         uid: Some(uid),
         inode,
         shutdown: shutdown(object.u8(layout.shutdown)?),
-        cookie: cookie(layout, &object)?,
+        cookie: cookie(layout, first)?,
         ..unknown(sk, common.family)
     };
-    let mut interface = object.u32(layout.interface)?;
+    let mut interface = first.u32(layout.interface)?;
     let mut must_be_found = false;
     match facts.family {
         Family::Inet | Family::Inet6 => {
@@ -436,7 +441,7 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
             } else {
                 datagram_state(common.state)
             };
-            inet::addresses(session, &object, (common.num, common.dport), &mut facts)?;
+            inet::addresses(session, first, (common.num, common.dport), &mut facts)?;
             if facts.state.is_none() {
                 session.problem(
                     ProblemKind::Implausible,
@@ -486,7 +491,8 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
     if !at.is_null() {
         facts.filter = session.known("sk_filter", at, filter::read(session, at))?;
     }
-    let claim = claim(session, sk, &object, &mut facts)?;
+    let dead = first.u64(layout.flags)? & DEAD != 0;
+    let claim = claim(session, sk, (&object, dead), &mut facts)?;
     let file = facts.file.map(|file| Gva(file.0));
     let identity = Identity { common: *common, full: Some(FullIdentity { uid, socket, inode, file }) };
     let group = layout.group.map(|group| group.of(&object)).transpose()?.flatten();
@@ -495,7 +501,7 @@ fn full(session: &Session<'_>, sk: Gva, common: &Common) -> Result<Sock, ReadErr
 
 /// How much waits in the queues of a sock, into `facts`. Those of unix socks are counted elsewhere ([`super::scm`]), and
 /// those of kinds that are not here mean nothing that `ss` would show.
-fn queues(session: &Session<'_>, sk: Gva, object: &Object, facts: &mut Socket) -> Result<(), ReadError> {
+fn queues(session: &Session<'_>, sk: Gva, object: &Record<'_>, facts: &mut Socket) -> Result<(), ReadError> {
     let layout = &session.kernel.layouts().net.sock;
     let protocol = facts.protocol.as_deref().unwrap_or_default();
     let internet = matches!(facts.family, Family::Inet | Family::Inet6);
@@ -531,11 +537,15 @@ fn queues(session: &Session<'_>, sk: Gva, object: &Object, facts: &mut Socket) -
 }
 
 /// What a full sock says about who keeps it; its file goes into `facts`.
-fn claim(session: &Session<'_>, sk: Gva, object: &Object, facts: &mut Socket) -> Result<Claim, ReadError> {
+fn claim(
+    session: &Session<'_>,
+    sk: Gva,
+    (object, dead): (&Record<'_>, bool),
+    facts: &mut Socket,
+) -> Result<Claim, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
     let socket = object.pointer(layout.socket)?;
     if socket.is_null() {
-        let dead = object.u64(layout.flags)? & DEAD != 0;
         return Ok(if dead { Claim::Closed } else { Claim::Pending });
     }
     let Some(file) = file_of(session, socket)? else { return Ok(Claim::Kernel) };

@@ -4,7 +4,7 @@
 //! same process at the end of the reading as at its start.
 
 use super::layout::{Flag, Resolver};
-use super::record::{Record, Span};
+use super::record::{Members, Record};
 use super::{cgroup, cred, list, mm, namespace, signal, thread, timekeeping};
 use crate::session::{Environment, Session, Step, member};
 use facts::{Address, ExeState, ProblemKind, Process, ProcessState, Seccomp, TaskKind, Text};
@@ -58,8 +58,8 @@ pub(crate) struct Layout {
     /// ``in_execve``, which security modules ask for (fs/exec.c, bprm_execve()).
     in_execve: Option<Flag>,
     has_user_workers: bool,
-    /// Around most of what is read of a process.
-    stretch: Span,
+    /// Most of what is read of a process.
+    members: Members,
 }
 
 impl Layout {
@@ -89,25 +89,15 @@ impl Layout {
             seccomp_mode: resolver.optional("task_struct", "seccomp.mode"),
             in_execve: resolver.flag("task_struct", "in_execve"),
             has_user_workers: resolver.optional("kernel_clone_args", "user_worker").is_some(),
-            stretch: Span::around([]),
+            members: Members::default(),
         };
         let Self { pid, exit_state, start_time, mm, files, real_parent, real_cred, .. } = layout;
-        let Self { comm, nsproxy, thread_pid, signal, atomic_flags, .. } = layout;
-        layout.stretch = Span::around([
-            pid,
-            exit_state,
-            start_time,
-            mm,
-            files,
-            real_parent,
-            real_cred,
-            comm,
-            comm.saturating_add(8),
-            nsproxy,
-            thread_pid,
-            signal,
-            atomic_flags,
-        ]);
+        let Self { comm, nsproxy, thread_pid, signal, atomic_flags, flags, state, cgroups, .. } = layout;
+        let one_word = [pid, exit_state, start_time, mm, files, real_parent, real_cred, nsproxy, thread_pid]
+            .into_iter()
+            .chain([signal, atomic_flags, flags, state, cgroups])
+            .chain(layout.seccomp_mode);
+        layout.members = Members::of(one_word.map(|offset| (offset, 8)).chain([(comm, COMM as u64)]));
         layout
     }
 }
@@ -150,7 +140,7 @@ impl Stamp {
         })
     }
 
-    fn in_record(session: &Session<'_>, record: &Record) -> Result<Self, ReadError> {
+    fn in_record(session: &Session<'_>, record: &Record<'_>) -> Result<Self, ReadError> {
         let layout = &session.kernel.layouts().task;
         Ok(Self {
             pid: record.u32(layout.pid)?,
@@ -189,7 +179,7 @@ struct Run {
 }
 
 impl Run {
-    fn in_record(session: &Session<'_>, task: Gva, record: &Record) -> Result<Self, ReadError> {
+    fn in_record(session: &Session<'_>, task: Gva, record: &Record<'_>) -> Result<Self, ReadError> {
         let layout = &session.kernel.layouts().task;
         let mm = record.pointer(layout.mm)?;
         let cred = record.pointer(layout.real_cred)?;
@@ -217,10 +207,9 @@ impl Run {
 pub(super) const AHEAD: [Step<Gva, Option<Approach>>; 7] = [
     |session, task, _| {
         let layout = &session.kernel.layouts().task;
-        layout.stretch.expect(session, task);
-        let apart = [layout.flags, layout.state, layout.cgroups].into_iter();
-        for offset in apart.chain(layout.seccomp_mode).chain(layout.in_execve.map(|flag| flag.offset)) {
-            session.expect(task, offset, 8);
+        layout.members.expect(session, task);
+        if let Some(flag) = layout.in_execve {
+            session.expect(task, flag.offset, 1);
         }
         signal::expect_runtime(session, task);
     },
@@ -303,7 +292,7 @@ pub(super) fn is_leader_in_use(session: &Session<'_>, task: Gva) -> Result<bool,
 /// A process that is on the task list. `Ok(None)`: the task went away, or kept changing, while it was read.
 pub(super) fn listed(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, ReadError> {
     for _ in 0..2 {
-        let record = Record::read(session, task, session.kernel.layouts().task.stretch)?;
+        let record = Record::read(session, task, &session.kernel.layouts().task.members)?;
         let before = (Stamp::in_record(session, &record)?, Run::in_record(session, task, &record)?);
         let seen = read(session, task, &record, &before.0, &before.1)?;
         if !is_listed(session, task)? {
@@ -320,7 +309,7 @@ pub(super) fn listed(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, R
 /// A process that other views have. `Ok(None)`: it has ended, never began, or kept changing while it was read.
 pub(super) fn unlisted(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, ReadError> {
     session.space.look().forget_pages();
-    let record = Record::read(session, task, session.kernel.layouts().task.stretch)?;
+    let record = Record::read(session, task, &session.kernel.layouts().task.members)?;
     let before = Stamp::in_record(session, &record)?;
     let lives = before.exit_state & EXIT_DEAD == 0
         && before.start_time != 0
@@ -345,7 +334,7 @@ fn is_listed(session: &Session<'_>, task: Gva) -> Result<bool, ReadError> {
 fn read(
     session: &Session<'_>,
     task: Gva,
-    record: &Record,
+    record: &Record<'_>,
     stamp: &Stamp,
     run: &Run,
 ) -> Result<Seen, ReadError> {
@@ -360,9 +349,9 @@ fn read(
             format_args!("Its pid is {}.", stamp.pid),
         );
     }
-    let flags = space.u32(member(task, layout.flags)?)?;
+    let flags = record.u32(layout.flags)?;
     let name = name(&record.array::<COMM>(layout.comm)?);
-    let state = state(space.u32(member(task, layout.state)?)?, stamp.exit_state);
+    let state = state(record.u32(layout.state)?, stamp.exit_state);
     let kernel_thread = thread::kind(session, flags) == TaskKind::Kernel;
     let mm = run.mm;
     let files = pointer(layout.files)?;
@@ -374,8 +363,8 @@ fn read(
         member(parent, layout.tgid).and_then(|tgid| space.u32(tgid)),
     )?;
     let namespaces = namespace::namespaces(session, pointer(layout.nsproxy)?, pointer(layout.thread_pid)?)?;
-    let groups = cgroup::groups(session, space.pointer(member(task, layout.cgroups)?)?)?;
-    let seccomp = layout.seccomp_mode.map(|at| space.u32(member(task, at)?)).transpose()?;
+    let groups = cgroup::groups(session, pointer(layout.cgroups)?)?;
+    let seccomp = layout.seccomp_mode.map(|at| record.u32(at)).transpose()?;
 
     let mut process = Process {
         pid: stamp.pid,
