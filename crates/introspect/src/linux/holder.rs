@@ -12,6 +12,7 @@ use crate::apart::apart;
 use crate::session::{Session, member};
 use facts::{Descriptor, Ownership, ProblemKind};
 use smallvec::SmallVec;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use vmi_core::{Gva, ReadError};
 
@@ -179,6 +180,19 @@ pub(super) struct Holding {
 }
 
 impl Holding {
+    fn new(socket: SocketLead, file: Gva, ownership: Ownership, pids: &[u32]) -> Self {
+        Self { socket, file, ownership, pids: pids.into(), descriptors: SmallVec::new() }
+    }
+
+    /// Adds a holder: of another socket in the same memory, or a stronger one, and those that were known do not count.
+    fn add(&mut self, socket: SocketLead, file: Gva, ownership: Ownership, pids: &[u32]) {
+        if socket != self.socket || file != self.file || ownership < self.ownership {
+            *self = Self::new(socket, file, ownership, pids);
+        } else if ownership == self.ownership && (pids.len() != 1 || self.pids.last() != pids.last()) {
+            self.pids.extend_from_slice(pids);
+        }
+    }
+
     /// The descriptors that lead to it, ascending.
     pub(super) fn descriptors(&self) -> Vec<Descriptor> {
         let mut descriptors = self.descriptors.to_vec();
@@ -199,17 +213,19 @@ impl Holding {
 /// What was found by following everything that can hold a file.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
-    /// By ``struct sock *``.
-    pub(super) of_sock: BTreeMap<Gva, Holding>,
-    /// Receive queues of unix socks.
-    pub(super) queues: BTreeMap<Gva, scm::Queue>,
+    /// By ``struct sock *``, ascending.
+    pub(super) of_sock: Vec<(Gva, Holding)>,
+    /// Those that were found only after the others were in order. There are none in the end.
+    late: BTreeMap<Gva, Holding>,
+    /// Receive queues of unix socks, ascending by ``struct sock *``.
+    pub(super) queues: Vec<(Gva, scm::Queue)>,
     /// Whether all of it could be read. If not, a socket that is not here may still be held.
     pub(super) complete: bool,
 }
 
 impl Holders {
-    /// Follows the descriptors in `tables`, the rings among them, and the queues of all unix socks: those of `hashed`, and
-    /// those that descriptors lead to.
+    /// Follows the descriptors in `tables`, the rings among them, and the queues of all unix socks: those of `hashed`, ascending and each
+    /// once, and those that descriptors lead to.
     pub(super) fn find(session: &Session<'_>, tables: &[Table], hashed: &[Gva]) -> Result<Self, ReadError> {
         let problems = session.problems_met();
         let mut search =
@@ -222,21 +238,62 @@ impl Holders {
         search.messages(hashed)?;
         search.rings()?;
         let mut found = search.found;
+        if !found.late.is_empty() {
+            found.of_sock.extend(std::mem::take(&mut found.late));
+            found.of_sock.sort_by_key(|(sk, _)| *sk);
+        }
         found.complete &= session.problems_met() == problems;
         Ok(found)
     }
 
-    /// Adds a holder of a socket, and says who holds it by then.
-    fn add(&mut self, socket: SocketLead, file: Gva, ownership: Ownership, pids: &[u32]) -> &mut Holding {
-        let new = || Holding { socket, file, ownership, pids: SmallVec::new(), descriptors: SmallVec::new() };
-        let known = self.of_sock.entry(socket.sk).or_insert_with(new);
-        if socket != known.socket || file != known.file || ownership < known.ownership {
-            *known = Holding { pids: pids.into(), ..new() };
-        } else if ownership == known.ownership && (pids.len() != 1 || known.pids.last() != pids.last()) {
-            known.pids.extend_from_slice(pids);
-        }
-        known
+    /// ``struct sock *`` of all sockets that are held, ascending.
+    pub(super) fn socks(&self) -> impl Iterator<Item = Gva> {
+        self.of_sock.iter().map(|(sk, _)| *sk)
     }
+
+    /// Who holds a socket. `None`: nobody.
+    pub(super) fn of(&self, sk: Gva) -> Option<&Holding> {
+        let late = || self.late.get(&sk);
+        find(&self.of_sock, sk).or_else(late)
+    }
+
+    /// The receive queue of a unix sock.
+    pub(super) fn queue(&self, sk: Gva) -> Option<&scm::Queue> {
+        find(&self.queues, sk)
+    }
+
+    /// Adds a descriptor that leads to a socket. They come in the order of their socks.
+    fn add_descriptor(&mut self, socket: SocketLead, file: Gva, descriptor: Descriptor) {
+        let last = self.of_sock.last_mut().filter(|(sk, _)| *sk == socket.sk);
+        if let Some((_, known)) = last {
+            known.add(socket, file, Ownership::Process, &[descriptor.pid]);
+            known.descriptors.push(descriptor);
+        } else {
+            let mut new = Holding::new(socket, file, Ownership::Process, &[descriptor.pid]);
+            new.descriptors.push(descriptor);
+            self.of_sock.push((socket.sk, new));
+        }
+    }
+
+    /// Adds what else holds a socket.
+    fn add(&mut self, socket: SocketLead, file: Gva, ownership: Ownership, pids: &[u32]) {
+        let known = self.of_sock.binary_search_by_key(&socket.sk, |(sk, _)| *sk).ok();
+        match known.and_then(|at| self.of_sock.get_mut(at)) {
+            Some((_, known)) => known.add(socket, file, ownership, pids),
+            None => match self.late.entry(socket.sk) {
+                Entry::Occupied(known) => known.into_mut().add(socket, file, ownership, pids),
+                Entry::Vacant(place) => {
+                    place.insert(Holding::new(socket, file, ownership, pids));
+                }
+            },
+        }
+    }
+}
+
+/// What is of `sk`, of what stands in ascending order.
+fn find<T>(all: &[(Gva, T)], sk: Gva) -> Option<&T> {
+    let at = all.binary_search_by_key(&sk, |(of, _)| *of).ok()?;
+    all.get(at).map(|(_, found)| found)
 }
 
 struct Search<'s, 'a> {
@@ -274,8 +331,7 @@ impl Search<'_, '_> {
         // In the order in which they will be asked for: what comes next is then at hand.
         sockets.sort_by_key(|(socket, ..)| socket.sk);
         for (socket, file, descriptor) in sockets {
-            let held = self.found.add(socket, file, Ownership::Process, &[descriptor.pid]);
-            held.descriptors.push(descriptor);
+            self.found.add_descriptor(socket, file, descriptor);
         }
         ebpf.sort_by_key(|(pid, _)| *pid);
         *self.session.ebpf_leads.borrow_mut() = Some(ebpf);
@@ -308,8 +364,7 @@ impl Search<'_, '_> {
     }
 
     fn messages(&mut self, hashed: &[Gva]) -> Result<(), ReadError> {
-        let mut socks: BTreeSet<Gva> = hashed.iter().copied().collect();
-        let others: Vec<Gva> = self.found.of_sock.keys().filter(|sk| !socks.contains(sk)).copied().collect();
+        let others: Vec<Gva> = self.found.socks().filter(|sk| hashed.binary_search(sk).is_err()).collect();
         let (unix, end) = apart(self.session, &others, |session, socks| {
             let mut unix = Vec::new();
             let end = session.each(socks, &[|session, sk, ()| sock::expect_family(session, sk)], |sk| {
@@ -321,8 +376,8 @@ impl Search<'_, '_> {
             (unix, end.map(drop))
         });
         end?;
-        socks.extend(unix.into_iter().flatten());
-        let socks: Vec<Gva> = socks.into_iter().collect();
+        let mut socks: Vec<Gva> = hashed.iter().copied().chain(unix.into_iter().flatten()).collect();
+        socks.sort_unstable();
         let (queues, end) = apart(self.session, &socks, |session, socks| {
             let mut queues = Vec::with_capacity(socks.len());
             let end = session.each(socks, &[|session, sk, ()| scm::expect(session, sk)], |sk| {
@@ -335,12 +390,12 @@ impl Search<'_, '_> {
         end?;
         for (sk, queue) in queues.into_iter().flatten() {
             if !queue.files.is_empty() {
-                let pids = self.found.of_sock.get(&sk).map(|held| held.pids.clone()).unwrap_or_default();
+                let pids = self.found.of(sk).map(|held| held.pids.clone()).unwrap_or_default();
                 for file in &queue.files {
                     self.follow(*file, Ownership::InFlight, &pids)?;
                 }
             }
-            self.found.queues.insert(sk, queue);
+            self.found.queues.push((sk, queue));
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use crate::apart::{apart, is_crowd, side_by_side};
 use crate::session::{Session, member};
 use facts::{Address, Family, Ownership, ProblemKind, Socket, SocketPeer, SocketState, Text};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use vmi_core::{Gva, ReadError};
 
 /// Names of the views in [`Socket::views`].
@@ -26,8 +27,6 @@ const HASH_TABLE: &str = "hash_table";
 const ADDRESS_TABLE: &str = "address_table";
 /// Most sockets of one look.
 const SOCKETS_MAX: usize = 4 << 20;
-/// Most names of protocols that are known by their rank when sockets are put in order.
-const NAMES: usize = 32;
 /// How often everything is looked at again for the sake of sockets that a view lacks.
 const SECOND_LOOKS: u32 = 2;
 
@@ -227,6 +226,34 @@ fn table_of(socket: &Socket, must_be_found: bool) -> Option<Table> {
     }
 }
 
+/// What the views have at one ``struct sock *``.
+#[derive(Clone, Copy)]
+struct Spot<'v> {
+    sk: Gva,
+    held: Option<&'v Holding>,
+    /// Of a unix sock.
+    queue: Option<&'v scm::Queue>,
+    in_hash: bool,
+    addressed: bool,
+}
+
+impl Spot<'_> {
+    fn is_seen(&self) -> bool {
+        self.held.is_some() || self.in_hash || self.addressed
+    }
+}
+
+/// The next of `all` that is at `sk` by its `key`. All before it are left behind: both come in ascending order.
+fn next<'v, T>(all: &mut &'v [T], sk: Gva, key: impl Fn(&T) -> Gva) -> Option<&'v T> {
+    while let Some((first, rest)) = all.split_first() {
+        if key(first) >= sk {
+            return Some(first).filter(|first| key(first) == sk);
+        }
+        *all = rest;
+    }
+    None
+}
+
 /// Both views at about one moment.
 struct Views {
     hashed: Hashed,
@@ -244,21 +271,45 @@ impl Views {
         Ok(Self { hashed, holders })
     }
 
-    /// Ascending, each once.
-    fn all(&self) -> Vec<Gva> {
+    /// All sockets that a view has, ascending by ``struct sock *``, each once.
+    fn spots(&self) -> Vec<Spot<'_>> {
         let Hashed { socks, addressed, .. } = &self.hashed;
-        ascending(socks.iter().chain(self.holders.of_sock.keys()).chain(addressed).copied().collect())
+        let mut all: Vec<Gva> = socks.iter().copied().chain(self.holders.socks()).chain(addressed.iter().copied()).collect();
+        // The stable one makes use of what is in order.
+        all.sort();
+        all.dedup();
+        let (mut holders, mut queues) = (self.holders.of_sock.as_slice(), self.holders.queues.as_slice());
+        let (mut socks, mut addressed) = (socks.as_slice(), addressed.as_slice());
+        let spot = |sk| Spot {
+            sk,
+            held: next(&mut holders, sk, |(of, _)| *of).map(|(_, held)| held),
+            queue: next(&mut queues, sk, |(of, _)| *of).map(|(_, queue)| queue),
+            in_hash: next(&mut socks, sk, |of| *of).is_some(),
+            addressed: next(&mut addressed, sk, |of| *of).is_some(),
+        };
+        all.into_iter().map(spot).collect()
+    }
+
+    /// What the views have at `sk`.
+    fn spot(&self, sk: Gva) -> Spot<'_> {
+        Spot {
+            sk,
+            held: self.holders.of(sk),
+            queue: self.holders.queue(sk),
+            in_hash: self.hashed.socks.binary_search(&sk).is_ok(),
+            addressed: self.hashed.addressed.binary_search(&sk).is_ok(),
+        }
     }
 
     /// Fills in what the views say about a socket that was read: who holds it, and which views it is and should be in. `false`:
     /// the views are of another socket, which was in the same memory before.
-    fn place(&self, sk: Gva, read: &mut Sock) -> bool {
+    fn place(&self, spot: Spot<'_>, read: &mut Sock) -> bool {
         let Sock { facts: socket, claim, must_be_found, .. } = read;
         let claim = *claim;
-        let own = self.holders.of_sock.get(&sk);
+        let Spot { held: own, in_hash, addressed, .. } = spot;
         let another = own.is_some_and(|held| held.socket.inode != socket.inode);
         let lender = match claim {
-            Claim::Lent(owner, inode) => self.holders.of_sock.get(&owner).map(|held| (held, inode)),
+            Claim::Lent(owner, inode) => self.holders.of(owner).map(|held| (held, inode)),
             _ => None,
         };
         let another_lends = lender.is_some_and(|(held, inode)| held.socket.inode != inode);
@@ -266,7 +317,6 @@ impl Views {
         let own_holding = own.filter(|_| !another).filter(by_its_file);
         let lent = lender.filter(|_| !another_lends).map(|(held, _)| held).filter(by_its_file);
         let held = own_holding.or(lent);
-        let in_hash = self.hashed.socks.binary_search(&sk).is_ok();
         socket.processes = held.map(Holding::pids).unwrap_or_default();
         socket.descriptors = held.map(Holding::descriptors).unwrap_or_default();
         socket.ownership = match (held, claim) {
@@ -284,7 +334,6 @@ impl Views {
         let names = |views: [(bool, &str); 3]| {
             views.into_iter().filter(|(seen, _)| *seen).map(|(_, view)| view.into()).collect()
         };
-        let addressed = self.hashed.addressed.binary_search(&sk).is_ok();
         socket.views =
             names([(held.is_some(), FILE_TABLE), (in_hash, HASH_TABLE), (addressed, ADDRESS_TABLE)]);
         let table = table_of(socket, *must_be_found);
@@ -300,7 +349,7 @@ impl Views {
             (!addressed && alive && must_second, ADDRESS_TABLE),
         ]);
         if socket.family == Family::Unix
-            && let Some(queue) = self.holders.queues.get(&sk)
+            && let Some(queue) = spot.queue
         {
             socket.receive_queue = Some(match (socket.state, socket.kind.as_deref()) {
                 (Some(SocketState::Listen), _) => u64::from(queue.buffers),
@@ -325,7 +374,7 @@ pub(crate) fn sockets(
     let hashed = Hashed::read(session, &namespaces(session)?, is_crowd(processes.len()))?;
     let holders = Holders::find(session, &holder::tables(session, processes)?, &hashed.unix)?;
     let views = Views { hashed, holders };
-    let all = views.all();
+    let all = views.spots();
     if all.len() > SOCKETS_MAX {
         session.problem(
             ProblemKind::Budget,
@@ -335,9 +384,14 @@ pub(crate) fn sockets(
     }
     let mut walk = Walk::new(session);
     let all = all.get(..SOCKETS_MAX).unwrap_or(&all);
-    let (parts, end) = apart(session, all, |session, socks| {
+    let (parts, end) = apart(session, all, |session, spots| {
         let mut walk = Walk::new(session);
-        let end = session.each(socks, &sock::AHEAD, |sk| walk.add(sk, &views));
+        let socks: Vec<Gva> = spots.iter().map(|spot| spot.sk).collect();
+        let mut spots = spots.iter();
+        let end = session.each(&socks, &sock::AHEAD, |_| match spots.next() {
+            Some(spot) => walk.add(*spot, &views),
+            None => Ok(()),
+        });
         ((walk.places, walk.sockets, walk.identities, walk.mixed), end.map(drop))
     });
     walk.places.reserve_exact(all.len());
@@ -366,9 +420,8 @@ fn settle(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) ->
             break;
         }
         let views = Views::take_again(session, processes)?;
-        let all = views.all();
         for sk in suspects {
-            walk.again(sk, &views, all.binary_search(&sk).is_ok())?;
+            walk.again(views.spot(sk), &views)?;
         }
         walk.check()?;
     }
@@ -394,7 +447,7 @@ fn scan(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) -> R
     // What was made since the views were taken is in them by now.
     let views = Views::take_again(session, processes)?;
     for sk in unknown {
-        if let Some((mut socket, Claim::Held | Claim::Mapped)) = walk.read(sk, &views)?
+        if let Some((mut socket, Claim::Held | Claim::Mapped)) = walk.read(views.spot(sk), &views)?
             && let Err(at) = walk.places.binary_search(&sk)
         {
             socket.views.push(sock_scan::VIEW.into());
@@ -408,8 +461,8 @@ fn scan(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) -> R
 /// The sockets that were read so far.
 struct Walk<'s, 'a> {
     session: &'s Session<'a>,
-    namespaces: HashMap<Gva, Option<u32>>,
-    groups: HashMap<Group, Option<Text>>,
+    namespaces: BTreeMap<Gva, Option<u32>>,
+    groups: BTreeMap<Group, Option<Text>>,
     interfaces: device::Interfaces,
     /// Whose each was when it was read, where memory is read by pages that are kept: the reading itself does not notice then
     /// that it changed meanwhile.
@@ -425,8 +478,8 @@ impl<'s, 'a> Walk<'s, 'a> {
     fn new(session: &'s Session<'a>) -> Self {
         Self {
             session,
-            namespaces: HashMap::new(),
-            groups: HashMap::new(),
+            namespaces: BTreeMap::new(),
+            groups: BTreeMap::new(),
             interfaces: device::Interfaces::default(),
             identities: BTreeMap::new(),
             mixed: BTreeSet::new(),
@@ -435,9 +488,9 @@ impl<'s, 'a> Walk<'s, 'a> {
         }
     }
 
-    /// The socket at `sk`, where it stands, and what it says of who keeps it. `None`: it cannot be read, or kept changing.
-    fn read(&mut self, sk: Gva, views: &Views) -> Result<Option<(Socket, Claim)>, ReadError> {
-        let session = self.session;
+    /// The socket at `spot`, and what it says of who keeps it. `None`: it cannot be read, or kept changing.
+    fn read(&mut self, spot: Spot<'_>, views: &Views) -> Result<Option<(Socket, Claim)>, ReadError> {
+        let (session, sk) = (self.session, spot.sk);
         self.mixed.remove(&sk);
         self.identities.remove(&sk);
         let mut read = match sock::read(session, sk) {
@@ -469,7 +522,7 @@ impl<'s, 'a> Walk<'s, 'a> {
         if read.interface != 0 {
             read.facts.interface = Some(self.interfaces.get(session, read.net, read.interface)?);
         }
-        if !views.place(sk, &mut read) {
+        if !views.place(spot, &mut read) {
             self.mixed.insert(sk);
         }
         if session.space.look().keeps_pages() {
@@ -478,10 +531,10 @@ impl<'s, 'a> Walk<'s, 'a> {
         Ok(Some((read.facts, read.claim)))
     }
 
-    /// Adds the socket at `sk`, which is behind all that were added before.
-    fn add(&mut self, sk: Gva, views: &Views) -> Result<(), ReadError> {
-        if let Some((socket, _)) = self.read(sk, views)? {
-            self.places.push(sk);
+    /// Adds the socket at `spot`, which is behind all that were added before.
+    fn add(&mut self, spot: Spot<'_>, views: &Views) -> Result<(), ReadError> {
+        if let Some((socket, _)) = self.read(spot, views)? {
+            self.places.push(spot.sk);
             self.sockets.push(socket);
         }
         Ok(())
@@ -529,9 +582,9 @@ impl<'s, 'a> Walk<'s, 'a> {
     }
 
     /// Reads a socket again, or drops it where no view has it any more.
-    fn again(&mut self, sk: Gva, views: &Views, seen: bool) -> Result<(), ReadError> {
-        let Ok(at) = self.places.binary_search(&sk) else { return Ok(()) };
-        let now = if seen { self.read(sk, views)? } else { None };
+    fn again(&mut self, spot: Spot<'_>, views: &Views) -> Result<(), ReadError> {
+        let Ok(at) = self.places.binary_search(&spot.sk) else { return Ok(()) };
+        let now = if spot.is_seen() { self.read(spot, views)? } else { None };
         match (now, self.sockets.get_mut(at)) {
             (Some((now, _)), Some(socket)) => *socket = now,
             _ => {
@@ -595,24 +648,12 @@ fn lend_owners(sockets: &mut [Socket]) {
 
 /// The sockets in the order of the table. They are large, so it is their keys that are put in order, and each is moved once.
 pub(crate) fn sorted(mut sockets: Vec<Socket>) -> Vec<Socket> {
-    let mut names: Vec<Option<&str>> = Vec::new();
-    for socket in &sockets {
-        let name = socket.protocol.as_deref();
-        if names.len() < NAMES && names.last() != Some(&name) && !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    names.sort_unstable();
-    // Nearly all have the name of another: its rank is compared faster.
-    let all_known = names.len() < NAMES;
-    let keys = sockets.iter().enumerate().map(|(from, socket)| {
-        let name = socket.protocol.as_deref();
-        let rank = names.partition_point(|known| *known < name);
-        (order(socket, (rank, if all_known { None } else { name })), from)
+    let mut keys: Vec<(Key, &Socket, usize)> =
+        sockets.iter().enumerate().map(|(from, socket)| (key(socket), socket, from)).collect();
+    keys.sort_unstable_by(|(key, socket, _), (other_key, other, _)| {
+        key.cmp(other_key).then_with(|| rest(socket).cmp(&rest(other)))
     });
-    let mut keys: Vec<_> = keys.collect();
-    keys.sort_unstable();
-    let mut from_where: Vec<usize> = keys.into_iter().map(|(_, from)| from).collect();
+    let mut from_where: Vec<usize> = keys.into_iter().map(|(.., from)| from).collect();
     for place in 0..sockets.len() {
         // Fills one place after the other until it comes back to this one.
         let mut to = place;
@@ -627,20 +668,41 @@ pub(crate) fn sorted(mut sockets: Vec<Socket>) -> Vec<Socket> {
     sockets
 }
 
-/// The order of the table: by namespace, family, protocol and address; stable for the same guest. `protocol` stands for the name.
-fn order<'s>(socket: &'s Socket, protocol: impl Ord + 's) -> impl Ord + 's {
-    (
-        socket.net_namespace,
-        socket.protocol_family,
-        protocol,
-        socket.local_address,
-        socket.local_port,
-        socket.remote_address,
-        socket.remote_port,
-        socket.path.as_deref(),
-        socket.inode,
-        socket.sock,
-    )
+/// What the table is ordered by first, as numbers: they are compared faster than what they stand for.
+type Key = [u64; 9];
+
+/// Network namespace, family, protocol (eight bytes of its name decide nearly always), and the local and the remote address with its port.
+/// What is not known comes before what is.
+fn key(socket: &Socket) -> Key {
+    let namespace = socket.net_namespace.map_or(0, |inode| 1 << 32 | u64::from(inode));
+    let mut name = [0; 8];
+    let known = socket.protocol.as_deref().unwrap_or_default().bytes();
+    name.iter_mut().zip(known).for_each(|(place, byte)| *place = byte);
+    let address = |address: Option<IpAddr>| match address {
+        None => [0; 3],
+        Some(IpAddr::V4(address)) => [1, 0, u64::from(address.to_bits())],
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+        Some(IpAddr::V6(address)) => [2, (address.to_bits() >> 64) as u64, address.to_bits() as u64],
+    };
+    let port = |port: Option<u16>| port.map_or(0, |port| 1 << 16 | u64::from(port));
+    let [local_kind, local_high, local_low] = address(socket.local_address);
+    let [remote_kind, remote_high, remote_low] = address(socket.remote_address);
+    [
+        namespace << 16 | u64::from(socket.protocol_family),
+        u64::from_be_bytes(name),
+        local_kind,
+        local_high,
+        local_low,
+        port(socket.local_port) << 2 | remote_kind,
+        remote_high,
+        remote_low,
+        port(socket.remote_port),
+    ]
+}
+
+/// What decides between sockets whose keys are the same; nothing is the same for two.
+fn rest(socket: &Socket) -> impl Ord + '_ {
+    (socket.protocol.as_deref(), socket.path.as_deref(), socket.inode, socket.sock)
 }
 
 /// ``struct net *`` of all network namespaces (``net_namespace_list``).

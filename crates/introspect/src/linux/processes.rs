@@ -39,7 +39,7 @@ impl Views {
     fn take(session: &Session<'_>, head: Gva) -> Result<Self, ReadError> {
         let pid_table = pid::is_known(session).then(|| pid::leaders(session)).transpose()?;
         let crowd = is_crowd(pid_table.as_ref().map_or(0, HashSet::len));
-        let views = [cgroup::VIEW, sched::VIEW, LIST];
+    let views = [cgroup::VIEW, sched::VIEW, LIST];
         let (views, end) = side_by_side(session, &views, crowd, |session, view| match view {
             LIST => list::list(session, "task list", head),
             sched::VIEW => sched::tasks(session).and_then(|tasks| leaders(session, tasks)),

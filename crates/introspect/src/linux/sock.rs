@@ -138,7 +138,7 @@ impl GroupOf {
 }
 
 /// The control group that a sock was made in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Group {
     /// The root of the unified hierarchy.
     Root,
