@@ -4,6 +4,7 @@
 //! A descriptor counts more than a ring, and a ring more than a message: a socket is said to be held by the strongest of
 //! them only, as `/proc/PID/fd` says it.
 
+use super::ascending::{ascending, find};
 use super::file::{Files, Lead, SocketLead};
 use super::layout::Resolver;
 use super::task::Seen;
@@ -290,12 +291,6 @@ impl Holders {
     }
 }
 
-/// What is of `sk`, of what stands in ascending order.
-fn find<T>(all: &[(Gva, T)], sk: Gva) -> Option<&T> {
-    let at = all.binary_search_by_key(&sk, |(of, _)| *of).ok()?;
-    all.get(at).map(|(_, found)| found)
-}
-
 struct Search<'s, 'a> {
     session: &'s Session<'a>,
     files: Files,
@@ -376,8 +371,7 @@ impl Search<'_, '_> {
             (unix, end.map(drop))
         });
         end?;
-        let mut socks: Vec<Gva> = hashed.iter().copied().chain(unix.into_iter().flatten()).collect();
-        socks.sort_unstable();
+        let socks = ascending(hashed.iter().copied().chain(unix.into_iter().flatten()).collect());
         let (queues, end) = apart(self.session, &socks, |session, socks| {
             let mut queues = Vec::with_capacity(socks.len());
             let end = session.each(socks, &[|session, sk, ()| scm::expect(session, sk)], |sk| {

@@ -4,6 +4,7 @@
 
 pub(crate) mod activity;
 pub(crate) mod anchor;
+mod ascending;
 pub(crate) mod bpf;
 pub(crate) mod bpf_link;
 pub(crate) mod bpf_map;

@@ -6,6 +6,7 @@
 //! one that is not bound to anything. What one of them must have and has not, also after a second look at everything, is in
 //! [`Socket::views_missing`]. On request there is *slab* too, the memory that sockets are allocated from.
 
+use super::ascending::{ascending, next};
 use super::holder::{self, Holders, Holding};
 use super::layout::Resolver;
 use super::sock::{Claim, Group, Sock};
@@ -198,13 +199,6 @@ impl Hashed {
     }
 }
 
-/// Each once, ascending.
-fn ascending(mut socks: Vec<Gva>) -> Vec<Gva> {
-    socks.sort_unstable();
-    socks.dedup();
-    socks
-}
-
 /// The table that a socket of this kind and state must be in. `None`: it need not be in any that is known here.
 fn table_of(socket: &Socket, must_be_found: bool) -> Option<Table> {
     let bound = socket.local_port.is_some_and(|port| port != 0);
@@ -243,17 +237,6 @@ impl Spot<'_> {
     }
 }
 
-/// The next of `all` that is at `sk` by its `key`. All before it are left behind: both come in ascending order.
-fn next<'v, T>(all: &mut &'v [T], sk: Gva, key: impl Fn(&T) -> Gva) -> Option<&'v T> {
-    while let Some((first, rest)) = all.split_first() {
-        if key(first) >= sk {
-            return Some(first).filter(|first| key(first) == sk);
-        }
-        *all = rest;
-    }
-    None
-}
-
 /// Both views at about one moment.
 struct Views {
     hashed: Hashed,
@@ -274,10 +257,8 @@ impl Views {
     /// All sockets that a view has, ascending by ``struct sock *``, each once.
     fn spots(&self) -> Vec<Spot<'_>> {
         let Hashed { socks, addressed, .. } = &self.hashed;
-        let mut all: Vec<Gva> = socks.iter().copied().chain(self.holders.socks()).chain(addressed.iter().copied()).collect();
-        // The stable one makes use of what is in order.
-        all.sort();
-        all.dedup();
+        let all = socks.iter().copied().chain(self.holders.socks()).chain(addressed.iter().copied());
+        let all = ascending(all.collect());
         let (mut holders, mut queues) = (self.holders.of_sock.as_slice(), self.holders.queues.as_slice());
         let (mut socks, mut addressed) = (socks.as_slice(), addressed.as_slice());
         let spot = |sk| Spot {
@@ -301,11 +282,10 @@ impl Views {
         }
     }
 
-    /// Fills in what the views say about a socket that was read: who holds it, and which views it is and should be in. `false`:
+    /// Fills in what the views say about a `socket` that was read: who holds it, and which views it is and should be in. `false`:
     /// the views are of another socket, which was in the same memory before.
-    fn place(&self, spot: Spot<'_>, read: &mut Sock) -> bool {
-        let Sock { facts: socket, claim, must_be_found, .. } = read;
-        let claim = *claim;
+    fn place(&self, spot: Spot<'_>, read: &Sock, socket: &mut Socket) -> bool {
+        let Sock { claim, must_be_found, .. } = *read;
         let Spot { held: own, in_hash, addressed, .. } = spot;
         let another = own.is_some_and(|held| held.socket.inode != socket.inode);
         let lender = match claim {
@@ -336,7 +316,7 @@ impl Views {
         };
         socket.views =
             names([(held.is_some(), FILE_TABLE), (in_hash, HASH_TABLE), (addressed, ADDRESS_TABLE)]);
-        let table = table_of(socket, *must_be_found);
+        let table = table_of(socket, must_be_found);
         // A socket that is on its way out is in some of its protocol's tables; one that is held, or in any of them, in all.
         let alive = matches!(claim, Claim::Held | Claim::Mapped | Claim::Kernel);
         let must = table.is_some_and(|table| self.hashed.whole.contains(&table));
@@ -392,13 +372,13 @@ pub(crate) fn sockets(
             Some(spot) => walk.add(*spot, &views),
             None => Ok(()),
         });
-        ((walk.places, walk.sockets, walk.identities, walk.mixed), end.map(drop))
+        ((walk.places, walk.sockets, walk.reader.identities, walk.reader.mixed), end.map(drop))
     });
     walk.places.reserve_exact(all.len());
     walk.sockets.reserve_exact(all.len());
     for (places, sockets, identities, mixed) in parts {
-        walk.identities.extend(identities);
-        walk.mixed.extend(mixed);
+        walk.reader.identities.extend(identities);
+        walk.reader.mixed.extend(mixed);
         walk.places.extend(places);
         walk.sockets.extend(sockets);
     }
@@ -447,7 +427,8 @@ fn scan(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) -> R
     // What was made since the views were taken is in them by now.
     let views = Views::take_again(session, processes)?;
     for sk in unknown {
-        if let Some((mut socket, Claim::Held | Claim::Mapped)) = walk.read(views.spot(sk), &views)?
+        let mut socket = sock::unknown(sk, 0);
+        if let Some(Claim::Held | Claim::Mapped) = walk.reader.read(views.spot(sk), &views, &mut socket)?
             && let Err(at) = walk.places.binary_search(&sk)
         {
             socket.views.push(sock_scan::VIEW.into());
@@ -458,8 +439,8 @@ fn scan(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) -> R
     Ok(())
 }
 
-/// The sockets that were read so far.
-struct Walk<'s, 'a> {
+/// What reads sockets, one after the other.
+struct Reader<'s, 'a> {
     session: &'s Session<'a>,
     namespaces: BTreeMap<Gva, Option<u32>>,
     groups: BTreeMap<Group, Option<Text>>,
@@ -469,39 +450,23 @@ struct Walk<'s, 'a> {
     identities: BTreeMap<Gva, sock::Identity>,
     /// Those of which not all is of one socket.
     mixed: BTreeSet<Gva>,
-    /// ``struct sock *`` of each of the sockets, ascending.
-    places: Vec<Gva>,
-    sockets: Vec<Socket>,
 }
 
-impl<'s, 'a> Walk<'s, 'a> {
-    fn new(session: &'s Session<'a>) -> Self {
-        Self {
-            session,
-            namespaces: BTreeMap::new(),
-            groups: BTreeMap::new(),
-            interfaces: device::Interfaces::default(),
-            identities: BTreeMap::new(),
-            mixed: BTreeSet::new(),
-            places: Vec::new(),
-            sockets: Vec::new(),
-        }
-    }
-
-    /// The socket at `spot`, and what it says of who keeps it. `None`: it cannot be read, or kept changing.
-    fn read(&mut self, spot: Spot<'_>, views: &Views) -> Result<Option<(Socket, Claim)>, ReadError> {
+impl Reader<'_, '_> {
+    /// Reads the socket at `spot` into `row`, and gives back what it says of who keeps it. `None`: it cannot be read, or kept changing.
+    fn read(&mut self, spot: Spot<'_>, views: &Views, row: &mut Socket) -> Result<Option<Claim>, ReadError> {
         let (session, sk) = (self.session, spot.sk);
-        self.mixed.remove(&sk);
         self.identities.remove(&sk);
-        let mut read = match sock::read(session, sk) {
+        let read = match sock::read(session, sk, row) {
             Ok(Some(read)) => read,
             Ok(None) => {
+                self.mixed.remove(&sk);
                 session.torn();
                 return Ok(None);
             }
             Err(error) => return session.unreadable("sock", sk, error).map(|()| None),
         };
-        read.facts.net_namespace = match self.namespaces.get(&read.net) {
+        row.net_namespace = match self.namespaces.get(&read.net) {
             Some(known) => *known,
             None => {
                 let inode = namespace::inode(session, read.net, session.kernel.layouts().net.ns)?;
@@ -510,7 +475,7 @@ impl<'s, 'a> Walk<'s, 'a> {
             }
         };
         if let Some(group) = read.group {
-            read.facts.cgroup = match self.groups.get(&group) {
+            row.cgroup = match self.groups.get(&group) {
                 Some(known) => known.clone(),
                 None => {
                     let path = path_of(session, group)?;
@@ -520,49 +485,81 @@ impl<'s, 'a> Walk<'s, 'a> {
             };
         }
         if read.interface != 0 {
-            read.facts.interface = Some(self.interfaces.get(session, read.net, read.interface)?);
+            row.interface = Some(self.interfaces.get(session, read.net, read.interface)?);
         }
-        if !views.place(spot, &mut read) {
+        if views.place(spot, &read, row) {
+            self.mixed.remove(&sk);
+        } else {
             self.mixed.insert(sk);
         }
+        let claim = read.claim;
         if session.space.look().keeps_pages() {
             self.identities.insert(sk, read.identity);
         }
-        Ok(Some((read.facts, read.claim)))
+        Ok(Some(claim))
+    }
+}
+
+/// The sockets that were read so far.
+struct Walk<'s, 'a> {
+    reader: Reader<'s, 'a>,
+    /// ``struct sock *`` of each of the sockets, ascending.
+    places: Vec<Gva>,
+    sockets: Vec<Socket>,
+}
+
+impl<'s, 'a> Walk<'s, 'a> {
+    fn new(session: &'s Session<'a>) -> Self {
+        let reader = Reader {
+            session,
+            namespaces: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            interfaces: device::Interfaces::default(),
+            identities: BTreeMap::new(),
+            mixed: BTreeSet::new(),
+        };
+        Self { reader, places: Vec::new(), sockets: Vec::new() }
     }
 
     /// Adds the socket at `spot`, which is behind all that were added before.
     fn add(&mut self, spot: Spot<'_>, views: &Views) -> Result<(), ReadError> {
-        if let Some((socket, _)) = self.read(spot, views)? {
+        let end = self.sockets.len();
+        self.sockets.push(sock::unknown(spot.sk, 0));
+        let Some(row) = self.sockets.last_mut() else { return Ok(()) };
+        let read = self.reader.read(spot, views, row);
+        if let Ok(Some(_)) = read {
             self.places.push(spot.sk);
-            self.sockets.push(socket);
+        } else {
+            self.sockets.truncate(end);
         }
-        Ok(())
+        read.map(drop)
     }
 
     /// Finds those that became another socket between two of the pages that they were read from, which takes fresh pages.
     fn check(&mut self) -> Result<(), ReadError> {
-        if self.identities.is_empty() {
+        let Reader { session, identities, mixed, .. } = &mut self.reader;
+        if identities.is_empty() {
             return Ok(());
         }
-        self.session.space.look().forget_pages();
-        for (sk, identity) in &self.identities {
-            match sock::identity(self.session, *sk) {
+        session.space.look().forget_pages();
+        for (sk, identity) in &*identities {
+            match sock::identity(session, *sk) {
                 Err(error) if error.ends_the_look() => return Err(error),
                 Ok(now) if now == *identity => {}
                 _ => {
-                    self.mixed.insert(*sk);
+                    mixed.insert(*sk);
                 }
             }
         }
-        self.identities.clear();
+        identities.clear();
         Ok(())
     }
 
     /// Sockets that a view lacks, or of which not all is of one.
     fn suspects(&self) -> Vec<Gva> {
-        let lacks =
-            |(sk, socket): &(&Gva, &Socket)| !socket.views_missing.is_empty() || self.mixed.contains(*sk);
+        let lacks = |(sk, socket): &(&Gva, &Socket)| {
+            !socket.views_missing.is_empty() || self.reader.mixed.contains(*sk)
+        };
         self.places.iter().zip(&self.sockets).filter(lacks).map(|(sk, _)| *sk).collect()
     }
 
@@ -570,9 +567,9 @@ impl<'s, 'a> Walk<'s, 'a> {
     fn forget_doubtful(&mut self) {
         let mut doubtful: BTreeSet<Gva> = self.suspects().into_iter().collect();
         // Those of which it was not asked yet whether they are of one socket.
-        doubtful.extend(self.identities.keys());
+        doubtful.extend(self.reader.identities.keys());
         self.forget(&doubtful);
-        self.mixed.clear();
+        self.reader.mixed.clear();
     }
 
     fn forget(&mut self, socks: &BTreeSet<Gva>) {
@@ -584,9 +581,11 @@ impl<'s, 'a> Walk<'s, 'a> {
     /// Reads a socket again, or drops it where no view has it any more.
     fn again(&mut self, spot: Spot<'_>, views: &Views) -> Result<(), ReadError> {
         let Ok(at) = self.places.binary_search(&spot.sk) else { return Ok(()) };
-        let now = if spot.is_seen() { self.read(spot, views)? } else { None };
-        match (now, self.sockets.get_mut(at)) {
-            (Some((now, _)), Some(socket)) => *socket = now,
+        // Should this fail, the old row still says that it is doubtful.
+        let mut row = sock::unknown(spot.sk, 0);
+        let read = spot.is_seen() && self.reader.read(spot, views, &mut row)?.is_some();
+        match self.sockets.get_mut(at) {
+            Some(socket) if read => *socket = row,
             _ => {
                 self.places.remove(at);
                 self.sockets.remove(at);
@@ -596,9 +595,9 @@ impl<'s, 'a> Walk<'s, 'a> {
     }
 
     fn finish(mut self) -> Vec<Socket> {
-        let mixed = std::mem::take(&mut self.mixed);
+        let mixed = std::mem::take(&mut self.reader.mixed);
         if !mixed.is_empty() {
-            mixed.iter().for_each(|_| self.session.torn());
+            mixed.iter().for_each(|_| self.reader.session.torn());
             self.forget(&mixed);
         }
         for at in 0..self.sockets.len() {

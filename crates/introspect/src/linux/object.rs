@@ -10,8 +10,8 @@ use vmi_core::{Gva, ReadError};
 /// Most bytes of one copy: no object that is read this way is larger.
 const BYTES_MAX: u64 = 8192;
 
-/// Bytes of an object of which copies need no allocation: a sock, as far as it is read, and what is smaller.
-const INLINE: usize = 1024;
+/// Bytes of a copy that needs no allocation: a ``struct file``, as far as it is read, and what is smaller.
+const INLINE: usize = 256;
 
 /// A copy of the bytes from `at`.
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub(super) struct Object {
 
 impl Object {
     /// Copies `len` bytes from `at`. A length that no object has (a profile that lies) is as unreadable as no memory.
+    #[inline]
     pub(super) fn read(session: &Session<'_>, at: Gva, len: u64) -> Result<Self, ReadError> {
         let bounded = usize::try_from(len).ok().filter(|_| len <= BYTES_MAX);
         let len = bounded.ok_or(ReadError::NotAnAddress { at, len })?;
@@ -37,16 +38,6 @@ impl Object {
             .and_then(|from| self.bytes.get(from..from.checked_add(N)?))
             .and_then(|bytes| bytes.try_into().ok())
             .ok_or(ReadError::NotAnAddress { at: self.at, len: offset })
-    }
-
-    /// One byte.
-    pub(super) fn u8(&self, offset: u64) -> Result<u8, ReadError> {
-        Ok(self.array::<1>(offset)?[0])
-    }
-
-    /// Two bytes, little-endian.
-    pub(super) fn u16(&self, offset: u64) -> Result<u16, ReadError> {
-        Ok(u16::from_le_bytes(self.array(offset)?))
     }
 
     /// Four bytes, little-endian.

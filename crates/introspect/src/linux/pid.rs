@@ -6,7 +6,6 @@
 use super::layout::Resolver;
 use super::xarray;
 use crate::session::{Session, member};
-use std::collections::HashSet;
 use vmi_core::{Gva, ReadError};
 
 /// Name of this view in [`facts::Process::views`].
@@ -40,8 +39,8 @@ pub(crate) fn is_known(session: &Session<'_>) -> bool {
 }
 
 /// ``struct task_struct *`` of all thread group leaders in the table.
-pub(crate) fn leaders(session: &Session<'_>) -> Result<HashSet<Gva>, ReadError> {
-    let Some((tree, head)) = table(session) else { return Ok(HashSet::new()) };
+pub(crate) fn leaders(session: &Session<'_>) -> Result<Vec<Gva>, ReadError> {
+    let Some((tree, head)) = table(session) else { return Ok(Vec::new()) };
     let pids = xarray::pointers(session, tree, "pid table", head)?;
     let leaders = session.each(
         &pids,

@@ -7,6 +7,7 @@
 //! A running guest makes and ends processes between two walks, and that must never look like hiding. So where the views
 //! disagree they are all taken a second time: what either time has counts as seen, and what the second has nowhere has ended.
 
+use super::ascending::{ascending, next};
 use super::task::{self, Seen, Stamp};
 use super::{cgroup, list, pid, sched, slab};
 use crate::apart::{apart, is_crowd, side_by_side};
@@ -22,15 +23,15 @@ const SLAB: &str = "slab";
 /// The cache that all tasks but the idle one of the first CPU are allocated from (kernel/fork.c).
 const CACHE: &str = "task_struct_cachep";
 
-/// ``struct task_struct *`` of the thread group leaders that each view has.
+/// ``struct task_struct *`` of the thread group leaders that each view has: ascending, each once.
 struct Views {
-    /// In the order of the list, each once.
+    /// The same as `listed`, in the order of the list.
     list: Vec<Gva>,
-    listed: HashSet<Gva>,
+    listed: Vec<Gva>,
     /// `None`: this kernel has no such view.
-    pid_table: Option<HashSet<Gva>>,
-    cgroup: Option<HashSet<Gva>>,
-    run_queue: HashSet<Gva>,
+    pid_table: Option<Vec<Gva>>,
+    cgroup: Option<Vec<Gva>>,
+    run_queue: Vec<Gva>,
 }
 
 impl Views {
@@ -38,8 +39,8 @@ impl Views {
     /// the second time.
     fn take(session: &Session<'_>, head: Gva) -> Result<Self, ReadError> {
         let pid_table = pid::is_known(session).then(|| pid::leaders(session)).transpose()?;
-        let crowd = is_crowd(pid_table.as_ref().map_or(0, HashSet::len));
-    let views = [cgroup::VIEW, sched::VIEW, LIST];
+        let crowd = is_crowd(pid_table.as_ref().map_or(0, Vec::len));
+        let views = [cgroup::VIEW, sched::VIEW, LIST];
         let (views, end) = side_by_side(session, &views, crowd, |session, view| match view {
             LIST => list::list(session, "task list", head),
             sched::VIEW => sched::tasks(session).and_then(|tasks| leaders(session, tasks)),
@@ -52,27 +53,29 @@ impl Views {
         let mut views = views.into_iter();
         let (cgroup, run_queue, nodes) = (views.next(), views.next(), views.next());
         let offset = session.kernel.layouts().task.tasks();
+        let mut list: Vec<Gva> =
+            nodes.into_iter().flatten().filter_map(|node| node.checked_sub(offset)).collect();
+        let listed = ascending(list.clone());
         // Memory of a task that ended may be a new task's, further down the same list, before the walk is over.
-        let mut listed = HashSet::new();
-        let list = nodes
-            .into_iter()
-            .flatten()
-            .filter_map(|node| node.checked_sub(offset))
-            .filter(|task| listed.insert(*task))
-            .collect();
-        let cgroup = cgroup.filter(|_| cgroup::is_known(session)).map(|tasks| tasks.into_iter().collect());
-        Ok(Self { list, listed, pid_table, cgroup, run_queue: run_queue.into_iter().flatten().collect() })
+        if listed.len() != list.len() {
+            let mut seen = HashSet::new();
+            list.retain(|task| seen.insert(*task));
+        }
+        let cgroup = cgroup.filter(|_| cgroup::is_known(session)).map(ascending);
+        let run_queue = ascending(run_queue.unwrap_or_default());
+        Ok(Self { list, listed, pid_table: pid_table.map(ascending), cgroup, run_queue })
     }
 
     /// Whether each view has the task, with the view's name. A view that this kernel does not have is left out.
     fn of(&self, task: Gva) -> impl Iterator<Item = (&'static str, bool)> {
-        let optional =
-            |view: &Option<HashSet<Gva>>, name| view.as_ref().map(|view| (name, view.contains(&task)));
+        let optional = |view: &Option<Vec<Gva>>, name| {
+            view.as_ref().map(|view| (name, view.binary_search(&task).is_ok()))
+        };
         [
-            Some((LIST, self.listed.contains(&task))),
+            Some((LIST, self.listed.binary_search(&task).is_ok())),
             optional(&self.pid_table, pid::VIEW),
             optional(&self.cgroup, cgroup::VIEW),
-            Some((sched::VIEW, self.run_queue.contains(&task))),
+            Some((sched::VIEW, self.run_queue.binary_search(&task).is_ok())),
         ]
         .into_iter()
         .flatten()
@@ -94,9 +97,13 @@ impl Views {
 
     /// Tasks that some view has and another lacks that must have it.
     fn doubtful(&self) -> BTreeSet<Gva> {
-        let others = [self.pid_table.as_ref(), self.cgroup.as_ref(), Some(&self.run_queue)];
-        let all = others.into_iter().flatten().flatten().chain(&self.list).copied();
-        all.filter(|task| self.of(*task).any(|(name, seen)| !seen && name != sched::VIEW)).collect()
+        let must = [Some(&self.listed), self.pid_table.as_ref(), self.cgroup.as_ref()].into_iter().flatten();
+        let all = ascending(must.clone().chain([&self.run_queue]).flatten().copied().collect());
+        let mut must: Vec<&[Gva]> = must.map(Vec::as_slice).collect();
+        let lacks = |task: &Gva| {
+            must.iter_mut().fold(false, |lacks, view| next(view, *task, |of| *of).is_none() || lacks)
+        };
+        all.into_iter().filter(lacks).collect()
     }
 }
 
@@ -206,7 +213,7 @@ fn settle(
     }
     let mut unlisted = Vec::new();
     for task in doubtful.iter().copied().filter(|task| second.has(*task)) {
-        let listed = second.listed.contains(&task);
+        let listed = second.listed.binary_search(&task).is_ok();
         let row = match current(session, task, rows.remove(&task), listed) {
             Ok(row) => row,
             // Mostly memory of a task that ended just now. A task on the list has been told of as unreadable already.

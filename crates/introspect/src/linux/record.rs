@@ -75,6 +75,7 @@ pub(crate) struct Record<'l> {
 impl<'l> Record<'l> {
     /// Copies the `members` of the object at `object`. More bytes than any object has (a profile that lies) are as unreadable as no
     /// memory.
+    #[inline]
     pub(crate) fn read(session: &Session<'_>, object: Gva, members: &'l Members) -> Result<Self, ReadError> {
         let len = usize::try_from(members.len).ok().filter(|_| members.len <= BYTES_MAX);
         let len = len.ok_or(ReadError::NotAnAddress { at: object, len: members.len })?;

@@ -100,7 +100,8 @@ impl Layout {
         let addresses = inet.in_common().map(|offset| (offset, 16));
         let Layout { kind, protocol, socket, uid, user_data, filter, received, sent, .. } = layout;
         let Layout { waiting, backlog, shutdown, .. } = layout;
-        let full = [kind, protocol, socket, uid, user_data, filter, received, sent, waiting, backlog, shutdown];
+        let full =
+            [kind, protocol, socket, uid, user_data, filter, received, sent, waiting, backlog, shutdown];
         layout.common = Members::of(common.into_iter().chain(addresses));
         layout.full = Members::at(full.into_iter().chain(layout.group.map(GroupOf::offset)));
         layout
@@ -146,11 +147,9 @@ pub(crate) enum Group {
     At(Gva),
 }
 
-/// A socket, the network namespace object it belongs to, and what says who should hold it.
+/// What a sock says besides the facts of its row: the network namespace object it belongs to, and who should hold it.
 #[derive(Debug)]
 pub(crate) struct Sock {
-    /// Of a unix socket's peer only its ``struct sock *`` is filled in.
-    pub(crate) facts: Socket,
     /// ``struct net *``.
     pub(crate) net: Gva,
     pub(crate) group: Option<Group>,
@@ -290,16 +289,19 @@ pub(super) fn protocol_of(session: &Session<'_>, sk: Gva) -> Result<u16, ReadErr
     session.space.u16(member(sk, session.kernel.layouts().net.sock.protocol)?)
 }
 
-/// Reads the ``struct sock *`` at `sk`. `Ok(None)`: it was freed or reused, twice, while it was read.
-pub(crate) fn read(session: &Session<'_>, sk: Gva) -> Result<Option<Sock>, ReadError> {
+/// Reads the ``struct sock *`` at `sk` into `facts`, where it stands in its table: a row is long, and thousands of them would be moved from
+/// hand to hand. Of a unix socket's peer only its ``struct sock *`` is filled in. `Ok(None)`: it was freed or reused, twice, while it was
+/// read; what `facts` says then means nothing.
+pub(crate) fn read(session: &Session<'_>, sk: Gva, facts: &mut Socket) -> Result<Option<Sock>, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
     for _ in 0..2 {
         let first = Record::read(session, sk, &layout.common)?;
         let before = Common::of(&first, layout)?;
+        *facts = unknown(sk, before.family);
         let sock = if before.is_mini() {
-            mini(session, sk, &first, &before)
+            mini(session, sk, &first, &before, facts)
         } else {
-            full(session, sk, &first, &before)
+            full(session, sk, &first, &before, facts)
         }?;
         // Before the identity, which changes after this does.
         let lent_to_nobody = matches!(sock.claim, Claim::Lent(..)) && !is_born(session, sk)?;
@@ -386,26 +388,27 @@ fn shutdown(bits: u8) -> Option<Shutdown> {
 }
 
 /// A time-wait or request sock.
-fn mini(session: &Session<'_>, sk: Gva, first: &Record<'_>, common: &Common) -> Result<Sock, ReadError> {
+fn mini(
+    session: &Session<'_>,
+    sk: Gva,
+    first: &Record<'_>,
+    common: &Common,
+    facts: &mut Socket,
+) -> Result<Sock, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
     let request = common.state == NEW_SYN_RECV;
-    let state = if request {
+    facts.state = if request {
         Some(SocketState::SynRecv)
     } else {
         tcp_state(session.space.u8(member(sk, layout.timewait_substate)?)?)
     };
-    let mut facts = Socket {
-        kind: Some("stream".into()),
-        protocol: Some("tcp".into()),
-        state,
-        cookie: cookie(layout, first)?,
-        receive_queue: Some(0),
-        send_queue: Some(0),
-        ..unknown(sk, common.family)
-    };
-    inet::addresses(session, first, (common.num, common.dport), &mut facts)?;
+    facts.kind = Some("stream".into());
+    facts.protocol = Some("tcp".into());
+    facts.cookie = cookie(layout, first)?;
+    facts.receive_queue = Some(0);
+    facts.send_queue = Some(0);
+    inet::addresses(session, first, (common.num, common.dport), facts)?;
     Ok(Sock {
-        facts,
         net: common.net,
         group: None,
         interface: first.u32(layout.interface)?,
@@ -415,7 +418,13 @@ fn mini(session: &Session<'_>, sk: Gva, first: &Record<'_>, common: &Common) -> 
     })
 }
 
-fn full(session: &Session<'_>, sk: Gva, first: &Record<'_>, common: &Common) -> Result<Sock, ReadError> {
+fn full(
+    session: &Session<'_>,
+    sk: Gva,
+    first: &Record<'_>,
+    common: &Common,
+    facts: &mut Socket,
+) -> Result<Sock, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
     let object = Record::read(session, sk, &layout.full)?;
     let kind = object.u16(layout.kind)?;
@@ -423,14 +432,11 @@ fn full(session: &Session<'_>, sk: Gva, first: &Record<'_>, common: &Common) -> 
     let socket = object.pointer(layout.socket)?;
     let uid = object.u32(layout.uid)?;
     let inode = inode(session, socket)?;
-    let mut facts = Socket {
-        kind: Some(kind_name(kind)),
-        uid: Some(uid),
-        inode,
-        shutdown: shutdown(object.u8(layout.shutdown)?),
-        cookie: cookie(layout, first)?,
-        ..unknown(sk, common.family)
-    };
+    facts.kind = Some(kind_name(kind));
+    facts.uid = Some(uid);
+    facts.inode = inode;
+    facts.shutdown = shutdown(object.u8(layout.shutdown)?);
+    facts.cookie = cookie(layout, first)?;
     let mut interface = first.u32(layout.interface)?;
     let mut must_be_found = false;
     match facts.family {
@@ -441,7 +447,7 @@ fn full(session: &Session<'_>, sk: Gva, first: &Record<'_>, common: &Common) -> 
             } else {
                 datagram_state(common.state)
             };
-            inet::addresses(session, first, (common.num, common.dport), &mut facts)?;
+            inet::addresses(session, first, (common.num, common.dport), facts)?;
             if facts.state.is_none() {
                 session.problem(
                     ProblemKind::Implausible,
@@ -473,7 +479,7 @@ fn full(session: &Session<'_>, sk: Gva, first: &Record<'_>, common: &Common) -> 
             facts.netlink = Some(netlink::address(session, sk)?);
         }
         Family::Packet => {
-            interface = packet::decode(session, sk, &mut facts)?;
+            interface = packet::decode(session, sk, facts)?;
             facts.state = datagram_state(common.state);
         }
         Family::Vsock => {
@@ -482,21 +488,21 @@ fn full(session: &Session<'_>, sk: Gva, first: &Record<'_>, common: &Common) -> 
                 TCP_LISTEN | TCP_ESTABLISHED => tcp_state(common.state),
                 _ => Some(SocketState::Unconnected),
             };
-            must_be_found = vsock::decode(session, sk, (kind, common.state), &mut facts)?;
+            must_be_found = vsock::decode(session, sk, (kind, common.state), facts)?;
         }
         _ => facts.protocol = Some(protocol.to_string().into()),
     }
-    queues(session, sk, &object, &mut facts)?;
+    queues(session, sk, &object, facts)?;
     let at = object.pointer(layout.filter)?;
     if !at.is_null() {
         facts.filter = session.known("sk_filter", at, filter::read(session, at))?;
     }
     let dead = first.u64(layout.flags)? & DEAD != 0;
-    let claim = claim(session, sk, (&object, dead), &mut facts)?;
+    let claim = claim(session, sk, (&object, dead), facts)?;
     let file = facts.file.map(|file| Gva(file.0));
     let identity = Identity { common: *common, full: Some(FullIdentity { uid, socket, inode, file }) };
     let group = layout.group.map(|group| group.of(&object)).transpose()?.flatten();
-    Ok(Sock { facts, net: common.net, group, interface, claim, must_be_found, identity })
+    Ok(Sock { net: common.net, group, interface, claim, must_be_found, identity })
 }
 
 /// How much waits in the queues of a sock, into `facts`. Those of unix socks are counted elsewhere ([`super::scm`]), and
