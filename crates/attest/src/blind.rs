@@ -61,12 +61,21 @@ fn hides(problem: &Problem) -> &'static [Table] {
     if problem.kind == ProblemKind::Partial {
         return &[];
     }
-    let object = problem.location.split(" 0x").next().unwrap_or_default().trim();
+    let object = object(&problem.location);
     PLACES
         .iter()
         .find(|(_, objects)| objects.contains(&object))
         .map_or(&[Table::Processes, Table::Sockets, Table::Modules, Table::Ebpf], |(tables, _)| tables)
 }
+
+/// The C object that a problem's `where` names, without its address.
+pub(crate) fn object(location: &str) -> &str {
+    location.split(" 0x").next().unwrap_or_default().trim()
+}
+
+/// The object of a problem which says of an eBPF program that it is on its way out, or that its link is hidden. That is a finding of
+/// its own.
+pub(crate) const LINK_ON_ITS_WAY: &str = "bpf_prog (link)";
 
 const ALL: [Table; 4] = [Table::Processes, Table::Sockets, Table::Modules, Table::Ebpf];
 
@@ -79,6 +88,7 @@ const PLACES: &[(&[Table], &[&str])] = &[
         &[
             "bpf link table",
             "bpf_link",
+            LINK_ON_ITS_WAY,
             "bpf_prog (places)",
             "bpf_prog_aux",
             "bpf_prog_list",
@@ -91,6 +101,7 @@ const PLACES: &[(&[Table], &[&str])] = &[
             "dentry",
             "group_info",
             "mm_struct",
+            "mutex",
             "namespace",
             "net (programs)",
             "net_device",

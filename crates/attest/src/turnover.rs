@@ -4,8 +4,9 @@
 //! them. It is a number and not a finding: a busy shell script makes hundreds of them a second. Must never give a number that is
 //! not known, and never keep more of a look than it takes to subtract.
 
-use facts::{Process, ProcessState, Snapshot, Turnover};
-use std::collections::{HashMap, HashSet};
+use crate::blind::{LINK_ON_ITS_WAY, object};
+use facts::{EbpfProgram, Process, ProcessState, Snapshot, Turnover};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// What one look showed of the tasks there were: enough to tell later which are new.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct Tasks {
     cpu_times: Vec<Option<u64>>,
     /// Those that may stand where they stood then.
     standing: Vec<Standing>,
+    /// eBPF programs that may have been on their way out, as a problem names them.
+    leaving: BTreeSet<String>,
 }
 
 /// A process that wants a CPU, or did then.
@@ -63,7 +66,8 @@ impl Tasks {
             Some(Standing { process: key(process), cpu_time: process.cpu_time_ns?, ran: 0 })
         };
         let standing = snapshot.processes.iter().filter_map(standing).collect();
-        Self { taken_at, boot, forks: snapshot.activity.forks, processes, cpu_times, standing }
+        let leaving = leaving(snapshot).collect();
+        Self { taken_at, boot, forks: snapshot.activity.forks, processes, cpu_times, standing, leaving }
     }
 
     /// Compares the kernel's counters at that look and a later one with what the looks show. `None`: a counter or the process
@@ -81,9 +85,9 @@ impl Tasks {
         Some(Turnover { since: self.taken_at.clone(), created, unseen: created.saturating_sub(seen) })
     }
 
-    /// Whether a later look shows the moment of that look again, for all of the guest or for one process: then it confirms
-    /// nothing. A host gives a guest's CPU to somebody else, and a guest a process's, wherever either stands: also between two
-    /// steps that belong together. What is not known is no such proof.
+    /// Whether a later look shows the moment of that look again, for all of the guest, for one process or for one eBPF program: then
+    /// it confirms nothing. A host gives a guest's CPU to somebody else, and a guest a process's, wherever either stands: also between
+    /// two steps that belong together. Whoever takes an eBPF program off its place sleeps meanwhile. What is not known is no such proof.
     ///
     /// To be asked with each look that follows, because it remembers who has run.
     pub fn is_same_moment(&mut self, later: &Snapshot) -> bool {
@@ -99,7 +103,10 @@ impl Tasks {
             }
             standing.ran < RAN
         });
-        self.boot == boot(later) && (!self.standing.is_empty() || self.stood_still(later))
+        self.boot == boot(later)
+            && (!self.standing.is_empty()
+                || leaving(later).any(|program| self.leaving.contains(&program))
+                || self.stood_still(later))
     }
 
     /// Whether the guest did nothing between that look and a later one.
@@ -126,6 +133,15 @@ impl Tasks {
             (Threads::Number(old), _) => now.saturating_sub(*old),
         }
     }
+}
+
+/// eBPF programs that may be on their way out, as a problem names them. A link is off its table before its program is off its place.
+fn leaving(snapshot: &Snapshot) -> impl Iterator<Item = String> {
+    let locations = snapshot.problems.iter().map(|problem| &problem.location);
+    let unknown = locations.filter(|location| object(location) == LINK_ON_ITS_WAY).cloned();
+    let lacks_link = |program: &&EbpfProgram| program.views_missing.iter().any(|view| view == "link");
+    let missing = snapshot.ebpf_programs.iter().flatten().filter(lacks_link);
+    unknown.chain(missing.map(|program| format!("{LINK_ON_ITS_WAY} {}", program.program)))
 }
 
 fn boot(snapshot: &Snapshot) -> Boot {

@@ -6,6 +6,7 @@
 
 use super::draft::{Cause, Draft, Drafts, cause};
 use super::ebpf::attached_to;
+use crate::blind::{LINK_ON_ITS_WAY, object};
 use crate::text::{list, shown};
 use facts::{EbpfProgram, ExeState, Module, ModuleState, Process, ProcessState, Snapshot, Text, rule};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ pub(super) fn compare(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
     processes(snapshot, drafts);
     modules(snapshot, drafts);
     ebpf(snapshot, drafts);
+    unknown_links(snapshot, drafts);
 }
 
 /// Views in `all` that are not among those that saw an object.
@@ -149,6 +151,33 @@ fn ebpf(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
             .with("pids", list(programs.iter().flat_map(|program| &program.processes)))
             .views(seen)
             .missing(missing)
+        });
+    }
+}
+
+/// eBPF programs of which it is not known whether a link is hidden: somebody has the lock under which they are taken off. No one has it
+/// for long, so in two looks it is more than a program on its way out.
+fn unknown_links(snapshot: &Snapshot, drafts: &mut Drafts<'_>) {
+    let unknown = snapshot.problems.iter().filter(|problem| object(&problem.location) == LINK_ON_ITS_WAY);
+    let mut of_program: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for problem in unknown {
+        of_program.entry(&problem.location).or_default().push(&problem.detail);
+    }
+    for (location, details) in of_program {
+        let named = |program: &&EbpfProgram| location.ends_with(&format!(" {}", program.program));
+        let program = snapshot.ebpf_programs.iter().flatten().find(named);
+        let name = program.and_then(|program| program.name.as_deref()).unwrap_or("without a name");
+        let id = program.and_then(|program| program.id).map_or_else(String::new, |id| id.to_string());
+        drafts.add(rule::GUEST_BLIND, &cause("ebpf link", [location, name, &id]), || {
+            let name = shown(name);
+            Draft::new(
+                format!("links of eBPF program {name}"),
+                format!("It is not known whether a link of the eBPF program {name} is hidden"),
+            )
+            .expected("in the table of links")
+            .seen(list(details.iter().map(|detail| shown(detail))))
+            .with("attached_to", attached_to(program.as_slice()))
+            .with("programs", list(program.map(|program| program.program)))
         });
     }
 }

@@ -107,6 +107,37 @@ fn a_program_that_runs_and_is_not_in_the_table_is_hidden_with_or_without_a_certi
 }
 
 #[test]
+fn a_program_of_which_it_is_not_known_whether_its_link_is_hidden_is_blindness_with_or_without_a_certificate()
+{
+    let unknown = |change: &dyn Fn(&mut facts::EbpfProgram)| {
+        let snapshot = web_with(|s| {
+            let program = &mut s.ebpf_programs.as_mut().unwrap()[0];
+            change(program);
+            s.problems.push(facts::Problem {
+                kind: facts::ProblemKind::Inconsistent,
+                location: format!("bpf_prog (link) {}", program.program),
+                detail: "task_struct 0xffff888003a80000 has the lock".to_owned(),
+            });
+        });
+        let finding = only(attest::compare(&certificate(), &snapshot));
+        let uncertified = only(attest::cross_views(&snapshot, &certificate().policy));
+        assert_eq!((uncertified.rule.as_str(), &uncertified.subject), (rule::GUEST_BLIND, &finding.subject));
+        finding
+    };
+    let finding = unknown(&|_| ());
+    assert_eq!(
+        (finding.rule.as_str(), finding.subject.as_str()),
+        (rule::GUEST_BLIND, "links of eBPF program sd_devices")
+    );
+    assert!(finding.evidence["seen"].contains("has the lock"), "{finding:?}");
+    assert!(finding.evidence["programs"].starts_with("0x"), "{finding:?}");
+    // Two that are on their way, one after the other, are not one of which it stays unknown.
+    assert_eq!(unknown(&|_| ()).id, finding.id);
+    assert_ne!(unknown(&|program| program.program = facts::Address(0x4000)).id, finding.id);
+    assert_ne!(unknown(&|program| program.id = Some(77)).id, finding.id);
+}
+
+#[test]
 fn two_programs_that_were_on_their_way_are_not_one_that_is_hidden() {
     let away = |address: u64, processes: Vec<u32>| {
         let snapshot = web_with(|s| {

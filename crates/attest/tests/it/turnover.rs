@@ -1,8 +1,10 @@
 //! What came and went between two looks is counted.
 
-use crate::fixture::{process, web};
+use crate::fixture::{ebpf, process, web};
 use attest::Tasks;
-use facts::{Address, Process, ProcessState, Snapshot, TaskKind, Thread, Turnover};
+use facts::{
+    Address, EbpfProgram, Problem, ProblemKind, Process, ProcessState, Snapshot, TaskKind, Thread, Turnover,
+};
 
 fn with_forks(forks: u64) -> Snapshot {
     let mut snapshot = web();
@@ -124,4 +126,38 @@ fn a_look_is_at_the_same_moment_until_whoever_is_about_to_run_has_run_twice_or_w
     assert!(ends(&|s| s.processes[2].start_time_ns = Some(77)), "another process of this number");
     assert!(ends(&|s| s.processes[2].cpu_time_ns = None), "what is not known proves nothing");
     assert!(ends(&|s| s.kernel.kaslr_offset = Address(0x99)));
+}
+
+#[test]
+fn a_look_is_at_the_same_moment_while_the_same_program_may_be_on_its_way_out() {
+    // Whether its link is missing or that is not known.
+    let missing = |program: u64, forks| {
+        let mut snapshot = with_forks(forks);
+        let views_missing = vec!["link".into()];
+        let program = EbpfProgram {
+            program: Address(program),
+            views_missing,
+            ..ebpf("raw", "raw_tracepoint", "0000000000000001")
+        };
+        snapshot.ebpf_programs.get_or_insert_default().push(program);
+        snapshot
+    };
+    let unknown = |program: u64, forks| {
+        let mut snapshot = with_forks(forks);
+        let location = format!("bpf_prog (link) {}", Address(program));
+        snapshot.problems.push(Problem { kind: ProblemKind::Inconsistent, location, detail: String::new() });
+        snapshot
+    };
+    for first in [missing(0x1000, 100), unknown(0x1000, 100)] {
+        let mut tasks = Tasks::of(&first);
+        assert!(tasks.is_same_moment(&missing(0x1000, 101)));
+        assert!(tasks.is_same_moment(&unknown(0x1000, 102)));
+        assert!(!tasks.is_same_moment(&missing(0x2000, 103)), "another program");
+        assert!(!tasks.is_same_moment(&unknown(0x2000, 103)), "another program");
+        assert!(!tasks.is_same_moment(&with_forks(103)), "it is out");
+        let mut other_boot = unknown(0x1000, 104);
+        other_boot.kernel.kaslr_offset = Address(0x99);
+        assert!(!tasks.is_same_moment(&other_boot));
+    }
+    assert!(!Tasks::of(&with_forks(100)).is_same_moment(&missing(0x1000, 101)), "it was not leaving then");
 }

@@ -8,7 +8,7 @@ use super::layout::Resolver;
 use super::task::Seen;
 use super::{
     bpf_link, bpf_map, bpf_netfilter, bpf_pin, bpf_place, bpf_probe, bpf_struct_ops, bpf_symbol, bpf_trace,
-    bpf_words, holder, timekeeping, xarray,
+    bpf_words, holder, mutex, timekeeping, xarray,
 };
 use crate::session::{Session, member};
 use bpf_link::Link;
@@ -64,6 +64,7 @@ pub(crate) struct Layout {
     pub(super) map: Option<bpf_map::Layout>,
     pub(super) struct_ops: Option<bpf_struct_ops::Layout>,
     pub(super) pin: Option<bpf_pin::Layout>,
+    mutex: Option<mutex::Layout>,
 }
 
 impl Layout {
@@ -98,6 +99,7 @@ impl Layout {
             map: bpf_map::Layout::resolve(resolver),
             struct_ops: bpf_struct_ops::Layout::resolve(resolver),
             pin: bpf_pin::Layout::resolve(resolver),
+            mutex: mutex::Layout::resolve(resolver),
         })
     }
 }
@@ -137,8 +139,9 @@ struct Entry {
     views: BTreeSet<View>,
     /// Where it should be and is not.
     missing: BTreeSet<View>,
-    /// Links that something leads to and the table of links lacks, and places at which only such a link can have put it.
-    unlisted: BTreeSet<Gva>,
+    /// Links that something leads to and the table of links lacks, and places at which only such a link can have put it. With the
+    /// ``struct task_struct *`` that has the lock of the place: what is missing there may be on its way out.
+    unlisted: BTreeMap<Gva, Option<Gva>>,
     places: BTreeSet<EbpfAttachment>,
     pids: BTreeSet<u32>,
 }
@@ -147,6 +150,11 @@ impl Entry {
     /// Whether it is loaded and not yet let go of, whatever the tables say.
     fn is_in_use(&self) -> bool {
         [View::Link, View::Place, View::Pin, View::Descriptor].iter().any(|view| self.views.contains(view))
+    }
+
+    /// Whether a link of it is missing for certain.
+    fn lacks_link(&self) -> bool {
+        self.unlisted.values().any(Option::is_none)
     }
 }
 
@@ -166,13 +174,17 @@ impl Found {
         for (program, entry) in &mut self.0 {
             let Some(before) = first.0.get(program) else { continue };
             entry.views.extend(&before.views);
-            let unlisted: BTreeSet<Gva> = entry.unlisted.intersection(&before.unlisted).copied().collect();
+            entry.unlisted.retain(|at, owner| {
+                let Some(first) = before.unlisted.get(at) else { return false };
+                *owner = owner.or(*first);
+                true
+            });
+            let lacks_link = entry.lacks_link();
             let views = &entry.views;
             entry.missing.retain(|view| match view {
-                View::Link => !unlisted.is_empty(),
+                View::Link => lacks_link,
                 view => !views.contains(view),
             });
-            entry.unlisted = unlisted;
         }
     }
 }
@@ -199,7 +211,7 @@ pub(crate) fn programs(
     let known = session.ebpf_leads.take();
     let mut found = take(session, known.map_or_else(|| holder::ebpf_leads(session, processes), Ok)?)?;
     // A program that comes or goes is in some of the views for a moment, so where they disagree they are taken a second time.
-    if found.0.values().any(|entry| !entry.missing.is_empty()) {
+    if found.0.values().any(|entry| !entry.missing.is_empty() || !entry.unlisted.is_empty()) {
         session.space.forget();
         let first = found;
         found = take(session, holder::ebpf_leads(session, processes)?)?;
@@ -225,6 +237,18 @@ pub(crate) fn programs(
                 format_args!("bpf_prog (places) {at}"),
                 format_args!("It is attached to {count} things, of which {PLACES_MAX} are listed."),
             );
+        }
+        for (place, owner) in &entry.unlisted {
+            if let Some(owner) = owner {
+                session.problem(
+                    ProblemKind::Inconsistent,
+                    format_args!("bpf_prog (link) {at}"),
+                    format_args!(
+                        "No link is known that keeps it at {place}. It may be on its way out, because task_struct {owner} has the \
+                         lock of that place, or it is hidden."
+                    ),
+                );
+            }
         }
         program.attached_to = entry.places.into_iter().chain(more).take(PLACES_MAX).collect();
         program.processes = entry.pids.into_iter().collect();
@@ -270,7 +294,7 @@ fn take(session: &Session<'_>, leads: Vec<holder::EbpfLead>) -> Result<Found, Re
         }
     }
     let events = held(session, leads, &mut links, &mut found)?;
-    kept_by_links(silent, &links, &events, &mut found);
+    kept_by_links(session, silent, &links, &events, &mut found)?;
     let symbols = [bpf_symbol::in_list(session)?, bpf_symbol::in_tree(session)?];
     for (view, programs) in View::SYMBOLS.into_iter().zip(&symbols) {
         for program in programs.iter().flatten() {
@@ -282,7 +306,7 @@ fn take(session: &Session<'_>, leads: Vec<holder::EbpfLead>) -> Result<Found, Re
         if !entry.views.contains(&View::Table) {
             entry.missing.insert(View::Table);
         }
-        if !entry.unlisted.is_empty() {
+        if entry.lacks_link() {
             entry.missing.insert(View::Link);
         }
         let lacking: Vec<View> = (View::SYMBOLS.into_iter().zip(&symbols))
@@ -417,7 +441,7 @@ fn by_link(
         entry.places.insert(link.attachment.clone());
         // Probes of files are in their place before their link has a number or anybody can hold it.
         if view != View::Place || link.attachment.link.is_some() {
-            entry.unlisted.insert(at);
+            entry.unlisted.insert(at, None);
         }
     }
     let programs = link.programs.clone();
@@ -461,24 +485,35 @@ fn held(
 }
 
 /// Adds places that do not say which link they have. Where none of the links is there, one is missing: it is neither in the table nor
-/// does anything lead to it. `held`: perf events that descriptors lead to.
-fn kept_by_links(silent: Vec<Placed>, links: &Links, held: &BTreeSet<Gva>, found: &mut Found) {
+/// does anything lead to it. Or it is on its way out: who lets go of the last link takes it off the table, waits for the place's lock, and
+/// takes the program off (``bpf_link_free()``, kernel/bpf/syscall.c). `held`: perf events that descriptors lead to.
+///
+/// The lock is asked for when the place was read. Whoever takes a program off that is still there in the next take has the lock then, waits
+/// for it, or is about to ask for it.
+fn kept_by_links(
+    session: &Session<'_>,
+    silent: Vec<Placed>,
+    links: &Links,
+    held: &BTreeSet<Gva>,
+    found: &mut Found,
+) -> Result<(), ReadError> {
     let mut known = HashSet::new();
     for link in links.all() {
         let EbpfAttachment { kind, target, .. } = &link.attachment;
         known.extend(link.programs.iter().map(|program| (*program, kind.as_str(), target.as_deref())));
     }
     let of_links: BTreeSet<Gva> = links.all().filter_map(|link| link.event).collect();
+    let mutex = session.kernel.layouts().bpf.as_ref().and_then(|bpf| bpf.mutex);
     for placed in silent {
-        let (at, program, attachment, is_known, lacks_link) = match placed {
-            Placed::ByLink { at, program, attachment } => {
+        let (at, program, attachment, lock, is_known, lacks_link) = match placed {
+            Placed::ByLink { at, program, attachment, lock } => {
                 let place = (program, attachment.kind.as_str(), attachment.target.as_deref());
                 let is_known = known.contains(&place);
-                (at, program, attachment, is_known, !is_known)
+                (at, program, attachment, lock, is_known, !is_known)
             }
-            Placed::Event { event, program, mapped, attachment } => {
+            Placed::Event { event, program, mapped, attachment, lock } => {
                 let is_known = of_links.contains(&event) || held.contains(&event);
-                (event, program, attachment, is_known, !is_known && !mapped)
+                (event, program, attachment, lock, is_known, !is_known && !mapped)
             }
             Placed::Program(..) | Placed::Link(_) => continue,
         };
@@ -487,9 +522,14 @@ fn kept_by_links(silent: Vec<Placed>, links: &Links, held: &BTreeSet<Gva>, found
             entry.places.insert(attachment);
         }
         if lacks_link {
-            entry.unlisted.insert(at);
+            let owner = match lock.zip(mutex) {
+                Some((lock, mutex)) => session.known("mutex", lock, mutex::owner(session, mutex, lock))?,
+                None => None,
+            };
+            entry.unlisted.insert(at, owner.flatten());
         }
     }
+    Ok(())
 }
 
 /// Sockets by the id of the program that filters them.

@@ -219,11 +219,12 @@ pub(super) enum Placed {
     Program(Gva, EbpfAttachment),
     /// A ``struct bpf_link *``, which knows the rest.
     Link(Gva),
-    /// A ``struct bpf_prog *`` that only a link can have put there. The place at `at` does not say which link.
-    ByLink { at: Gva, program: Gva, attachment: EbpfAttachment },
+    /// A ``struct bpf_prog *`` that only a link can have put there. The place at `at` does not say which link. Who takes it off has the
+    /// ``struct mutex`` at `lock` meanwhile. `None`: the place has none, or it is not known where.
+    ByLink { at: Gva, program: Gva, attachment: EbpfAttachment, lock: Option<Gva> },
     /// The program of a ``struct perf_event *``, which is there as long as anybody holds the event's file: a descriptor, a link, a map,
-    /// or who has `mapped` its buffer.
-    Event { event: Gva, program: Gva, mapped: bool, attachment: EbpfAttachment },
+    /// or who has `mapped` its buffer. `lock` is as above.
+    Event { event: Gva, program: Gva, mapped: bool, attachment: EbpfAttachment, lock: Option<Gva> },
 }
 
 /// What all places have.

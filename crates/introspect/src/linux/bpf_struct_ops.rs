@@ -179,7 +179,7 @@ fn of_map(
     let Registered { programs, target } = registered(session, layout, map)?;
     let place = attachment("struct_ops", Some(target), None);
     placed.extend(programs.into_iter().map(|program| match by_link {
-        true => Placed::ByLink { at: map, program, attachment: place.clone() },
+        true => Placed::ByLink { at: map, program, attachment: place.clone(), lock: None },
         false => Placed::Program(program, place.clone()),
     }));
     Ok(())

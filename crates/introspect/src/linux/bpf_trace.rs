@@ -1,7 +1,9 @@
 //! Programs that run when the kernel itself does something, where the kernel keeps them: at tracepoints (``struct tracepoint``), in
 //! trampolines before, behind and instead of functions (``struct bpf_trampoline``, kernel/bpf/trampoline.c), and in perf events.
 //!
-//! At tracepoints and in trampolines only links can put a program; which one, the place says since 6.10 and 6.0.
+//! At tracepoints and in trampolines only links can put a program; which one, the place says since 6.10 and 6.0. Who takes a program off
+//! takes its link off the table first, and then waits for a lock, and with it: ``tracepoints_mutex`` (kernel/tracepoint.c, until the
+//! kernel's text is changed), the trampoline's own, and ``bpf_event_mutex`` (kernel/trace/bpf_trace.c, until all tasks have left it).
 
 use super::bpf_place::{self, Placed, attachment};
 use super::layout::Resolver;
@@ -55,6 +57,7 @@ struct Trampolines {
     node: u64,
     programs: u64,
     extension: u64,
+    lock: Option<u64>,
     user: User,
     expected: u64,
 }
@@ -141,6 +144,7 @@ impl Trampolines {
             node,
             programs: of("progs_hlist")?,
             extension: of("extension_prog")?,
+            lock: of("mutex"),
             user: by_node().or_else(by_link).or_else(by_program)?,
             expected: resolver.optional("bpf_prog", "expected_attach_type")?,
         })
@@ -257,7 +261,8 @@ fn of_tracepoint(
             let name = space.c_string(space.pointer(member(point, layout.name)?)?, NAME_MAX)?;
             let name = String::from_utf8_lossy(&name).into_owned();
             let attachment = attachment("raw_tracepoint", Some(name), None);
-            Placed::ByLink { at: point, program: data, attachment }
+            let lock = session.kernel.symbol("tracepoints_mutex");
+            Placed::ByLink { at: point, program: data, attachment, lock }
         });
     }
     Ok(())
@@ -289,7 +294,8 @@ fn of_trampoline(
         let way = space.u32(member(program, layout.expected)?)?;
         let function = bpf::function(session, program)?;
         let attachment = attachment("tracing", function, Some(bpf_words::attach_type(way)));
-        Ok(Placed::ByLink { at: trampoline, program, attachment })
+        let lock = layout.lock.map(|lock| member(trampoline, lock)).transpose()?;
+        Ok(Placed::ByLink { at: trampoline, program, attachment, lock })
     };
     let extension = space.pointer(member(trampoline, layout.extension)?)?;
     if !extension.is_null() {
@@ -351,7 +357,8 @@ fn of_events(session: &Session<'_>, layout: &Events, placed: &mut Vec<Placed>) -
             if !program.is_null() {
                 let name = session.known("perf_event", event, bpf_place::event_name(session, event))?;
                 let attachment = attachment("perf_event", name.flatten(), None);
-                placed.push(Placed::Event { event, program, mapped: !buffer.is_null(), attachment });
+                let (mapped, lock) = (!buffer.is_null(), session.kernel.symbol("bpf_event_mutex"));
+                placed.push(Placed::Event { event, program, mapped, attachment, lock });
             }
         }
     }

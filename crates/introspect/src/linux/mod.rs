@@ -42,6 +42,7 @@ pub(crate) mod module;
 pub(crate) mod module_info;
 pub(crate) mod module_layout;
 pub(crate) mod mptcp;
+pub(crate) mod mutex;
 pub(crate) mod namespace;
 pub(crate) mod net;
 pub(crate) mod netlink;

@@ -266,6 +266,9 @@ fn link_of(victim: &Victim<'_>) -> u64 {
 fn off_the_links(stopped: &Stopped<'_>, clean: &Snapshot, tracer: u64) -> BTreeSet<String> {
     let mut tried = BTreeSet::new();
     let mut kinds = BTreeSet::new();
+    let locked = locked(stopped, tracer);
+    let honest = stopped.with(&locked, || look(stopped.opened));
+    assert_eq!((&honest.problems, &honest.ebpf_programs), (&clean.problems, &clean.ebpf_programs), "locks");
     for program in clean.ebpf_programs.iter().flatten() {
         let Some(number) = program.attached_to.iter().find_map(|place| place.link) else { continue };
         if !tried.insert(number) {
@@ -283,6 +286,12 @@ fn off_the_links(stopped: &Stopped<'_>, clean: &Snapshot, tracer: u64) -> BTreeS
         if !program.views.iter().any(|view| view == "pin") && kind != "iter" {
             let both = [table, victim.off(DESCRIPTOR)].concat();
             unlinked(&stopped.with(&both, || look(stopped.opened)), &programs, &[LINK, DESCRIPTOR]);
+            let snapshot = stopped.with(&[both, locked.clone()].concat(), || look(stopped.opened));
+            if is_silent(stopped, kind) {
+                doubtful(&snapshot, &programs, tracer);
+            } else {
+                unlinked(&snapshot, &programs, &[LINK, DESCRIPTOR]);
+            }
         }
     }
     kinds
@@ -317,6 +326,62 @@ fn unlinked(snapshot: &Snapshot, programs: &[&EbpfProgram], taken: &[&str]) {
         let kind = &program.attached_to[0].kind;
         assert!(finding.evidence["attached_to"].contains(kind.as_str()), "{finding:?}");
     }
+}
+
+/// Whether places of this kind do not say which link they have.
+fn is_silent(stopped: &Stopped<'_>, kind: &str) -> bool {
+    let lacks = |record: &str, path: &str| stopped.opened.kernel.profile().field(record, path).is_err();
+    match kind {
+        "raw_tracepoint" => lacks("bpf_raw_tp_link", "cookie"),
+        "tracing" => lacks("bpf_tramp_link", "link") && lacks("bpf_tramp_node", "link"),
+        kind => kind == "perf_event",
+    }
+}
+
+/// What gives the locks under which programs are taken off such places to the task at `owner`.
+fn locked(stopped: &Stopped<'_>, owner: u64) -> Changes {
+    let kernel = &stopped.opened.kernel;
+    let mut locks: Vec<u64> =
+        ["tracepoints_mutex", "bpf_event_mutex"].iter().map(|name| kernel.symbol(name).unwrap().0).collect();
+    if is_silent(stopped, "tracing") {
+        let table = kernel.symbol("trampoline_table").unwrap().0;
+        for head in 0..1024 {
+            let mut node = stopped.peek(table + 8 * head);
+            while node != 0 {
+                let trampoline = node - stopped.member(0, "bpf_trampoline", "hlist");
+                locks.push(stopped.member(trampoline, "bpf_trampoline", "mutex"));
+                node = stopped.peek(node);
+            }
+        }
+    }
+    locks.into_iter().map(|lock| (stopped.member(lock, "mutex", "owner|rtmutex.owner"), owner)).collect()
+}
+
+/// The snapshot tells where the programs are attached and claims nothing of their links, but it says that it does not know, and that is
+/// a finding for each of them.
+fn doubtful(snapshot: &Snapshot, programs: &[&EbpfProgram], owner: u64) {
+    let at = |program: &&EbpfProgram| format!("bpf_prog (link) {}", program.program);
+    let locations: BTreeSet<&str> =
+        snapshot.problems.iter().map(|problem| problem.location.as_str()).collect();
+    assert_eq!(locations, programs.iter().map(at).collect::<Vec<_>>().iter().map(String::as_str).collect());
+    let owner = format!("task_struct {owner:#x} has the lock");
+    assert!(
+        snapshot.problems.iter().all(|problem| problem.detail.contains(&owner)),
+        "{:?}",
+        snapshot.problems
+    );
+    for program in programs {
+        let seen = of(snapshot, program.program).unwrap();
+        assert_eq!(seen.attached_to.len(), program.attached_to.len(), "{seen:?}");
+        assert!(seen.views.iter().any(|view| view == PLACE), "{seen:?}");
+    }
+    assert!(snapshot.ebpf_programs.iter().flatten().all(|program| program.views_missing.is_empty()));
+    let findings = attest::cross_views(snapshot, &attest::Policy::default());
+    assert!(findings.iter().all(|finding| finding.rule == rule::GUEST_BLIND), "{findings:#?}");
+    let found: BTreeSet<&str> =
+        findings.iter().map(|finding| finding.evidence["programs"].as_str()).collect();
+    let named: Vec<String> = programs.iter().map(|program| program.program.to_string()).collect();
+    assert_eq!(found, named.iter().map(String::as_str).collect());
 }
 
 /// The snapshot has the program in the views that are left, and one finding says so, unless it is in all that it must be in.
