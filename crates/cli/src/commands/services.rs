@@ -2,6 +2,8 @@
 //!
 //! The guest's own file is the guest's word and is never asked.
 
+use super::socket_host::integer;
+
 const FILE: &str = "/etc/services";
 
 /// One port: its number or its name. `key` is told in the error.
@@ -26,7 +28,7 @@ fn known() -> String {
 }
 
 fn port_by(key: &str, text: &str, services: &str) -> Result<u16, String> {
-    if let Ok(number) = text.parse() {
+    if let Some(number) = integer(text).and_then(|number| number.try_into().ok()) {
         return Ok(number);
     }
     // `name port/protocol alias…  # comment`

@@ -2,11 +2,20 @@
 //! the expressions of `ss`: `state NAME`, `exclude NAME`, `dport = :443`, `sport >= 1024`, `src 10.0.0.0/8`, `dst [::1]:22`,
 //! `dev eth0`, `cgroup /x`, put together with `and` (which may be left out), `or`, `not` and parentheses.
 //!
-//! What they mean is what ss(8) of iproute2 says, and `ss` does, with one exception: by its manual `and` binds closer than `or`,
-//! and so it is here; `ss` itself (6.1) takes both from left to right.
+//! What they mean is what ss(8) of iproute2 says, and what `ss` does (`socket_filter_as_ss` runs both), but where `ss` 6.1 does
+//! something else than its manual says:
+//!
+//! - By its manual `and` binds closer than `or`, and so it is here; `ss` takes both from left to right (`ssfilter.y`).
+//! - `not dst 0.0.0.0` is whatever is not that. `ss` compares addresses once more after the kernel did, there as bits without a
+//!   family (`inet2_addr_match`): for it `::` is in it too, and all of IPv6 is in `0.0.0.0/0`.
+//! - A port is one of IP, vsock, netlink or a packet socket. `ss` takes numbers of inodes for those of unix sockets, and without a
+//!   family all of them for one another.
+//!
+//! What it refuses is refused, except for what can have one meaning only: `src != …`, `(sport=:22)` without spaces, `state`
+//! behind other words.
 
-use super::services;
 use super::socket_filter::{Names, Test};
+use super::socket_host::{Families, host};
 use facts::{Family, Socket};
 use std::iter::Peekable;
 use std::vec::IntoIter;
@@ -36,8 +45,8 @@ pub(crate) enum Expression {
 }
 
 impl Expression {
-    /// What the arguments say; without any, everything holds.
-    pub(crate) fn parse(words: &[String]) -> Result<Self, String> {
+    /// What the arguments say; without any, everything holds. `family` is that of addresses that name none.
+    pub(crate) fn parse(words: &[String], family: Option<Family>) -> Result<Self, String> {
         let mut tokens = Vec::new();
         for word in words {
             if is_pair(word) && word.matches('(').count() == word.matches(')').count() {
@@ -49,12 +58,16 @@ impl Expression {
         if tokens.is_empty() {
             return Ok(Self::All(Vec::new()));
         }
-        let mut parser = Parser { tokens: tokens.into_iter().peekable() };
+        let families = Families::starting_with(family);
+        let mut parser = Parser { tokens: tokens.into_iter().peekable(), families };
         let parsed = parser.any(0)?;
-        match parser.tokens.next() {
-            None => Ok(parsed),
-            Some(left) => Err(format!("`{left}` closes nothing")),
+        if let Some(left) = parser.tokens.next() {
+            return Err(format!("`{left}` closes nothing"));
         }
+        Ok(match parser.families.restriction() {
+            None => parsed,
+            Some(restriction) => Self::All(vec![restriction, parsed]),
+        })
     }
 
     pub(crate) fn holds(&self, socket: &Socket, names: &Names) -> bool {
@@ -74,33 +87,81 @@ fn is_pair(word: &str) -> bool {
     !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase()) && !value.starts_with([' ', '='])
 }
 
-/// Cuts an argument at spaces and around parentheses and comparisons.
+/// Whether the arguments begin with states, which for `ss` say more than options such as `-l` do.
+pub(super) fn begins_with_states(words: &[String]) -> bool {
+    let first = words.first().and_then(|word| word.split_whitespace().next());
+    first.is_some_and(|word| STATES.contains(&word))
+}
+
+const STATES: [&str; 3] = ["state", "exclude", "excl"];
+/// What is followed by a comparison.
+const KEYS: [&str; 7] = ["sport", "dport", "src", "dst", "dev", "cgroup", "fwmark"];
+/// What comparisons, and words between others, are made of.
+const OPERATORS: &str = "=!<>|&";
+
+/// Cuts an argument at spaces, and around parentheses and comparisons where they can be nothing else. Behind a `\\` a character
+/// is like any other.
 fn tokenise(word: &str, tokens: &mut Vec<String>) {
-    for part in word.split_whitespace() {
-        let middle = part.trim_start_matches('(').trim_end_matches(')');
-        if is_pair(middle) {
-            tokens.extend(part.chars().take_while(|character| *character == '(').map(String::from));
-            tokens.push(middle.to_owned());
-            tokens.extend(part.chars().rev().take_while(|character| *character == ')').map(String::from));
-            continue;
-        }
-        let mut last = ' ';
-        let mut token = String::new();
-        for character in part.chars() {
-            let is_operator = |character: char| "=!<>|&".contains(character);
-            let apart = "()".contains(character) || "()".contains(last);
-            if (apart || is_operator(character) != is_operator(last)) && !token.is_empty() {
-                tokens.push(std::mem::take(&mut token));
-            }
-            token.push(character);
-            last = character;
-        }
-        tokens.push(token);
+    let mut escaped = false;
+    let spaces = |character: char| {
+        let is_space = character.is_whitespace() && !escaped;
+        escaped = character == '\\' && !escaped;
+        is_space
+    };
+    for part in word.split(spaces).filter(|part| !part.is_empty()) {
+        cut(part, tokens);
     }
+}
+
+fn cut(part: &str, tokens: &mut Vec<String>) {
+    let mut rest = part;
+    // `(`, `!`, `>=` and so on before a word.
+    loop {
+        let length = match rest.find(|character| !OPERATORS.contains(character)) {
+            _ if rest.starts_with('(') => 1,
+            // `!(`, `!sport`
+            Some(length) => length,
+            None => rest.len(),
+        };
+        if length == 0 {
+            break;
+        }
+        let (operator, behind) = rest.split_at(length);
+        tokens.push(operator.to_owned());
+        rest = behind;
+    }
+    // `)` that closes nothing in the word itself.
+    let mut closing = 0;
+    while rest.ends_with(')') && rest.matches(')').count() > rest.matches('(').count() {
+        rest = rest.strip_suffix(')').unwrap_or(rest);
+        closing += 1;
+    }
+    let key = KEYS.iter().find_map(|key| Some((key, rest.strip_prefix(key)?)));
+    match key {
+        // Keys with their comparison: `sport>=:443`. `sport=:443` is a pair.
+        Some((key, behind)) if behind.starts_with(|first| OPERATORS.contains(first)) && !is_pair(rest) => {
+            tokens.push((*key).to_owned());
+            cut(behind, tokens);
+        }
+        _ if is_pair(rest) => tokens.push(rest.to_owned()),
+        _ if rest.is_empty() => {}
+        _ => tokens.push(unescaped(rest)),
+    }
+    tokens.extend(std::iter::repeat_n(")".to_owned(), closing));
+}
+
+fn unescaped(word: &str) -> String {
+    let mut characters = word.chars();
+    std::iter::from_fn(|| match characters.next()? {
+        '\\' => characters.next(),
+        other => Some(other),
+    })
+    .collect()
 }
 
 struct Parser {
     tokens: Peekable<IntoIter<String>>,
+    families: Families,
 }
 
 impl Parser {
@@ -145,7 +206,8 @@ impl Parser {
             "sport" | "dport" | "src" | "dst" => {
                 let operator = self.tokens.next_if(|token| comparison(token).is_some());
                 let operator = operator.as_deref().and_then(comparison).unwrap_or(Comparison::Equal);
-                end(&word, operator, &self.value(&word)?)
+                let value = self.value(&word)?;
+                host(&word, operator, &value, &mut self.families)
             }
             "dev" | "cgroup" => {
                 let operator = self.tokens.next_if(|token| comparison(token).is_some());
@@ -176,7 +238,7 @@ impl Parser {
                 (Some(before), true) => Expression::Any(vec![before, states]),
                 (Some(before), false) => Expression::All(vec![before, Expression::Not(Box::new(states))]),
             });
-            match self.tokens.next_if(|token| matches!(token.as_str(), "state" | "exclude" | "excl")) {
+            match self.tokens.next_if(|token| STATES.contains(&token.as_str())) {
                 Some(next) => word = next,
                 None => return chosen.ok_or_else(|| format!("`{word}` has no value")),
             }
@@ -189,7 +251,7 @@ impl Parser {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Comparison {
+pub(super) enum Comparison {
     Equal,
     Unequal,
     Less,
@@ -254,91 +316,6 @@ fn states(name: &str) -> Result<Expression, String> {
     Ok(Expression::Any(states.iter().map(test).collect::<Result<_, _>>()?))
 }
 
-/// One end of a socket: `:443`, `443`, `10.0.0.0/8`, `10.0.0.1:443`, `[fe80::]/10`, `[fe80::/10]:22`, `[::1]:443`, `*:443`, and each of
-/// them behind `inet:` or `inet6:`; `unix:/run/*`, `vsock:3:22`.
-fn end(key: &str, operator: Comparison, value: &str) -> Result<Expression, String> {
-    let of_family = |family, value: &str| {
-        let rest = end(key, Comparison::Equal, value)?;
-        let all = Expression::All(vec![Expression::Test(Test::Family(family)), rest]);
-        match operator {
-            Comparison::Equal => Ok(all),
-            Comparison::Unequal => Ok(Expression::Not(Box::new(all))),
-            _ => Err(format!("`{value}` has a family, so it is equal or not, and never more or less")),
-        }
-    };
-    match value.split_once(':') {
-        Some(("inet", rest)) => return of_family(Family::Inet, rest),
-        Some(("inet6", rest)) => return of_family(Family::Inet6, rest),
-        Some((family @ ("unix" | "vsock"), rest)) => {
-            let test = Expression::Test(match (family, key) {
-                ("unix", "src") => Test::unix(rest)?,
-                ("vsock", "src" | "dst") => Test::vsock(rest, key == "src")?,
-                _ => return Err(format!("`{key}` of {family} sockets is not known here")),
-            });
-            return match operator {
-                Comparison::Equal => Ok(test),
-                Comparison::Unequal => Ok(Expression::Not(Box::new(test))),
-                _ => Err(format!("addresses such as `{value}` are not more or less than others")),
-            };
-        }
-        Some((family @ ("link" | "netlink"), _)) => {
-            return Err(format!("addresses of family {family} are no filter here"));
-        }
-        _ => {}
-    }
-    let (address, port) = match key {
-        "sport" | "dport" => (None, Some(value.strip_prefix(':').unwrap_or(value))),
-        _ => ends(value),
-    };
-    let side = if matches!(key, "sport" | "src") { ("src", "sport") } else { ("dst", "dport") };
-    let mut parts = Vec::new();
-    if let Some(address) = address {
-        if !matches!(operator, Comparison::Equal | Comparison::Unequal) {
-            return Err(format!("addresses such as `{value}` are not more or less than others"));
-        }
-        parts.push(Expression::Test(Test::parse(side.0, address)?));
-    }
-    if let Some(port) = port {
-        parts.push(Expression::Test(ports(side.1, operator, port)?));
-    }
-    let all = Expression::All(parts);
-    Ok(if operator == Comparison::Unequal { Expression::Not(Box::new(all)) } else { all })
-}
-
-/// Address and port.
-fn ends(value: &str) -> (Option<&str>, Option<&str>) {
-    let (address, port) = match value.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
-        Some((address, rest)) => match rest.strip_prefix(':') {
-            Some(port) => (address, Some(port)),
-            None if rest.is_empty() => (address, None),
-            // `[fe80::]/10`, which the address itself is told without.
-            None => (value, None),
-        },
-        None if value.matches(':').count() == 1 => {
-            value.split_once(':').map_or((value, None), |(a, p)| (a, Some(p)))
-        }
-        None => (value, None),
-    };
-    let is_any = |text: &&str| matches!(*text, "" | "*");
-    (Some(address).filter(|text| !is_any(text)), port.filter(|text| !is_any(text)))
-}
-
-/// The ports for which the comparison holds.
-fn ports(key: &str, operator: Comparison, port: &str) -> Result<Test, String> {
-    if matches!(operator, Comparison::Equal | Comparison::Unequal) {
-        return Test::parse(key, port);
-    }
-    let number = services::port(key, port)?;
-    let none = || format!("no port is beyond `{port}`");
-    let range = match operator {
-        Comparison::Less => format!("0-{}", number.checked_sub(1).ok_or_else(none)?),
-        Comparison::LessOrEqual => format!("0-{number}"),
-        Comparison::Greater => format!("{}-65535", number.checked_add(1).ok_or_else(none)?),
-        _ => format!("{number}-65535"),
-    };
-    Test::parse(key, &range)
-}
-
 #[cfg(test)]
 mod tests {
     use super::Expression;
@@ -352,7 +329,7 @@ mod tests {
             "sock": "0xffff888000000000",
         }));
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        Expression::parse(&words).unwrap().holds(&socket.unwrap(), &BTreeMap::new())
+        Expression::parse(&words, None).unwrap().holds(&socket.unwrap(), &BTreeMap::new())
     }
 
     #[test]
@@ -443,7 +420,7 @@ mod tests {
             socket[key] = value.clone();
         }
         let socket = serde_json::from_value(socket).unwrap();
-        Expression::parse(&[word.to_owned()]).unwrap().holds(&socket, &BTreeMap::new())
+        Expression::parse(&[word.to_owned()], None).unwrap().holds(&socket, &BTreeMap::new())
     }
 
     #[test]
@@ -485,14 +462,24 @@ mod tests {
     #[test]
     fn an_address_may_say_its_family() {
         let same = serde_json::json!({});
-        for yes in ["src inet:0.0.0.0", "src inet:*:22", "sport = inet::22", "src != inet6:*"] {
+        for yes in ["src inet:0.0.0.0", "src inet:*:22", "sport = inet::22", "src != inet:*:23"] {
             assert!(holds_of(yes, &same), "{yes}");
         }
-        assert!(!holds_of("src inet6:*:22", &same) && !holds_of("src unix:*", &same));
+        // A family that is named is one that a socket must be of.
+        for no in ["src inet6:*:22", "src != inet6:*", "not src inet6:*:22", "src unix:*"] {
+            assert!(!holds_of(no, &same), "{no}");
+        }
+        // And it is that of further addresses.
+        assert!(Expression::parse(&["src inet:10.0.0.1 or src [::1]".to_owned()], None).is_err());
+        assert!(holds_of("src inet6:[::1] or src inet:0.0.0.0", &same));
         let unix = serde_json::json!({"family": "unix", "path": "/run/Docker.sock", "local_port": null});
-        for yes in
-            ["src unix:/run/*", "src unix:/run/docker.sock", "src unix:*", "src unix:*SOCK", "src != inet:*"]
-        {
+        for yes in [
+            "src unix:/run/*",
+            "src unix:/run/docker.sock",
+            "src unix:*",
+            "src unix:*SOCK",
+            "src unix:/a or src /run/[a-d]*",
+        ] {
             assert!(holds_of(yes, &unix), "{yes}");
         }
         assert!(!holds_of("src unix:/run", &unix) && !holds_of("src unix:@*", &unix));
@@ -513,8 +500,9 @@ mod tests {
             "inode": 1, "net_namespace": 1, "uid": 0, "processes": [], "views": [], "sock": "0xffff888000000000",
         }));
         let socket = socket.unwrap();
-        let holds =
-            |word: &str| Expression::parse(&[word.to_owned()]).unwrap().holds(&socket, &BTreeMap::new());
+        let holds = |word: &str| {
+            Expression::parse(&[word.to_owned()], None).unwrap().holds(&socket, &BTreeMap::new())
+        };
         assert!(
             holds("src [fe80::1]:22")
                 && holds("src [fe80::1]")
@@ -538,9 +526,15 @@ mod tests {
             ("not", "ends where"),
             ("established", "no filter `established`"),
             ("state up", "no state `up`"),
-            ("src > 10.0.0.1", "not more or less"),
-            ("sport > :65535", "beyond"),
-            ("sport < :0", "beyond"),
+            ("src > 10.0.0.1", "never more or less"),
+            ("src [::1", "is not closed"),
+            ("src 80", "neither an address"),
+            ("src 2001:db8::1:2", "`[2001:db8::1:2]` or `[2001:db8::1]:2`"),
+            ("src inet6:10.0.0.1", "no address of IPv6"),
+            ("src 10.0.0.0/255.0.255.0", "neither an address"),
+            ("src netlink:rtnl:x", "no port of netlink"),
+            ("src link:x", "no protocol of Ethernet"),
+            ("dst netlink:rtnl", "`dst` is not"),
             ("dport = :no-such-service", "no name in /etc/services"),
             ("sport > :no-such-service", "no name in /etc/services"),
             ("dev > lo", "never more or less"),
@@ -548,17 +542,17 @@ mod tests {
             ("state established state", "has no value"),
             ("fwmark = 1", "not known here"),
             ("autobound", "not known here"),
-            ("src unix:/run/[ab]", "more in it than `*`"),
-            ("dst unix:/run/a", "`dst` of unix sockets is not known"),
-            ("src netlink:route", "family netlink"),
+            ("src unix:[[:alpha:]]", "classes"),
+            ("dst unix:/run/a", "`dst` is not"),
+            ("src netlink:x", "no protocol of netlink"),
             ("src vsock:x", "no number of vsock"),
             ("src > inet:10.0.0.1", "never more or less"),
             ("src localhost", "neither an address"),
         ] {
-            let error = Expression::parse(&[text.to_owned()]).unwrap_err();
+            let error = Expression::parse(&[text.to_owned()], None).unwrap_err();
             assert!(error.contains(wrong), "{text}: {error}");
         }
         let deep = "(".repeat(100_000);
-        assert!(Expression::parse(&[deep]).unwrap_err().contains("parentheses"));
+        assert!(Expression::parse(&[deep], None).unwrap_err().contains("parentheses"));
     }
 }

@@ -1,9 +1,12 @@
 //! Which sockets to show: the options people know from `ss`, and what a socket must be (`socket_expression` says how that is written).
 //!
-//! Options for kinds and families widen the choice: a socket is shown when one of them names it, and without any all are.
+//! What options for kinds and families mean together is in `socket_table`.
 
+use super::file_name_pattern::FileNamePattern;
 use super::services;
-use super::socket_expression::Expression;
+use super::socket_expression::{Expression, begins_with_states};
+use super::socket_host::network;
+use super::socket_table::{Table, Tables};
 use super::sockets::protocol;
 use super::words;
 use attest::Pattern;
@@ -49,17 +52,23 @@ pub(crate) struct Choice {
     /// Show XDP sockets.
     #[arg(long)]
     xdp: bool,
-    /// Show IPv4 sockets only.
-    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    /// Show IPv4 sockets. With options for kinds too, those of these kinds.
+    #[arg(short = '4', long)]
     ipv4: bool,
-    /// Show IPv6 sockets only.
+    /// Show IPv6 sockets.
     #[arg(short = '6', long)]
     ipv6: bool,
-    /// Show only sockets that wait for a peer: listeners, and datagram sockets without one.
-    #[arg(short, long, conflicts_with = "all")]
+    /// Show sockets of a family: inet, inet6, link, unix, netlink, vsock, tipc or xdp.
+    #[arg(short, long)]
+    family: Vec<String>,
+    /// Show sockets of these tables: tcp, udp, raw, inet, unix_stream, packet_raw, netlink, all and so on; `!` takes one away.
+    #[arg(short = 'A', long, visible_alias = "socket", value_delimiter = ',')]
+    query: Vec<String>,
+    /// Show only sockets that wait for a peer: listeners, and datagram sockets without one. States of the filter say more.
+    #[arg(short, long, overrides_with = "all")]
     listening: bool,
     /// Show sockets in all states, which is the default.
-    #[arg(short, long)]
+    #[arg(short, long, overrides_with = "listening")]
     all: bool,
     /// Taken as `ss` has it: ports are always numbers here.
     #[arg(short, long)]
@@ -80,40 +89,54 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    /// What the words say.
-    pub(crate) fn expression(&self) -> Result<Expression, String> {
-        Expression::parse(&self.words)
+    /// What options and words say.
+    pub(crate) fn selection(&self) -> Result<Selection, String> {
+        let mut tables = Tables::default();
+        for (asked, table) in [
+            (self.tcp, Table::Tcp),
+            (self.udp, Table::Udp),
+            (self.raw, Table::Raw),
+            (self.sctp, Table::Sctp),
+            (self.mptcp, Table::Mptcp),
+        ] {
+            if asked {
+                tables.add(table);
+            }
+        }
+        for (asked, family) in [
+            (self.ipv4, Family::Inet),
+            (self.ipv6, Family::Inet6),
+            (self.unix, Family::Unix),
+            (self.packet, Family::Packet),
+            (self.netlink, Family::Netlink),
+            (self.vsock, Family::Vsock),
+            (self.xdp, Family::Xdp),
+        ] {
+            if asked {
+                tables.add_family(family);
+            }
+        }
+        for name in &self.family {
+            tables.add_family_named(name)?;
+        }
+        tables.query(&self.query)?;
+        let expression = Expression::parse(&self.words, tables.only_family())?;
+        let listening = self.listening && !begins_with_states(&self.words);
+        Ok(Selection { tables, listening, expression })
     }
+}
 
-    /// Whether a socket is to be shown for which `expression` is what the words say.
-    pub(crate) fn shows(&self, expression: &Expression, socket: &Socket, names: &Names) -> bool {
-        let family = match (self.ipv4, self.ipv6) {
-            (false, false) => true,
-            (v4, _) => socket.family == if v4 { Family::Inet } else { Family::Inet6 },
-        };
-        self.shows_kind(socket)
-            && family
-            && (!self.listening || waits(socket))
-            && expression.holds(socket, names)
-    }
+/// Which sockets to show.
+#[derive(Clone, Debug)]
+pub(crate) struct Selection {
+    tables: Tables,
+    listening: bool,
+    expression: Expression,
+}
 
-    fn shows_kind(&self, socket: &Socket) -> bool {
-        let internet = matches!(socket.family, Family::Inet | Family::Inet6);
-        let raw = socket.kind.as_deref() == Some("raw");
-        let protocol = socket.protocol.as_deref().filter(|_| internet && !raw).unwrap_or_default();
-        let kinds = [
-            (self.tcp, protocol == "tcp"),
-            (self.udp, matches!(protocol, "udp" | "udplite")),
-            (self.sctp, protocol == "sctp"),
-            (self.mptcp, protocol == "mptcp"),
-            (self.raw, (internet && raw) || matches!(protocol, "icmp" | "icmpv6")),
-            (self.unix, socket.family == Family::Unix),
-            (self.packet, socket.family == Family::Packet),
-            (self.netlink, socket.family == Family::Netlink),
-            (self.vsock, socket.family == Family::Vsock),
-            (self.xdp, socket.family == Family::Xdp),
-        ];
-        kinds.iter().all(|(asked, _)| !asked) || kinds.iter().any(|(asked, is)| *asked && *is)
+impl Selection {
+    pub(crate) fn shows(&self, socket: &Socket, names: &Names) -> bool {
+        self.tables.show(socket) && (!self.listening || waits(socket)) && self.expression.holds(socket, names)
     }
 }
 
@@ -147,8 +170,14 @@ pub(crate) enum Test {
     Interface(String),
     Cgroup(Pattern),
     Family(Family),
-    /// Of a unix socket, in small letters.
-    Name(Pattern),
+    /// Of a unix socket.
+    Name(FileNamePattern),
+    /// Of a packet socket.
+    EtherType(u16),
+    Netlink {
+        protocol: Option<String>,
+        port: Option<u32>,
+    },
     Vsock {
         local: bool,
         cid: Option<u32>,
@@ -194,6 +223,7 @@ impl Test {
             // `ss` takes the directory, which has the hierarchy's usual place before it.
             "cgroup" => {
                 let path = value.strip_prefix("/sys/fs/cgroup").unwrap_or(value);
+                let path = path.strip_suffix('/').filter(|path| !path.ends_with('\\')).unwrap_or(path);
                 let path = if path.is_empty() { "/" } else { path };
                 Pattern::parse(path).map(Self::Cgroup).map_err(|error| error.to_string())
             }
@@ -208,27 +238,9 @@ impl Test {
         }
     }
 
-    /// A unix socket by its name, as `ss` has it: `*` stands for anything, and capitals are no others than small letters.
+    /// A unix socket by its name, as `ss` has it.
     pub(super) fn unix(name: &str) -> Result<Self, String> {
-        if name.contains(['?', '[', '\\']) {
-            return Err(format!(
-                "`{name}` has more in it than `*`, which is all that names of sockets may have here"
-            ));
-        }
-        let parts: Vec<&str> = name.split('*').collect();
-        let template = parts.iter().map(|part| Pattern::literal(&part.to_lowercase()).to_string());
-        let template = template.collect::<Vec<_>>().join("**");
-        Pattern::parse(&template).map(Self::Name).map_err(|error| error.to_string())
-    }
-
-    /// `CID:PORT` of a vsock socket, each of them `*` or nothing for any.
-    pub(super) fn vsock(address: &str, local: bool) -> Result<Self, String> {
-        let (cid, port) = address.split_once(':').unwrap_or((address, ""));
-        let any = |text: &str| match text {
-            "" | "*" => Ok(None),
-            number => number.parse().map(Some).map_err(|_| format!("`{number}` is no number of vsock")),
-        };
-        Ok(Self::Vsock { local, cid: any(cid)?, port: any(port)? })
+        FileNamePattern::parse(name).map(Self::Name)
     }
 
     pub(super) fn holds(&self, socket: &Socket, names: &Names) -> bool {
@@ -255,6 +267,8 @@ impl Test {
             Self::Uid(uid) => socket.uid == Some(*uid),
             Self::Inode(inode) => socket.inode == Some(*inode),
             Self::Namespace(number) => socket.net_namespace == Some(*number),
+            // As `ss` has it: of no interface.
+            Self::Interface(name) if name == "0" => socket.interface.is_none(),
             Self::Interface(name) => {
                 let is = |own: &facts::SocketInterface| {
                     own.name.as_ref() == Some(name) || own.index.to_string() == *name
@@ -264,8 +278,16 @@ impl Test {
             Self::Cgroup(pattern) => socket.cgroup.as_ref().is_some_and(|path| pattern.matches(path)),
             Self::Family(family) => socket.family == *family,
             Self::Name(pattern) => {
-                let name = socket.path.as_ref().filter(|_| socket.family == Family::Unix);
-                name.is_some_and(|name| pattern.matches(&name.to_lowercase()))
+                socket.family == Family::Unix && pattern.matches(socket.path.as_deref().unwrap_or_default())
+            }
+            Self::EtherType(number) => {
+                let name = format!("{number:#06x}");
+                socket.family == Family::Packet && socket.protocol.as_deref() == Some(name.as_str())
+            }
+            Self::Netlink { protocol, port } => {
+                let is_protocol = protocol.is_none() || protocol.as_deref() == socket.protocol.as_deref();
+                let own = socket.netlink.as_ref().filter(|_| is_protocol);
+                own.is_some_and(|own| port.is_none_or(|port| port == own.port))
             }
             Self::Vsock { local, cid, port } => {
                 let own = if *local { &socket.vsock_local } else { &socket.vsock_remote };
@@ -295,18 +317,8 @@ fn number<T: FromStr>(key: &str, text: &str) -> Result<T, String> {
 }
 
 fn address(text: &str, local: bool) -> Result<Test, String> {
-    let wrong = || format!("`{text}` is neither an address nor a network such as 10.0.0.0/8 or fe80::/10");
-    let (address, bits) = match text.split_once('/') {
-        Some((address, bits)) => (address, Some(bits.parse::<u32>().map_err(|_| wrong())?)),
-        None => (text, None),
-    };
-    let address = address.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(address);
-    let network: IpAddr = address.parse().map_err(|_| wrong())?;
-    let width = if network.is_ipv4() { 32 } else { 128 };
-    let bits = bits.unwrap_or(width);
-    if bits > width {
-        return Err(wrong());
-    }
+    let (network, bits) =
+        network(text, None)?.ok_or_else(|| format!("`{text}` is every address, which chooses nothing"))?;
     Ok(Test::Address { local, network, bits })
 }
 
@@ -354,8 +366,8 @@ mod tests {
 
     fn shows(words: &[&str], change: &str) -> bool {
         let line = Line::try_parse_from(std::iter::once(&"sockets").chain(words)).unwrap();
-        let expression = line.choice.expression().unwrap();
-        line.choice.shows(&expression, &socket(change), &BTreeMap::from([(7, "nginx".to_owned())]))
+        let selection = line.choice.selection().unwrap();
+        selection.shows(&socket(change), &BTreeMap::from([(7, "nginx".to_owned())]))
     }
 
     #[test]
@@ -370,8 +382,23 @@ mod tests {
         assert!(shows(&["-w"], ping) && !shows(&["-0"], ping));
         let packet = r#"{"family": "packet", "type": "raw"}"#;
         assert!(shows(&["-0"], packet) && !shows(&["-w"], packet) && shows(&["-anp"], packet));
-        assert!(Line::try_parse_from(["sockets", "-4", "-6"]).is_err());
-        assert!(Line::try_parse_from(["sockets", "-l", "-a"]).is_err());
+        // As with `ss`.
+        assert!(
+            shows(&["-46"], "{}") && shows(&["-4x"], "{}") && shows(&["-tx"], "{}") && !shows(&["-6x"], "{}")
+        );
+        assert!(shows(&["-l", "-a"], "{}") && !shows(&["-a", "-l"], "{}"));
+        assert!(shows(&["-f", "inet"], "{}") && !shows(&["-f", "inet6"], "{}"));
+        assert!(shows(&["-A", "tcp"], "{}") && !shows(&["-A", "udp,raw"], "{}"));
+        assert!(shows(&["-A", "inet,!udp"], "{}") && !shows(&["-A", "inet,!tcp"], "{}"));
+        for (words, wrong) in [
+            (["-f", "inet4"], "no family `inet4`"),
+            (["-A", "tcp4"], "no table `tcp4`"),
+            (["-A", "!tcp"], "no table is left"),
+        ] {
+            let line = Line::try_parse_from(std::iter::once("sockets").chain(words)).unwrap();
+            let error = line.choice.selection().unwrap_err();
+            assert!(error.contains(wrong), "{words:?}: {error}");
+        }
     }
 
     #[test]
@@ -380,6 +407,9 @@ mod tests {
         assert!(shows(&["-l"], r#"{"state": "listen"}"#));
         assert!(shows(&["-lun"], r#"{"state": "unconnected", "type": "dgram", "protocol": "udp"}"#));
         assert!(!shows(&["-l"], r#"{"state": "close"}"#));
+        // States say more, as with `ss`.
+        assert!(shows(&["-l", "state", "established"], "{}") && shows(&["-l", "exclude listening"], "{}"));
+        assert!(!shows(&["-l", "state=established"], "{}"));
     }
 
     #[test]
@@ -437,7 +467,7 @@ mod tests {
             ("pid=", "empty"),
             ("ownership=me", "no ownership `me`"),
         ] {
-            let error = Expression::parse(&[word.to_owned()]).unwrap_err();
+            let error = Expression::parse(&[word.to_owned()], None).unwrap_err();
             assert!(error.contains(wrong), "{word}: {error}");
         }
     }

@@ -17,11 +17,11 @@ use std::net::IpAddr;
 const ADDRESS_WIDTH: usize = 15;
 
 pub(crate) fn sockets(args: &SocketsArgs, out: &mut Output) -> anyhow::Result<Outcome> {
-    let expression = args.choice.expression().map_err(anyhow::Error::msg)?;
+    let selection = args.choice.selection().map_err(anyhow::Error::msg)?;
     let mut snapshot = look(&args.target, Tables { sockets: true, ..NOTHING })?;
     let read = snapshot.sockets.len();
     let names = names(&snapshot.processes);
-    snapshot.sockets.retain(|socket| args.choice.shows(&expression, socket, &names));
+    snapshot.sockets.retain(|socket| selection.shows(socket, &names));
     if out.json {
         out.json(&snapshot.sockets)?;
     } else {
