@@ -543,9 +543,9 @@ impl<'s, 'a> Walk<'s, 'a> {
         }
         session.space.look().forget_pages();
         for (sk, identity) in &*identities {
-            match sock::identity(session, *sk) {
+            match sock::is_still(session, *sk, identity) {
                 Err(error) if error.ends_the_look() => return Err(error),
-                Ok(now) if now == *identity => {}
+                Ok(true) => {}
                 _ => {
                     mixed.insert(*sk);
                 }

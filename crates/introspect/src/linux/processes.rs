@@ -100,9 +100,7 @@ impl Views {
         let must = [Some(&self.listed), self.pid_table.as_ref(), self.cgroup.as_ref()].into_iter().flatten();
         let all = ascending(must.clone().chain([&self.run_queue]).flatten().copied().collect());
         let mut must: Vec<&[Gva]> = must.map(Vec::as_slice).collect();
-        let lacks = |task: &Gva| {
-            must.iter_mut().fold(false, |lacks, view| next(view, *task, |of| *of).is_none() || lacks)
-        };
+        let lacks = |task: &Gva| must.iter_mut().any(|view| next(view, *task, |of| *of).is_none());
         all.into_iter().filter(lacks).collect()
     }
 }

@@ -166,6 +166,8 @@ pub(crate) struct Sock {
 pub(super) struct Identity {
     common: Common,
     full: Option<FullIdentity>,
+    /// Of a sock that works for another: which one its file leads to. What was that file before is another's.
+    lent: Option<Lent>,
 }
 
 /// The same of a full sock.
@@ -179,6 +181,9 @@ struct FullIdentity {
     /// ``struct file *``.
     file: Option<Gva>,
 }
+
+/// The ``struct sock *`` that a file leads to, and its inode number.
+type Lent = (Gva, Option<u64>);
 
 /// What a sock says about who keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,7 +310,7 @@ pub(crate) fn read(session: &Session<'_>, sk: Gva, facts: &mut Socket) -> Result
         }?;
         // Before the identity, which changes after this does.
         let lent_to_nobody = matches!(sock.claim, Claim::Lent(..)) && !is_born(session, sk)?;
-        if identity(session, sk)? == sock.identity && !lent_to_nobody {
+        if is_still(session, sk, &sock.identity)? && !lent_to_nobody {
             return Ok(Some(sock));
         }
         session.space.look().forget_pages();
@@ -321,17 +326,28 @@ fn is_born(session: &Session<'_>, sk: Gva) -> Result<bool, ReadError> {
     Ok(session.space.u32(member(sk, session.kernel.layouts().net.sock.references)?)? != 0)
 }
 
-/// Whose the ``struct sock *`` at `sk` is now.
-pub(super) fn identity(session: &Session<'_>, sk: Gva) -> Result<Identity, ReadError> {
+/// Whether the ``struct sock *`` at `sk` is still whose it was.
+pub(super) fn is_still(session: &Session<'_>, sk: Gva, was: &Identity) -> Result<bool, ReadError> {
+    let mut now = identity(session, sk)?;
+    if was.lent.is_some()
+        && let Some(file) = now.full.as_ref().and_then(|full| full.file)
+    {
+        now.lent = Some(lent(session, file)?);
+    }
+    Ok(now == *was)
+}
+
+/// Whose the ``struct sock *`` at `sk` is now, but for what is lent to it.
+fn identity(session: &Session<'_>, sk: Gva) -> Result<Identity, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
     let common = Common::of(&Record::read(session, sk, &layout.common)?, layout)?;
     if common.is_mini() {
-        return Ok(Identity { common, full: None });
+        return Ok(Identity { common, full: None, lent: None });
     }
     let uid = session.space.u32(member(sk, layout.uid)?)?;
     let socket = session.space.pointer(member(sk, layout.socket)?)?;
     let (inode, file) = (inode(session, socket)?, file_of(session, socket)?);
-    Ok(Identity { common, full: Some(FullIdentity { uid, socket, inode, file }) })
+    Ok(Identity { common, full: Some(FullIdentity { uid, socket, inode, file }), lent: None })
 }
 
 /// A socket of which nothing is known but its family.
@@ -414,7 +430,7 @@ fn mini(
         interface: first.u32(layout.interface)?,
         claim: if request { Claim::Request } else { Claim::TimeWait },
         must_be_found: false,
-        identity: Identity { common: *common, full: None },
+        identity: Identity { common: *common, full: None, lent: None },
     })
 }
 
@@ -500,7 +516,11 @@ fn full(
     let dead = first.u64(layout.flags)? & DEAD != 0;
     let claim = claim(session, sk, (&object, dead), facts)?;
     let file = facts.file.map(|file| Gva(file.0));
-    let identity = Identity { common: *common, full: Some(FullIdentity { uid, socket, inode, file }) };
+    let lent = match claim {
+        Claim::Lent(owner, inode) => Some((owner, inode)),
+        _ => None,
+    };
+    let identity = Identity { common: *common, full: Some(FullIdentity { uid, socket, inode, file }), lent };
     let group = layout.group.map(|group| group.of(&object)).transpose()?.flatten();
     Ok(Sock { net: common.net, group, interface, claim, must_be_found, identity })
 }
@@ -559,9 +579,9 @@ fn claim(
     if !file::is_referenced(session, file)? {
         return Ok(Claim::Closed);
     }
-    let (owners, owner) = file::socket_of(session, file)?;
+    let (owner, inode) = lent(session, file)?;
     if owner != sk {
-        return Ok(Claim::Lent(owner, inode(session, owners)?));
+        return Ok(Claim::Lent(owner, inode));
     }
     if facts.family == Family::Packet && packet::is_mapped(session, sk)? {
         return Ok(Claim::Mapped);
@@ -569,6 +589,12 @@ fn claim(
     let user_data = object.u64(layout.user_data)?;
     let taken = user_data & !USER_DATA_FLAGS != 0 && user_data & USER_DATA_PSOCK == 0;
     Ok(if taken { Claim::Kernel } else { Claim::Held })
+}
+
+/// What the ``struct file *`` at `file` leads to.
+fn lent(session: &Session<'_>, file: Gva) -> Result<Lent, ReadError> {
+    let (socket, owner) = file::socket_of(session, file)?;
+    Ok((owner, inode(session, socket)?))
 }
 
 /// ``struct file *`` of the ``struct socket *`` at `socket`, if it is and has one.

@@ -27,7 +27,7 @@ fn five_thousand_processes_and_twenty_thousand_sockets_are_equal_for_the_usual_b
     assert!(different.is_empty(), "{} differences:\n{}", different.len(), first.join("\n"));
 
     // Several threads share what a look may read. What they have read by then is kept, in the order of the table, and the rest told of.
-    let options = Options { budget: Budget { bytes: 6 << 20, ..usual }, ..options };
+    let options = Options { budget: Budget { bytes: 4 << 20, ..usual }, ..options };
     let short = introspect::snapshot(&*opened.vm.memory, &opened.kernel, opened.facts(), &options).unwrap();
     let cut: Vec<_> = short.problems.iter().filter(|problem| problem.kind == ProblemKind::Budget).collect();
     assert!(cut.iter().any(|problem| problem.location == "processes"), "{:?}", short.problems);
@@ -36,7 +36,7 @@ fn five_thousand_processes_and_twenty_thousand_sockets_are_equal_for_the_usual_b
     assert!(short.problems.len() < 20, "{:?}", short.problems);
 
     // The same while sockets are read.
-    let options = Options { budget: Budget { bytes: 24 << 20, ..usual }, ..options };
+    let options = Options { budget: Budget { bytes: 18 << 20, ..usual }, ..options };
     let short = introspect::snapshot(&*opened.vm.memory, &opened.kernel, opened.facts(), &options).unwrap();
     let cut: Vec<_> = short.problems.iter().filter(|problem| problem.kind == ProblemKind::Budget).collect();
     assert!(cut.iter().any(|problem| problem.location == "sockets"), "{:?}", short.problems);

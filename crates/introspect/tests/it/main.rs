@@ -24,6 +24,7 @@ mod menagerie; // a guest with one of everything
 mod opened; // a booted guest with its memory opened and its kernel located
 mod own_tables; // symbols and types, against /proc/kallsyms and /sys/kernel/btf
 mod paged_out; // pages that a pager keeps
+mod reused; // a sock that is two
 mod socket_views; // sockets that hide, and those that only seem to
 mod tables; // every table on every kind of guest: the sample that CI runs
 mod vmi_rs; // the adapter for vmi-rs
