@@ -12,6 +12,7 @@ mod ebpf;
 mod finding;
 mod kernel;
 mod module;
+mod names;
 mod process;
 mod snapshot;
 mod socket;
@@ -22,6 +23,7 @@ pub use ebpf::{EbpfAttachment, EbpfProgram, EbpfSites};
 pub use finding::{Evidence, Finding, Report, Severity, Verdict, rule};
 pub use kernel::{Kernel, ProfileOrigin, ProfileSource};
 pub use module::{Module, ModuleState};
+pub use names::Names;
 pub use process::{
     CgroupV1, ContainerRuntime, EnvironmentVariable, ExeState, Namespaces, Process, ProcessState, Seccomp,
     TaskKind, Terminal, Thread,
@@ -35,6 +37,11 @@ pub use vm::{Hypervisor, Libvirt, Metadata, Nic, Vm, VmState};
 
 /// Text that many rows have in common, or that is short: to copy it costs no allocation. A crowd's tables have a hundred thousand such.
 pub type Text = smol_str::SmolStr;
+
+/// Pids, ascending. Most lists of them are short, and then cost no allocation.
+pub type Pids = smallvec::SmallVec<[u32; 4]>;
+/// Descriptors, ascending. Most lists of them are short, and then cost no allocation.
+pub type Descriptors = smallvec::SmallVec<[Descriptor; 2]>;
 
 /// Value of `schema` in a [`Snapshot`].
 pub const SNAPSHOT_SCHEMA: &str = "birthmark.snapshot/v1";

@@ -1,6 +1,6 @@
 //! One process of a guest (a thread group: its leader's facts).
 
-use crate::{Address, Text};
+use crate::{Address, Names, Text};
 use serde::{Deserialize, Serialize};
 
 /// What became of the file a process runs.
@@ -273,7 +273,7 @@ pub struct Process {
     #[serde(default)]
     pub container_runtime: Option<ContainerRuntime>,
     /// Views in which it was seen.
-    pub views: Vec<Text>,
+    pub views: Names,
     /// Address of its `struct task_struct`.
     pub task: Address,
 }

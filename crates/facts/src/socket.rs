@@ -1,6 +1,6 @@
 //! One socket of a guest.
 
-use crate::{Address, Text};
+use crate::{Address, Descriptors, Names, Pids, Text};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -144,7 +144,7 @@ pub struct SocketPeer {
     /// Its inode number in sockfs; `None` when no file was made for it yet, or it is gone.
     pub inode: Option<u64>,
     /// Pids that hold it, ascending.
-    pub processes: Vec<u32>,
+    pub processes: Pids,
     /// Address of its `struct sock`.
     pub sock: Address,
 }
@@ -211,7 +211,7 @@ pub struct Socket {
     /// Peer's port; `None` without a peer.
     pub remote_port: Option<u16>,
     /// Unix: path, or `@name` for the abstract namespace.
-    pub path: Option<String>,
+    pub path: Option<Text>,
     /// Inode number in sockfs: joins with `/proc/PID/fd`. `None` when no file was ever made for it or it is gone.
     pub inode: Option<u64>,
     /// Inode number of the network namespace.
@@ -219,10 +219,10 @@ pub struct Socket {
     /// Owner (initial user namespace).
     pub uid: Option<u32>,
     /// Pids that hold it, ascending: by a descriptor, or where no process has one, by what `ownership` names. Empty: none.
-    pub processes: Vec<u32>,
+    pub processes: Pids,
     /// The descriptors that lead to it, ascending: `/proc/PID/fd/FD`.
     #[serde(default)]
-    pub descriptors: Vec<Descriptor>,
+    pub descriptors: Descriptors,
     /// What keeps it alive. `None`: not known, because not all that can hold it could be read.
     #[serde(default)]
     pub ownership: Option<Ownership>,
@@ -265,10 +265,10 @@ pub struct Socket {
     #[serde(default)]
     pub vsock_remote: Option<VsockAddress>,
     /// Views in which it was seen.
-    pub views: Vec<Text>,
+    pub views: Names,
     /// Views that every socket of its kind and state is in, and this one is not, also after looking again.
     #[serde(default)]
-    pub views_missing: Vec<Text>,
+    pub views_missing: Names,
     /// Address of its `struct file`.
     #[serde(default)]
     pub file: Option<Address>,

@@ -6,8 +6,9 @@
 
 use crate::session::Session;
 use facts::Problem;
+use std::cmp::Ordering;
 use std::num::NonZero;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use vmi_core::{Access, Look, ReadError};
@@ -44,11 +45,11 @@ where
     /// Takes part after part, until there is none or the look is over.
     fn take(&self, session: &Session<'_>) {
         loop {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let number = self.next.fetch_add(1, Relaxed);
             let Some(objects) = self.parts.get(number) else { return };
             let part = (self.read)(session, objects);
             if part.1.is_err() {
-                self.next.store(self.parts.len(), Ordering::Relaxed);
+                self.next.store(self.parts.len(), Relaxed);
             }
             self.done().push(Done { number, part, problems: session.take_problems() });
         }
@@ -92,6 +93,43 @@ pub(crate) fn side_by_side<O: Copy + Sync, T: Send>(
 /// Whether so many objects are worth threads.
 pub(crate) fn is_crowd(objects: usize) -> bool {
     objects >= MANY
+}
+
+/// Sorts `items`, a `crowd` of them on several threads. Items that compare as the same may change places.
+pub(crate) fn sort_apart<T: Send>(
+    items: &mut [T],
+    crowd: bool,
+    compare: &(impl Fn(&T, &T) -> Ordering + Sync),
+) {
+    let threads = if crowd { threads() } else { 1 };
+    let (mut rest, mut parts) = (items, Vec::with_capacity(threads));
+    for left in (2..=threads).rev() {
+        let len = rest.len() / left;
+        if len == 0 {
+            break;
+        }
+        // All that is in the part belongs before all that is behind it.
+        rest.select_nth_unstable_by(len, compare);
+        let (part, behind) = rest.split_at_mut(len);
+        parts.push(part);
+        rest = behind;
+    }
+    parts.push(rest);
+    let helpers = parts.len() - 1;
+    let parts = Mutex::new(parts);
+    let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let sort = || {
+        while let Some(part) = next() {
+            part.sort_unstable_by(compare);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..helpers {
+            // Without a thread there is less help, and no less done.
+            let _ = thread::Builder::new().spawn_scoped(scope, sort);
+        }
+        sort();
+    });
 }
 
 fn threads() -> usize {

@@ -330,7 +330,6 @@ pub(crate) fn snapshot(
     let sockets = table(&session, "sockets", tables.sockets, |sockets| {
         linux::net::sockets(&session, &processes, sockets)
     })?;
-    let sockets = linux::net::sorted(sockets);
     let mut modules =
         table(&session, "modules", tables.modules, |modules| linux::module::modules(&session, modules))?;
     modules.sort_by(|a, b| (&a.name, a.module).cmp(&(&b.name, b.module)));

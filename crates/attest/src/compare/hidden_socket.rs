@@ -70,7 +70,7 @@ fn kind(socket: &Socket) -> String {
 /// port the kernel chose.
 fn place(socket: &Socket) -> String {
     if let Some(path) = &socket.path {
-        return path.clone();
+        return path.to_string();
     }
     let vsock = |address: &Option<VsockAddress>| address.clone().filter(|address| address.port != u32::MAX);
     match (vsock(&socket.vsock_local), vsock(&socket.vsock_remote)) {

@@ -108,7 +108,7 @@ fn what_is_unknown_of_a_connection_is_blindness() {
         |s| s.local_address = None,
         |s| s.remote_address = None,
         |s| s.protocol = None,
-        |s| s.processes = vec![31337],
+        |s| s.processes = vec![31337].into(),
     ] {
         let mut socket = flow(40001, "10.0.5.9", 5432, &[401]);
         change(&mut socket);

@@ -16,7 +16,7 @@ fn seen_everywhere() -> Snapshot {
         modules: names(&["module_list", "module_tree", "sysfs"]),
     };
     for process in &mut snapshot.processes {
-        process.views = snapshot.views.processes.clone();
+        process.views = snapshot.views.processes.clone().into();
     }
     for module in &mut snapshot.modules {
         module.views = snapshot.views.modules.clone();
@@ -41,12 +41,13 @@ fn findings(change: impl FnOnce(&mut Snapshot)) -> Vec<Finding> {
 fn views_that_agree_are_no_finding() {
     assert_eq!(findings(|_| {}), []);
     assert_eq!(findings(|s| s.views = Views::default()), [], "a look that compared no views");
-    assert_eq!(findings(|s| s.processes[0].views.push("run_queue".into())), []);
+    assert_eq!(findings(|s| s.processes[0].views = s.processes[0].views.with("run_queue".into())), []);
 }
 
 #[test]
 fn a_process_that_a_view_lacks_is_hidden_and_says_where() {
-    let finding = only(findings(|s| s.processes[4].views = names(&["pid_table", "cgroup", "run_queue"])));
+    let finding =
+        only(findings(|s| s.processes[4].views = names(&["pid_table", "cgroup", "run_queue"]).into()));
     assert_eq!((finding.rule.as_str(), finding.severity), (rule::PROCESS_HIDDEN, Severity::Critical));
     assert_eq!(finding.views_seen, names(&["cgroup", "pid_table", "run_queue"]));
     assert_eq!(finding.views_missing, names(&["task_list"]));
@@ -59,14 +60,14 @@ fn a_process_that_a_view_lacks_is_hidden_and_says_where() {
 #[test]
 fn ten_hidden_processes_of_one_program_are_one_finding_and_another_way_to_hide_is_another() {
     let hide = |s: &mut Snapshot| {
-        s.processes[5].views = names(&["task_list"]);
-        s.processes[6].views = names(&["task_list"]);
+        s.processes[5].views = names(&["task_list"]).into();
+        s.processes[6].views = names(&["task_list"]).into();
     };
     let finding = only(findings(hide));
     assert_eq!(finding.evidence["pids"], "401, 402");
     let both = findings(|s| {
         hide(s);
-        s.processes[4].views = names(&["cgroup"]);
+        s.processes[4].views = names(&["cgroup"]).into();
     });
     assert_eq!(both.len(), 2);
     assert!(both.contains(&finding));
@@ -80,7 +81,7 @@ fn a_process_that_ends_has_left_its_views_and_is_not_hidden() {
         process.exiting = true;
         process.exe = None;
         process.exe_state = Some(ExeState::None);
-        process.views = names(&["task_list"]);
+        process.views = names(&["task_list"]).into();
     };
     assert_eq!(findings(ending), []);
     // One that has an executable only poses as ending, whatever its state.
@@ -101,7 +102,7 @@ fn a_process_that_never_ran_yet_need_only_be_on_the_task_list() {
     let new = |views: &'static [&'static str]| {
         findings(move |s| {
             s.processes[4].state = Some(ProcessState::New);
-            s.processes[4].views = names(views);
+            s.processes[4].views = names(views).into();
         })
     };
     assert_eq!(new(&["task_list"]), []);
@@ -139,7 +140,7 @@ fn a_module_that_comes_or_goes_is_not_hidden_and_one_that_poses_so_is() {
 
 #[test]
 fn a_socket_that_a_view_lacks_is_hidden_and_says_where_and_who_holds_it() {
-    let finding = only(findings(|s| s.sockets[0].views_missing = names(&["hash_table"])));
+    let finding = only(findings(|s| s.sockets[0].views_missing = names(&["hash_table"]).into()));
     assert_eq!((finding.rule.as_str(), finding.severity), (rule::SOCKET_HIDDEN, Severity::Critical));
     assert_eq!(finding.subject, "socket inet tcp 443");
     assert_eq!(finding.views_missing, names(&["hash_table"]));
@@ -155,7 +156,7 @@ fn a_socket_that_nobody_holds_is_hidden_and_one_that_nobody_need_hold_is_not() {
         findings(|s| {
             s.sockets[0].processes.clear();
             s.sockets[0].ownership = ownership;
-            s.sockets[0].views_missing = names(missing);
+            s.sockets[0].views_missing = names(missing).into();
         })
     };
     let finding = only(with(Some(Ownership::Nobody), &["file_table"]));
@@ -171,7 +172,7 @@ fn the_same_hiding_is_the_same_finding_and_another_port_or_view_is_another() {
     let id = |port, view: &str| {
         only(findings(|s| {
             s.sockets[2] = tcp("0.0.0.0", port, &[1, 470]);
-            s.sockets[2].views_missing = names(&[view]);
+            s.sockets[2].views_missing = names(&[view]).into();
             s.sockets[2].sock = Address(0xffff_8880_0000_0000 | u64::from(port));
         }))
         .id

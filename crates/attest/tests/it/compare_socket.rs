@@ -28,7 +28,7 @@ fn another_port_or_another_program_is_another_finding_and_another_pid_is_not() {
 
 #[test]
 fn a_certified_port_of_another_program_is_found_with_who_should_hold_it() {
-    let finding = only(drift(|s| s.sockets[0].processes = vec![900]));
+    let finding = only(drift(|s| s.sockets[0].processes = vec![900].into()));
     assert_eq!(finding.rule, rule::LISTENER_UNKNOWN);
     assert_eq!(finding.evidence["expected"], "held by /usr/sbin/nginx");
     // Also when the right program holds it too.
@@ -36,7 +36,7 @@ fn a_certified_port_of_another_program_is_found_with_who_should_hold_it() {
     // And when nobody does: a socket whose holder hides.
     assert_eq!(only(drift(|s| s.sockets[0].processes.clear())).rule, rule::LISTENER_UNKNOWN);
     // One of several holders left is fine: systemd handed the socket over.
-    assert_eq!(drift(|s| s.sockets[2].processes = vec![470]), []);
+    assert_eq!(drift(|s| s.sockets[2].processes = vec![470].into()), []);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn what_is_unknown_of_a_socket_is_blindness() {
         |s| s.protocol = None,
         |s| s.local_address = None,
         |s| s.local_port = None,
-        |s| s.processes = vec![31337],
+        |s| s.processes = vec![31337].into(),
     ] {
         let finding = only(drift(|s| change(&mut s.sockets[0])));
         assert_eq!(finding.rule, rule::GUEST_BLIND);

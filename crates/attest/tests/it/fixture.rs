@@ -31,7 +31,7 @@ pub fn process(pid: u32, name: &str, exe: &str) -> Process {
         start_time_ns: Some(u64::from(pid) * 1_000_000),
         namespaces: Namespaces { net: Some(4026531840), ..Namespaces::default() },
         cgroup: Some("/".into()),
-        views: vec!["task_list".into()],
+        views: ["task_list"].into(),
         task: Address(0xffff_8880_0000_0000 + u64::from(pid) * 0x2000),
         ..Process::default()
     }
@@ -85,7 +85,7 @@ pub fn socket(family: Family, kind: &str, protocol: &str, state: SocketState, ow
         inode: Some(12345),
         net_namespace: Some(4026531840),
         uid: Some(0),
-        processes: owners.to_vec(),
+        processes: owners.into(),
         ownership: Some(Ownership::Process),
         receive_queue: Some(0),
         send_queue: Some(128),
@@ -93,16 +93,16 @@ pub fn socket(family: Family, kind: &str, protocol: &str, state: SocketState, ow
         interface: None,
         filter: None,
         peer: None,
-        descriptors: Vec::new(),
+        descriptors: facts::Descriptors::new(),
         shutdown: None,
         cookie: None,
         cgroup: None,
         netlink: None,
         vsock_local: None,
         vsock_remote: None,
-        views_missing: vec![],
+        views_missing: facts::Names::default(),
         file: Some(Address(0xffff_8880_2000_0000)),
-        views: vec!["hash_table".into()],
+        views: ["hash_table"].into(),
         sock: Address(0xffff_8881_0000_0000),
     }
 }
@@ -136,7 +136,7 @@ pub fn udp(address: &str, port: u16, owners: &[u32]) -> Socket {
 
 pub fn unix(path: &str, owners: &[u32]) -> Socket {
     let socket = socket(Family::Unix, "stream", "unix", SocketState::Listen, owners);
-    Socket { path: Some(path.to_owned()), ..socket }
+    Socket { path: Some(path.into()), ..socket }
 }
 
 pub fn module(name: &str) -> Module {

@@ -153,7 +153,7 @@ fn a_snapshot_with_an_unknown_fact_is_refused_with_the_reason() {
     refuse(&|s| s.processes[4].capabilities_effective = None, "capabilities_effective");
     refuse(&|s| s.processes[2].uid = None, "uid");
     refuse(&|s| s.sockets[0].local_port = None, "local_port");
-    refuse(&|s| s.sockets[0].processes = vec![31337], "processes");
+    refuse(&|s| s.sockets[0].processes = vec![31337].into(), "processes");
     refuse(&|s| s.kernel.btf_digest = None, "btf_digest");
     refuse(&|s| s.processes.push(Process { kernel_thread: true, ..process(9, "x", "/x") }), "kernel_thread");
 }

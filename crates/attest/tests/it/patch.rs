@@ -80,7 +80,7 @@ fn the_change_that_a_finding_proposes_allows_what_was_found() {
         }),
         ("identity", &|s| s.processes[5].euid = Some(0)),
         ("kernel thread identity", &|s| s.processes[3].uid = Some(99)),
-        ("listener of somebody else", &|s| s.sockets[0].processes = vec![900]),
+        ("listener of somebody else", &|s| s.sockets[0].processes = vec![900].into()),
         ("ephemeral and unix listeners", &|s| {
             s.sockets.push(udp("0.0.0.0", 40123, &[900]));
             s.sockets.push(unix("/tmp/sock.900/#x", &[900]));

@@ -8,7 +8,7 @@ use super::words;
 use crate::Outcome;
 use crate::args::SocketsArgs;
 use crate::output::{Cell, Output, Paint, Table};
-use facts::{Family, FilterKind, Ownership, Process, Socket, VsockAddress};
+use facts::{Family, FilterKind, Ownership, Process, Socket, Text, VsockAddress};
 use introspect::Tables;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -113,7 +113,7 @@ fn ends(socket: &Socket) -> (Cell, Cell) {
             (end(socket.local_address, socket.local_port), end(socket.remote_address, socket.remote_port))
         }
         Family::Unix => (
-            Cell::some(socket.path.clone().or_else(|| inode(socket.inode))),
+            Cell::some(socket.path.as_ref().map(Text::to_string).or_else(|| inode(socket.inode))),
             Cell::some(socket.peer.as_ref().and_then(|peer| inode(peer.inode))),
         ),
         Family::Netlink => (

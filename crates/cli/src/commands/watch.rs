@@ -13,7 +13,7 @@ use crate::guest::Guest;
 use crate::output::{Cell, Output, Paint};
 use anyhow::Context;
 use attest::Tasks;
-use facts::{Address, EbpfProgram, Module, Process, Snapshot, Socket, SocketState, Turnover};
+use facts::{Address, EbpfProgram, Module, Process, Snapshot, Socket, SocketState, Text, Turnover};
 use introspect::Tables;
 use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -352,7 +352,9 @@ fn tell(out: &mut Output, event: &Event<'_>) -> anyhow::Result<()> {
         }
         Event::Listener { at, what, listener } => {
             let local = words::end(listener.local_address, listener.local_port);
-            let place = local.or_else(|| listener.path.clone()).unwrap_or_else(|| "?".to_owned());
+            let place = local
+                .or_else(|| listener.path.as_ref().map(Text::to_string))
+                .unwrap_or_else(|| "?".to_owned());
             let owners: Vec<String> = listener.processes.iter().map(u32::to_string).collect();
             let owners = if owners.is_empty() { "nobody".to_owned() } else { owners.join(",") };
             let text = format!(" listener {} {place}  held by {owners}", sockets::protocol(listener));

@@ -119,7 +119,7 @@ pub fn snapshot() -> Snapshot {
             start_time_ns: Some(1),
             namespaces: Namespaces::default(),
             cgroup: Some("/".into()),
-            views: vec!["task_list".into()],
+            views: ["task_list"].into(),
             task: Address(0xffff_8880_0000_0000),
             ..Process::default()
         }],

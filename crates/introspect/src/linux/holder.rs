@@ -11,8 +11,7 @@ use super::task::Seen;
 use super::{io_uring, list, scm, sock, task};
 use crate::apart::apart;
 use crate::session::{Session, member};
-use facts::{Descriptor, Ownership, ProblemKind};
-use smallvec::SmallVec;
+use facts::{Descriptor, Descriptors, Ownership, Pids, ProblemKind};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use vmi_core::{Gva, ReadError};
@@ -175,14 +174,14 @@ pub(super) struct Holding {
     pub(super) file: Gva,
     pub(super) ownership: Ownership,
     /// In the order in which they were found, perhaps repeated.
-    pids: SmallVec<[u32; 1]>,
+    pids: Pids,
     /// Those of processes, in the same order.
-    descriptors: SmallVec<[Descriptor; 1]>,
+    descriptors: Descriptors,
 }
 
 impl Holding {
     fn new(socket: SocketLead, file: Gva, ownership: Ownership, pids: &[u32]) -> Self {
-        Self { socket, file, ownership, pids: pids.into(), descriptors: SmallVec::new() }
+        Self { socket, file, ownership, pids: pids.into(), descriptors: Descriptors::new() }
     }
 
     /// Adds a holder: of another socket in the same memory, or a stronger one, and those that were known do not count.
@@ -195,16 +194,16 @@ impl Holding {
     }
 
     /// The descriptors that lead to it, ascending.
-    pub(super) fn descriptors(&self) -> Vec<Descriptor> {
-        let mut descriptors = self.descriptors.to_vec();
+    pub(super) fn descriptors(&self) -> Descriptors {
+        let mut descriptors = self.descriptors.clone();
         descriptors.sort_unstable();
         descriptors.dedup();
         descriptors
     }
 
     /// Its holders, ascending.
-    pub(super) fn pids(&self) -> Vec<u32> {
-        let mut pids = self.pids.to_vec();
+    pub(super) fn pids(&self) -> Pids {
+        let mut pids = self.pids.clone();
         pids.sort_unstable();
         pids.dedup();
         pids

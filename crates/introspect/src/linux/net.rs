@@ -15,9 +15,10 @@ use super::{
     cgroup, device, filter, inet, io_uring, list, mptcp, namespace, netlink, packet, raw, rhashtable, scm,
     sctp, sock, sock_scan, tcp, udp, unix, vsock, xdp,
 };
-use crate::apart::{apart, is_crowd, side_by_side};
+use crate::apart::{apart, is_crowd, side_by_side, sort_apart};
 use crate::session::{Session, member};
-use facts::{Address, Family, Ownership, ProblemKind, Socket, SocketPeer, SocketState, Text};
+use facts::{Address, Family, Names, Ownership, ProblemKind, Socket, SocketPeer, SocketState, Text};
+use std::array;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use vmi_core::{Gva, ReadError};
@@ -237,6 +238,26 @@ impl Spot<'_> {
     }
 }
 
+/// Names of the views, in the order in which a socket has them.
+const VIEWS: [&str; 3] = [FILE_TABLE, HASH_TABLE, ADDRESS_TABLE];
+
+/// The names of some of the views. All rows that have the same share them.
+struct Seeing([Names; 1 << VIEWS.len()]);
+
+impl Seeing {
+    fn new() -> Self {
+        let has = |seen: usize, view: usize| seen >> view & 1 != 0;
+        let names = |seen| VIEWS.iter().enumerate().filter(move |(view, _)| has(seen, *view));
+        Self(array::from_fn(|seen| names(seen).map(|(_, name)| Text::new_static(name)).collect()))
+    }
+
+    /// The names of those of [`VIEWS`] that are `seen`.
+    fn names(&self, seen: [bool; VIEWS.len()]) -> Names {
+        let seen = seen.iter().rev().fold(0, |bits, seen| bits << 1 | usize::from(*seen));
+        self.0.get(seen).cloned().unwrap_or_default()
+    }
+}
+
 /// Both views at about one moment.
 struct Views {
     hashed: Hashed,
@@ -284,7 +305,7 @@ impl Views {
 
     /// Fills in what the views say about a `socket` that was read: who holds it, and which views it is and should be in. `false`:
     /// the views are of another socket, which was in the same memory before.
-    fn place(&self, spot: Spot<'_>, read: &Sock, socket: &mut Socket) -> bool {
+    fn place(&self, spot: Spot<'_>, read: &Sock, seeing: &Seeing, socket: &mut Socket) -> bool {
         let Sock { claim, must_be_found, .. } = *read;
         let Spot { held: own, in_hash, addressed, .. } = spot;
         let another = own.is_some_and(|held| held.socket.inode != socket.inode);
@@ -311,11 +332,7 @@ impl Views {
             (None, Claim::Mapped) => Some(Ownership::Mapping),
             (None, Claim::Held | Claim::Lent(..)) => self.holders.complete.then_some(Ownership::Nobody),
         };
-        let names = |views: [(bool, &str); 3]| {
-            views.into_iter().filter(|(seen, _)| *seen).map(|(_, view)| view.into()).collect()
-        };
-        socket.views =
-            names([(held.is_some(), FILE_TABLE), (in_hash, HASH_TABLE), (addressed, ADDRESS_TABLE)]);
+        socket.views = seeing.names([held.is_some(), in_hash, addressed]);
         let table = table_of(socket, must_be_found);
         // A socket that is on its way out is in some of its protocol's tables; one that is held, or in any of them, in all.
         let alive = matches!(claim, Claim::Held | Claim::Mapped | Claim::Kernel);
@@ -323,10 +340,10 @@ impl Views {
         let must_second = table.is_some_and(|table| self.hashed.whole_addressed.contains(&table))
             // An association is not always there; who listens is.
             && (table != Some(Table::Sctp) || socket.state == Some(SocketState::Listen));
-        socket.views_missing = names([
-            (socket.ownership == Some(Ownership::Nobody), FILE_TABLE),
-            (!in_hash && alive && must, HASH_TABLE),
-            (!addressed && alive && must_second, ADDRESS_TABLE),
+        socket.views_missing = seeing.names([
+            socket.ownership == Some(Ownership::Nobody),
+            !in_hash && alive && must,
+            !addressed && alive && must_second,
         ]);
         if socket.family == Family::Unix
             && let Some(queue) = spot.queue
@@ -345,7 +362,7 @@ impl Views {
     }
 }
 
-/// Adds all sockets of the guest whose processes are `processes`.
+/// All sockets of the guest whose processes are `processes`, in the order of the table. With an error comes what was read before it.
 pub(crate) fn sockets(
     session: &Session<'_>,
     processes: &[Seen],
@@ -366,28 +383,26 @@ pub(crate) fn sockets(
     let all = all.get(..SOCKETS_MAX).unwrap_or(&all);
     let (parts, end) = apart(session, all, |session, spots| {
         let mut walk = Walk::new(session);
+        let mut rows = Rows::with_capacity(spots.len());
         let socks: Vec<Gva> = spots.iter().map(|spot| spot.sk).collect();
         let mut spots = spots.iter();
         let end = session.each(&socks, &sock::AHEAD, |_| match spots.next() {
-            Some(spot) => walk.add(*spot, &views),
+            Some(spot) => walk.add(*spot, &views, &mut rows),
             None => Ok(()),
         });
-        ((walk.places, walk.sockets, walk.reader.identities, walk.reader.mixed), end.map(drop))
+        ((rows, walk.reader.identities, walk.reader.mixed), end.map(drop))
     });
-    walk.places.reserve_exact(all.len());
-    walk.sockets.reserve_exact(all.len());
-    for (places, sockets, identities, mixed) in parts {
+    for (rows, identities, mixed) in parts {
         walk.reader.identities.extend(identities);
         walk.reader.mixed.extend(mixed);
-        walk.places.extend(places);
-        walk.sockets.extend(sockets);
+        walk.parts.push(rows);
     }
     let end = end.and_then(|()| settle(session, processes, &mut walk));
     if end.is_err() {
         // Whether a view lacks a socket was not looked at a second time, and not a first time for all.
         walk.forget_doubtful();
     }
-    *sockets = walk.finish();
+    *sockets = sorted(walk.finish(), is_crowd(all.len()));
     end
 }
 
@@ -411,13 +426,12 @@ fn settle(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) ->
 /// Adds what is in the memory of sockets and in no view. What the kernel made for itself has no file, and is in no table where nobody
 /// is to find it: only what is held counts.
 fn scan(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) -> Result<(), ReadError> {
-    let rows = walk.places.iter().zip(&walk.sockets);
-    let held = rows.filter(|(_, socket)| socket.file.is_some()).map(|(sk, _)| *sk);
+    let held = walk.rows().filter(|(_, socket)| socket.file.is_some()).map(|(sk, _)| sk);
     let Some(socks) = sock_scan::socks(session, held)? else { return Ok(()) };
     let mut unknown = Vec::new();
     for sk in socks {
-        match walk.places.binary_search(&sk).ok().and_then(|at| walk.sockets.get_mut(at)) {
-            Some(socket) => socket.views.push(sock_scan::VIEW.into()),
+        match walk.place(sk).and_then(|place| walk.socket_mut(place)) {
+            Some(socket) => socket.views = socket.views.with(sock_scan::VIEW.into()),
             None => unknown.push(sk),
         }
     }
@@ -426,16 +440,15 @@ fn scan(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) -> R
     }
     // What was made since the views were taken is in them by now.
     let views = Views::take_again(session, processes)?;
-    for sk in unknown {
+    let mut found = Rows::with_capacity(unknown.len());
+    for sk in ascending(unknown) {
         let mut socket = sock::unknown(sk, 0);
-        if let Some(Claim::Held | Claim::Mapped) = walk.reader.read(views.spot(sk), &views, &mut socket)?
-            && let Err(at) = walk.places.binary_search(&sk)
-        {
-            socket.views.push(sock_scan::VIEW.into());
-            walk.places.insert(at, sk);
-            walk.sockets.insert(at, socket);
+        if let Some(Claim::Held | Claim::Mapped) = walk.reader.read(views.spot(sk), &views, &mut socket)? {
+            socket.views = socket.views.with(sock_scan::VIEW.into());
+            found.push(sk, socket);
         }
     }
+    walk.parts.push(found);
     Ok(())
 }
 
@@ -445,6 +458,7 @@ struct Reader<'s, 'a> {
     namespaces: BTreeMap<Gva, Option<u32>>,
     groups: BTreeMap<Group, Option<Text>>,
     interfaces: device::Interfaces,
+    seeing: Seeing,
     /// Whose each was when it was read, where memory is read by pages that are kept: the reading itself does not notice then
     /// that it changed meanwhile.
     identities: BTreeMap<Gva, sock::Identity>,
@@ -487,7 +501,7 @@ impl Reader<'_, '_> {
         if read.interface != 0 {
             row.interface = Some(self.interfaces.get(session, read.net, read.interface)?);
         }
-        if views.place(spot, &read, row) {
+        if views.place(spot, &read, &self.seeing, row) {
             self.mixed.remove(&sk);
         } else {
             self.mixed.insert(sk);
@@ -500,12 +514,33 @@ impl Reader<'_, '_> {
     }
 }
 
+/// Where a row stands: in which of [`Walk::parts`], and where in that.
+type Place = (usize, usize);
+
+/// Sockets that one thread has read. A row is long: it is written where it stands, and moved once, to its place in the table.
+struct Rows {
+    /// ``struct sock *`` of each row, ascending.
+    places: Vec<Gva>,
+    /// `None`: the row was dropped.
+    sockets: Vec<Option<Socket>>,
+}
+
+impl Rows {
+    fn with_capacity(rows: usize) -> Self {
+        Self { places: Vec::with_capacity(rows), sockets: Vec::with_capacity(rows) }
+    }
+
+    fn push(&mut self, sk: Gva, socket: Socket) {
+        self.places.push(sk);
+        self.sockets.push(Some(socket));
+    }
+}
+
 /// The sockets that were read so far.
 struct Walk<'s, 'a> {
     reader: Reader<'s, 'a>,
-    /// ``struct sock *`` of each of the sockets, ascending.
-    places: Vec<Gva>,
-    sockets: Vec<Socket>,
+    /// No socket is in two of them.
+    parts: Vec<Rows>,
 }
 
 impl<'s, 'a> Walk<'s, 'a> {
@@ -515,24 +550,56 @@ impl<'s, 'a> Walk<'s, 'a> {
             namespaces: BTreeMap::new(),
             groups: BTreeMap::new(),
             interfaces: device::Interfaces::default(),
+            seeing: Seeing::new(),
             identities: BTreeMap::new(),
             mixed: BTreeSet::new(),
         };
-        Self { reader, places: Vec::new(), sockets: Vec::new() }
+        Self { reader, parts: Vec::new() }
     }
 
-    /// Adds the socket at `spot`, which is behind all that were added before.
-    fn add(&mut self, spot: Spot<'_>, views: &Views) -> Result<(), ReadError> {
-        let end = self.sockets.len();
-        self.sockets.push(sock::unknown(spot.sk, 0));
-        let Some(row) = self.sockets.last_mut() else { return Ok(()) };
+    /// Adds the socket at `spot` to `rows`, behind all that are in it.
+    fn add(&mut self, spot: Spot<'_>, views: &Views, rows: &mut Rows) -> Result<(), ReadError> {
+        let end = rows.sockets.len();
+        rows.sockets.push(Some(sock::unknown(spot.sk, 0)));
+        let Some(Some(row)) = rows.sockets.last_mut() else { return Ok(()) };
         let read = self.reader.read(spot, views, row);
         if let Ok(Some(_)) = read {
-            self.places.push(spot.sk);
+            rows.places.push(spot.sk);
         } else {
-            self.sockets.truncate(end);
+            rows.sockets.truncate(end);
         }
         read.map(drop)
+    }
+
+    /// What was read, and where it is.
+    fn rows(&self) -> impl Iterator<Item = (Gva, &Socket)> {
+        let rows = self.parts.iter().flat_map(|rows| rows.places.iter().zip(&rows.sockets));
+        rows.filter_map(|(sk, socket)| Some((*sk, socket.as_ref()?)))
+    }
+
+    /// Where a row stands, or stood before it was dropped: in which part, and where in that. `None`: it never was one.
+    fn place(&self, sk: Gva) -> Option<Place> {
+        let may_have = |rows: &Rows| rows.places.first() <= Some(&sk) && Some(&sk) <= rows.places.last();
+        let mut parts = self.parts.iter().enumerate().filter(|(_, rows)| may_have(rows));
+        parts.find_map(|(part, rows)| Some((part, rows.places.binary_search(&sk).ok()?)))
+    }
+
+    /// All places, of dropped rows too.
+    fn places(&self) -> impl Iterator<Item = Place> + use<'_, 's, 'a> {
+        let parts = self.parts.iter().enumerate();
+        parts.flat_map(|(part, rows)| (0..rows.sockets.len()).map(move |at| (part, at)))
+    }
+
+    fn socket(&self, (part, at): Place) -> Option<&Socket> {
+        self.parts.get(part)?.sockets.get(at)?.as_ref()
+    }
+
+    fn socket_mut(&mut self, place: Place) -> Option<&mut Socket> {
+        self.row(place)?.as_mut()
+    }
+
+    fn row(&mut self, (part, at): Place) -> Option<&mut Option<Socket>> {
+        self.parts.get_mut(part)?.sockets.get_mut(at)
     }
 
     /// Finds those that became another socket between two of the pages that they were read from, which takes fresh pages.
@@ -557,10 +624,10 @@ impl<'s, 'a> Walk<'s, 'a> {
 
     /// Sockets that a view lacks, or of which not all is of one.
     fn suspects(&self) -> Vec<Gva> {
-        let lacks = |(sk, socket): &(&Gva, &Socket)| {
-            !socket.views_missing.is_empty() || self.reader.mixed.contains(*sk)
+        let lacks = |(sk, socket): &(Gva, &Socket)| {
+            !socket.views_missing.is_empty() || self.reader.mixed.contains(sk)
         };
-        self.places.iter().zip(&self.sockets).filter(lacks).map(|(sk, _)| *sk).collect()
+        self.rows().filter(lacks).map(|(sk, _)| sk).collect()
     }
 
     /// Drops the sockets that would have to be read again, for a look that is over.
@@ -573,45 +640,42 @@ impl<'s, 'a> Walk<'s, 'a> {
     }
 
     fn forget(&mut self, socks: &BTreeSet<Gva>) {
-        let mut kept = self.places.iter().map(|sk| !socks.contains(sk));
-        self.sockets.retain(|_| kept.next().unwrap_or(true));
-        self.places.retain(|sk| !socks.contains(sk));
+        for sk in socks {
+            if let Some(row) = self.place(*sk).and_then(|place| self.row(place)) {
+                *row = None;
+            }
+        }
     }
 
     /// Reads a socket again, or drops it where no view has it any more.
     fn again(&mut self, spot: Spot<'_>, views: &Views) -> Result<(), ReadError> {
-        let Ok(at) = self.places.binary_search(&spot.sk) else { return Ok(()) };
         // Should this fail, the old row still says that it is doubtful.
         let mut row = sock::unknown(spot.sk, 0);
         let read = spot.is_seen() && self.reader.read(spot, views, &mut row)?.is_some();
-        match self.sockets.get_mut(at) {
-            Some(socket) if read => *socket = row,
-            _ => {
-                self.places.remove(at);
-                self.sockets.remove(at);
-            }
+        if let Some(place) = self.place(spot.sk).and_then(|place| self.row(place)) {
+            *place = read.then_some(row);
         }
         Ok(())
     }
 
-    fn finish(mut self) -> Vec<Socket> {
+    /// The rows that stay, with what they say of each other.
+    fn finish(mut self) -> Vec<Vec<Option<Socket>>> {
         let mixed = std::mem::take(&mut self.reader.mixed);
-        if !mixed.is_empty() {
-            mixed.iter().for_each(|_| self.reader.session.torn());
-            self.forget(&mixed);
-        }
-        for at in 0..self.sockets.len() {
-            let Some(peer) = self.sockets.get(at).and_then(|socket| socket.peer.as_ref()) else { continue };
-            let end = self.places.binary_search(&Gva(peer.sock.0)).ok().and_then(|end| self.sockets.get(end));
+        mixed.iter().for_each(|_| self.reader.session.torn());
+        self.forget(&mixed);
+        for place in self.places().collect::<Vec<_>>() {
+            let Some(peer) = self.socket(place).and_then(|socket| socket.peer.as_ref()) else { continue };
+            let end = self.place(Gva(peer.sock.0)).and_then(|end| self.socket(end));
             let Some((inode, processes)) = end.map(|end| (end.inode, end.processes.clone())) else {
                 continue;
             };
-            if let Some(peer) = self.sockets.get_mut(at).and_then(|socket| socket.peer.as_mut()) {
+            if let Some(peer) = self.socket_mut(place).and_then(|socket| socket.peer.as_mut()) {
                 *peer = SocketPeer { inode, processes, sock: peer.sock };
             }
         }
-        lend_owners(&mut self.sockets);
-        self.sockets
+        let mut parts: Vec<Vec<Option<Socket>>> = self.parts.into_iter().map(|rows| rows.sockets).collect();
+        lend_owners(&mut parts);
+        parts
     }
 }
 
@@ -628,15 +692,17 @@ fn path_of(session: &Session<'_>, group: Group) -> Result<Option<Text>, ReadErro
 
 /// A subflow of MPTCP is a TCP socket without a file that carries the inode number of the socket it belongs to
 /// (``mptcp_subflow_create_socket()``, net/mptcp/subflow.c), and is that socket's owner's.
-fn lend_owners(sockets: &mut [Socket]) {
+fn lend_owners(parts: &mut [Vec<Option<Socket>>]) {
     let mptcp = |socket: &&Socket| socket.protocol.as_deref() == Some("mptcp");
     let holding = |socket: &Socket| (socket.processes.clone(), socket.descriptors.clone(), socket.ownership);
+    let sockets = parts.iter().flatten().flatten();
     let lent: HashMap<u64, _> =
-        sockets.iter().filter(mptcp).filter_map(|socket| Some((socket.inode?, holding(socket)))).collect();
+        sockets.filter(mptcp).filter_map(|socket| Some((socket.inode?, holding(socket)))).collect();
     if lent.is_empty() {
         return;
     }
-    for socket in sockets.iter_mut().filter(|socket| socket.ownership == Some(Ownership::Kernel)) {
+    let sockets = parts.iter_mut().flatten().flatten();
+    for socket in sockets.filter(|socket| socket.ownership == Some(Ownership::Kernel)) {
         if let Some((processes, descriptors, ownership)) = socket.inode.and_then(|inode| lent.get(&inode)) {
             socket.processes.clone_from(processes);
             socket.descriptors.clone_from(descriptors);
@@ -646,31 +712,26 @@ fn lend_owners(sockets: &mut [Socket]) {
 }
 
 /// The sockets in the order of the table. They are large, so it is their keys that are put in order, and each is moved once.
-pub(crate) fn sorted(mut sockets: Vec<Socket>) -> Vec<Socket> {
-    let mut keys: Vec<(Key, &Socket, usize)> =
-        sockets.iter().enumerate().map(|(from, socket)| (key(socket), socket, from)).collect();
-    keys.sort_unstable_by(|(key, socket, _), (other_key, other, _)| {
+fn sorted(mut parts: Vec<Vec<Option<Socket>>>, crowd: bool) -> Vec<Socket> {
+    let rows = parts.iter().enumerate().flat_map(|(part, rows)| {
+        rows.iter().enumerate().filter_map(move |(at, row)| row.as_ref().map(|row| (row, (part, at))))
+    });
+    let mut keys: Vec<(Key, &Socket, Place)> = rows.map(|(row, place)| (key(row), row, place)).collect();
+    sort_apart(&mut keys, crowd, &|(key, socket, _), (other_key, other, _)| {
         key.cmp(other_key).then_with(|| rest(socket).cmp(&rest(other)))
     });
-    let mut from_where: Vec<usize> = keys.into_iter().map(|(.., from)| from).collect();
-    for place in 0..sockets.len() {
-        // Fills one place after the other until it comes back to this one.
-        let mut to = place;
-        while let Some(from) = from_where.get_mut(to).map(|from| std::mem::replace(from, to))
-            && from != place
-            && from != to
-        {
-            sockets.swap(to, from);
-            to = from;
-        }
-    }
+    let places: Vec<Place> = keys.into_iter().map(|(.., place)| place).collect();
+    let mut take = |(part, at): Place| parts.get_mut(part)?.get_mut(at)?.take();
+    let mut sockets = Vec::with_capacity(places.len());
+    sockets.extend(places.into_iter().filter_map(&mut take));
     sockets
 }
 
 /// What the table is ordered by first, as numbers: they are compared faster than what they stand for.
 type Key = [u64; 9];
 
-/// Network namespace, family, protocol (eight bytes of its name decide nearly always), and the local and the remote address with its port.
+/// Network namespace, family, protocol (eight bytes of its name decide nearly always), and the local and the remote address with its port; of
+/// unix sockets the path, or the number of one that has none.
 /// What is not known comes before what is.
 fn key(socket: &Socket) -> Key {
     let namespace = socket.net_namespace.map_or(0, |inode| 1 << 32 | u64::from(inode));
@@ -684,8 +745,16 @@ fn key(socket: &Socket) -> Key {
         Some(IpAddr::V6(address)) => [2, (address.to_bits() >> 64) as u64, address.to_bits() as u64],
     };
     let port = |port: Option<u16>| port.map_or(0, |port| 1 << 16 | u64::from(port));
-    let [local_kind, local_high, local_low] = address(socket.local_address);
-    let [remote_kind, remote_high, remote_low] = address(socket.remote_address);
+    let [local_kind, local_high, local_low] = match &socket.path {
+        Some(path) => first_bytes(path),
+        None => address(socket.local_address),
+    };
+    let [remote_kind, remote_high, remote_low] = match socket.path {
+        // The number is what decides next where there is neither.
+        None if socket.remote_address.is_none() => [0, 0, socket.inode.unwrap_or_default()],
+        None => address(socket.remote_address),
+        Some(_) => [0; 3],
+    };
     [
         namespace << 16 | u64::from(socket.protocol_family),
         u64::from_be_bytes(name),
@@ -697,6 +766,15 @@ fn key(socket: &Socket) -> Key {
         remote_low,
         port(socket.remote_port),
     ]
+}
+
+/// The first bytes of a path, as numbers that are in the order of the paths unless they are the same.
+fn first_bytes(path: &str) -> [u64; 3] {
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(path.bytes()).for_each(|(place, byte)| *place = byte);
+    let number = u128::from_be_bytes(bytes);
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+    [1, (number >> 64) as u64, number as u64]
 }
 
 /// What decides between sockets whose keys are the same; nothing is the same for two.
@@ -761,9 +839,14 @@ mod tests {
     #[test]
     fn sockets_are_put_in_the_order_of_the_table_wherever_they_stood() {
         for (count, step) in [(0, 1), (1, 1), (2, 1), (97, 5), (97, 31), (97, 96), (1024, 421)] {
-            let unsorted: Vec<Socket> = (0..count).map(|index| socket(index * step % count)).collect();
-            let places: Vec<Address> = sorted(unsorted).iter().map(|socket| socket.sock).collect();
-            assert_eq!(places, (0..count).map(Address).collect::<Vec<_>>());
+            for (part, crowd) in [(1, false), (7, true), (2000, false), (2000, true)] {
+                let unsorted: Vec<u64> = (0..count).map(|index| index * step % count).collect();
+                let parts =
+                    unsorted.chunks(part).map(|part| part.iter().map(|inode| Some(socket(*inode))).collect());
+                let sorted = sorted(parts.collect(), crowd);
+                let places: Vec<Address> = sorted.iter().map(|socket| socket.sock).collect();
+                assert_eq!(places, (0..count).map(Address).collect::<Vec<_>>());
+            }
         }
     }
 }

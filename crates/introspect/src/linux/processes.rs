@@ -12,7 +12,8 @@ use super::task::{self, Seen, Stamp};
 use super::{cgroup, list, pid, sched, slab};
 use crate::apart::{apart, is_crowd, side_by_side};
 use crate::session::Session;
-use facts::{ProblemKind, Text};
+use facts::{Names, ProblemKind, Text};
+use std::array;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use vmi_core::{Gva, ReadError};
 
@@ -22,6 +23,24 @@ const LIST: &str = "task_list";
 const SLAB: &str = "slab";
 /// The cache that all tasks but the idle one of the first CPU are allocated from (kernel/fork.c).
 const CACHE: &str = "task_struct_cachep";
+
+/// Names of the views, in the order in which a process has them.
+const VIEWS: [&str; 4] = [LIST, pid::VIEW, cgroup::VIEW, sched::VIEW];
+
+/// The names of the views that have a task, by [`Views::of`]. All rows that have the same share them.
+struct Seeing([Names; 1 << VIEWS.len()]);
+
+impl Seeing {
+    fn new() -> Self {
+        let has = |seen: usize, view: usize| seen >> view & 1 != 0;
+        let names = |seen| VIEWS.iter().enumerate().filter(move |(view, _)| has(seen, *view));
+        Self(array::from_fn(|seen| names(seen).map(|(_, name)| Text::new_static(name)).collect()))
+    }
+
+    fn names(&self, seen: usize) -> Names {
+        self.0.get(seen).cloned().unwrap_or_default()
+    }
+}
 
 /// ``struct task_struct *`` of the thread group leaders that each view has: ascending, each once.
 struct Views {
@@ -66,33 +85,17 @@ impl Views {
         Ok(Self { list, listed, pid_table: pid_table.map(ascending), cgroup, run_queue })
     }
 
-    /// Whether each view has the task, with the view's name. A view that this kernel does not have is left out.
-    fn of(&self, task: Gva) -> impl Iterator<Item = (&'static str, bool)> {
-        let optional = |view: &Option<Vec<Gva>>, name| {
-            view.as_ref().map(|view| (name, view.binary_search(&task).is_ok()))
-        };
-        [
-            Some((LIST, self.listed.binary_search(&task).is_ok())),
-            optional(&self.pid_table, pid::VIEW),
-            optional(&self.cgroup, cgroup::VIEW),
-            Some((sched::VIEW, self.run_queue.binary_search(&task).is_ok())),
-        ]
-        .into_iter()
-        .flatten()
-    }
-
-    fn names(&self, task: Gva) -> Vec<Text> {
-        self.of(task).filter(|(_, seen)| *seen).map(|(name, _)| name.into()).collect()
-    }
-
-    /// The names of the views that either of two takes has the task in.
-    fn names_of_either(&self, other: &Self, task: Gva) -> Vec<Text> {
-        let both = self.of(task).zip(other.of(task));
-        both.filter(|((_, first), (_, second))| *first || *second).map(|((name, _), _)| name.into()).collect()
+    /// Which views have the task, one bit for each of [`VIEWS`].
+    fn of(&self, task: Gva) -> usize {
+        let has = |view: &[Gva]| view.binary_search(&task).is_ok();
+        let optional = |view: &Option<Vec<Gva>>| view.as_deref().is_some_and(has);
+        let views =
+            [has(&self.listed), optional(&self.pid_table), optional(&self.cgroup), has(&self.run_queue)];
+        views.iter().rev().fold(0, |seen, has| seen << 1 | usize::from(*has))
     }
 
     fn has(&self, task: Gva) -> bool {
-        self.of(task).any(|(_, seen)| seen)
+        self.of(task) != 0
     }
 
     /// Tasks that some view has and another lacks that must have it.
@@ -125,10 +128,11 @@ pub(crate) fn processes(session: &Session<'_>, processes: &mut Vec<Seen>) -> Res
     let views = Views::take(session, head)?;
     let (rows, end) = apart(session, &views.list, |session, tasks| {
         let mut rows = Vec::with_capacity(tasks.len());
+        let seeing = Seeing::new();
         let read = |task| {
             match task::listed(session, task) {
                 Ok(Some(mut process)) => {
-                    process.facts.views = views.names(task);
+                    process.facts.views = seeing.names(views.of(task));
                     rows.push(process);
                 }
                 Ok(None) => session.torn(),
@@ -179,13 +183,13 @@ fn scan(session: &Session<'_>, processes: &mut Vec<Seen>) -> Result<(), ReadErro
     }
     for process in processes.iter_mut() {
         if in_use.remove(&Gva(process.facts.task.0)) {
-            process.facts.views.push(SLAB.into());
+            process.facts.views = process.facts.views.with(SLAB.into());
         }
     }
     for task in in_use {
         match task::unlisted(session, task) {
             Ok(Some(mut process)) => {
-                process.facts.views = vec![SLAB.into()];
+                process.facts.views = [SLAB].into();
                 processes.push(process);
             }
             Err(error) if error.ends_the_look() => return Err(error),
@@ -209,7 +213,7 @@ fn settle(
     for process in processes.extract_if(.., |process| doubtful.contains(&Gva(process.facts.task.0))) {
         rows.insert(Gva(process.facts.task.0), process);
     }
-    let mut unlisted = Vec::new();
+    let (mut unlisted, seeing) = (Vec::new(), Seeing::new());
     for task in doubtful.iter().copied().filter(|task| second.has(*task)) {
         let listed = second.listed.binary_search(&task).is_ok();
         let row = match current(session, task, rows.remove(&task), listed) {
@@ -220,7 +224,7 @@ fn settle(
         };
         match row {
             Some(mut row) => {
-                row.facts.views = first.names_of_either(&second, task);
+                row.facts.views = seeing.names(first.of(task) | second.of(task));
                 let rows = if listed { &mut *processes } else { &mut unlisted };
                 rows.push(row);
             }

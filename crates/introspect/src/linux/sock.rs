@@ -7,7 +7,9 @@ use super::layout::Resolver;
 use super::record::{Members, Record};
 use super::{file, filter, inet, mptcp, netlink, packet, unix, vsock};
 use crate::session::{Session, Step, container, member};
-use facts::{Address, Family, ProblemKind, Shutdown, Socket, SocketPeer, SocketState, Text};
+use facts::{
+    Address, Descriptors, Family, Names, Pids, ProblemKind, Shutdown, Socket, SocketPeer, SocketState, Text,
+};
 use vmi_core::{Gva, ReadError};
 
 /// ``TCP_TIME_WAIT``, include/net/tcp_states.h.
@@ -366,7 +368,7 @@ pub(super) fn unknown(sk: Gva, number: u16) -> Socket {
         inode: None,
         net_namespace: None,
         uid: None,
-        processes: Vec::new(),
+        processes: Pids::new(),
         ownership: None,
         receive_queue: None,
         send_queue: None,
@@ -374,15 +376,15 @@ pub(super) fn unknown(sk: Gva, number: u16) -> Socket {
         interface: None,
         filter: None,
         peer: None,
-        descriptors: Vec::new(),
+        descriptors: Descriptors::new(),
         shutdown: None,
         cookie: None,
         cgroup: None,
         netlink: None,
         vsock_local: None,
         vsock_remote: None,
-        views: Vec::new(),
-        views_missing: Vec::new(),
+        views: Names::default(),
+        views_missing: Names::default(),
         file: None,
         sock: Address(sk.0),
     }
@@ -485,7 +487,7 @@ fn full(
             facts.path = unix::path(session, sk)?;
             facts.peer = unix::peer(session, sk)?.map(|peer| SocketPeer {
                 inode: None,
-                processes: Vec::new(),
+                processes: Pids::new(),
                 sock: Address(peer.0),
             });
         }

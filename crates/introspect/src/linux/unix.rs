@@ -4,7 +4,7 @@ use super::layout::Resolver;
 use super::list::{self, HashTable};
 use super::net::{add_table, pointer, socks_of_nodes};
 use crate::session::{Session, member};
-use facts::ProblemKind;
+use facts::{ProblemKind, Text};
 use vmi_core::{Gva, ReadError};
 
 /// ``UNIX_HASH_SIZE``, include/net/af_unix.h: 256 buckets for names and 256 for sockets without one.
@@ -84,7 +84,7 @@ pub(super) fn peer(session: &Session<'_>, sk: Gva) -> Result<Option<Gva>, ReadEr
 
 /// The name a ``struct unix_sock`` is bound to, `@…` for the abstract namespace, NULs in it shown as `@` as
 /// `/proc/net/unix` does. `None`: not bound.
-pub(crate) fn path(session: &Session<'_>, sk: Gva) -> Result<Option<String>, ReadError> {
+pub(crate) fn path(session: &Session<'_>, sk: Gva) -> Result<Option<Text>, ReadError> {
     let layout = &session.kernel.layouts().net.unix;
     let space = &session.space;
     let address = pointer(session, sk, layout.address)?;
@@ -97,14 +97,20 @@ pub(crate) fn path(session: &Session<'_>, sk: Gva) -> Result<Option<String>, Rea
         return Ok(None);
     }
     let at = member(address, layout.address_name.saturating_add(u64::from(SUN_PATH)))?;
-    let name = space.bytes(at, usize::try_from(len - SUN_PATH).unwrap_or(0))?;
-    let text: Vec<u8> = match name.split_first() {
+    let mut name = [0; SOCKADDR_MAX as usize];
+    let name = name.get_mut(..usize::try_from(len - SUN_PATH).unwrap_or(0)).unwrap_or_default();
+    space.read(at, name)?;
+    let text = match name.first_mut() {
         None => return Ok(None),
-        Some((0, rest)) => {
-            let rest = rest.iter().map(|byte| if *byte == 0 { b'@' } else { *byte });
-            std::iter::once(b'@').chain(rest).collect()
+        Some(abstract_name @ 0) => {
+            *abstract_name = b'@';
+            name.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b'@');
+            name
         }
-        Some(_) => name.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
+        Some(_) => {
+            let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+            name.get_mut(..end).unwrap_or_default()
+        }
     };
-    Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+    Ok(Some(String::from_utf8_lossy(text).into()))
 }

@@ -91,7 +91,7 @@ fn look(opened: &Opened, kernel: &Kernel) -> facts::Snapshot {
 /// Processes and modules but for the views that they were seen in.
 fn without_views(snapshot: &facts::Snapshot) -> (Vec<facts::Process>, Vec<facts::Module>) {
     let processes = snapshot.processes.iter().cloned().map(|process| facts::Process {
-        views: Vec::new(),
+        views: facts::Names::default(),
         started_at: None,
         ..process
     });

@@ -214,7 +214,7 @@ fn check(kernel: Kernel) {
     assert!(process(&guest.look(), victim.pid).is_none());
     let snapshot = guest.scan();
     let seen = process(&snapshot, victim.pid).expect("its memory is there");
-    assert_eq!((seen.views.as_slice(), seen.task.0), (["slab".into()].as_slice(), task));
+    assert_eq!((&seen.views, seen.task.0), (&["slab"].into(), task));
     assert_eq!(finding(&snapshot).2, sorted(&views));
     guest.put_back();
 
@@ -225,7 +225,7 @@ fn check(kernel: Kernel) {
     let seen = (0..100).find_map(|_| process(&guest.opened.snapshot().unwrap(), spinning.pid).cloned());
     guest.stop();
     let seen = seen.expect("the process runs, and no view has it");
-    assert_eq!((seen.views, seen.task.0), (vec!["run_queue".into()], task));
+    assert_eq!((seen.views, seen.task.0), (["run_queue"].into(), task));
     guest.put_back();
 
     let views = ["module_list", "module_tree", "sysfs"];

@@ -163,7 +163,7 @@ fn guest_line(socket: &truth::Socket, knows_vsock: bool) -> Line {
         local,
         remote: address(socket.remote_address, socket.remote_port)
             .filter(|_| socket.remote_address.is_some_and(|address| !address.is_unspecified())),
-        path: socket.path.clone(),
+        path: socket.path.as_ref().map(ToString::to_string),
         protocol: match socket.table {
             Packet => socket.protocol.map(|number| format!("{number:#06x}")),
             _ => None,
@@ -239,7 +239,7 @@ fn seen_line(table: Table, socket: &facts::Socket, truth: &Truth) -> Line {
             _ => address(socket.local_address, socket.local_port),
         },
         remote: address(socket.remote_address, socket.remote_port),
-        path: socket.path.clone(),
+        path: socket.path.as_ref().map(ToString::to_string),
         protocol: socket.protocol.as_ref().filter(|_| table == Packet).map(ToString::to_string),
         uid: socket.uid.filter(|_| socket.inode.is_some() && !matches!(table, Unix | Netlink | Vsock | Xdp)),
         queues,
@@ -267,7 +267,7 @@ fn seen_line(table: Table, socket: &facts::Socket, truth: &Truth) -> Line {
         // /proc/PID/fd does not show what is held in other ways.
         processes: match socket.ownership {
             Some(Ownership::IoUring | Ownership::InFlight) => Vec::new(),
-            _ => socket.processes.clone(),
+            _ => socket.processes.to_vec(),
         },
         descriptors: socket.descriptors.iter().map(|descriptor| (descriptor.pid, descriptor.fd)).collect(),
     }

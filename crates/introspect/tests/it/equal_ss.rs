@@ -139,7 +139,7 @@ fn rendered(socket: &Socket, names: &BTreeMap<u32, &str>) -> Option<Line> {
     let queue = |queue: Option<u64>| queue.map_or_else(|| "0".to_owned(), |queue| queue.to_string());
     let (local, peer) = match socket.family {
         Family::Unix => (
-            socket.path.clone().unwrap_or_else(|| "*".to_owned()),
+            socket.path.as_deref().unwrap_or("*").to_owned(),
             socket.peer.as_ref().and_then(|peer| peer.inode).unwrap_or(0).to_string(),
         ),
         _ => ends(socket)?,
