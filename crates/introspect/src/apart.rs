@@ -115,21 +115,37 @@ pub(crate) fn sort_apart<T: Send>(
         rest = behind;
     }
     parts.push(rest);
-    let helpers = parts.len() - 1;
-    let parts = Mutex::new(parts);
-    let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    let sort = || {
-        while let Some(part) = next() {
-            part.sort_unstable_by(compare);
+    beside(parts, crowd, |part| part.sort_unstable_by(compare));
+}
+
+/// What `work` makes of each of `items`, which are few, and with a `crowd` in the guest much work each. Reads no memory of the guest.
+pub(crate) fn beside<T: Send, R: Send>(
+    items: impl IntoIterator<Item = T, IntoIter: Send>,
+    crowd: bool,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let items = items.into_iter();
+    if !crowd || threads() < 2 {
+        return items.map(work).collect();
+    }
+    let (items, done) = (Mutex::new(items.enumerate()), Mutex::new(Vec::new()));
+    let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let take = || {
+        while let Some((number, item)) = next() {
+            let result = work(item);
+            done.lock().unwrap_or_else(PoisonError::into_inner).push((number, result));
         }
     };
     thread::scope(|scope| {
-        for _ in 0..helpers {
+        for _ in 1..threads() {
             // Without a thread there is less help, and no less done.
-            let _ = thread::Builder::new().spawn_scoped(scope, sort);
+            let _ = thread::Builder::new().spawn_scoped(scope, take);
         }
-        sort();
+        take();
     });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_unstable_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 fn threads() -> usize {

@@ -50,6 +50,16 @@ pub(crate) fn activity(session: &Session<'_>) -> Result<Activity, ReadError> {
     })
 }
 
+/// About how many tasks there are: what is worth several threads. It is only what the kernel says, and 0 where it says nothing.
+pub(crate) fn threads(session: &Session<'_>) -> Result<usize, ReadError> {
+    let Some(at) = session.kernel.symbol("nr_threads") else { return Ok(0) };
+    match session.space.u32(at) {
+        Ok(threads) => Ok(usize::try_from(threads).unwrap_or(usize::MAX)),
+        Err(error) if error.ends_the_look() => Err(error),
+        Err(_) => Ok(0),
+    }
+}
+
 /// ``nr_processes()``, kernel/fork.c: each CPU has counted those that began on it less those that ended on it.
 fn processes(session: &Session<'_>) -> Result<Option<u64>, ReadError> {
     let Some(counts) = session.kernel.symbol("process_counts") else { return Ok(None) };

@@ -9,7 +9,7 @@ use super::file::{Files, Lead, SocketLead};
 use super::layout::Resolver;
 use super::task::Seen;
 use super::{io_uring, list, scm, sock, task};
-use crate::apart::apart;
+use crate::apart::{apart, is_crowd, sort_apart};
 use crate::session::{Session, member};
 use facts::{Descriptor, Descriptors, Ownership, Pids, ProblemKind};
 use std::collections::btree_map::Entry;
@@ -323,7 +323,10 @@ impl Search<'_, '_> {
             }
         }
         // In the order in which they will be asked for: what comes next is then at hand.
-        sockets.sort_by_key(|(socket, ..)| socket.sk);
+        let order = |(socket, _, descriptor): &(SocketLead, Gva, Descriptor)| (socket.sk, *descriptor);
+        let crowd = is_crowd(sockets.len());
+        sort_apart(&mut sockets, crowd, &|one, other| order(one).cmp(&order(other)));
+        self.found.of_sock.reserve(sockets.len());
         for (socket, file, descriptor) in sockets {
             self.found.add_descriptor(socket, file, descriptor);
         }

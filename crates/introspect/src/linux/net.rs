@@ -15,7 +15,7 @@ use super::{
     cgroup, device, filter, inet, io_uring, list, mptcp, namespace, netlink, packet, raw, rhashtable, scm,
     sctp, sock, sock_scan, tcp, udp, unix, vsock, xdp,
 };
-use crate::apart::{apart, is_crowd, side_by_side, sort_apart};
+use crate::apart::{apart, beside, is_crowd, side_by_side, sort_apart};
 use crate::session::{Session, member};
 use facts::{Address, Family, Names, Ownership, ProblemKind, Socket, SocketPeer, SocketState, Text};
 use std::array;
@@ -402,7 +402,8 @@ pub(crate) fn sockets(
         // Whether a view lacks a socket was not looked at a second time, and not a first time for all.
         walk.forget_doubtful();
     }
-    *sockets = sorted(walk.finish(), is_crowd(all.len()));
+    let crowd = is_crowd(all.len());
+    *sockets = sorted(walk.finish(crowd), crowd);
     end
 }
 
@@ -521,17 +522,21 @@ type Place = (usize, usize);
 struct Rows {
     /// ``struct sock *`` of each row, ascending.
     places: Vec<Gva>,
+    /// What each row is ordered by.
+    keys: Vec<Key>,
     /// `None`: the row was dropped.
     sockets: Vec<Option<Socket>>,
 }
 
 impl Rows {
     fn with_capacity(rows: usize) -> Self {
-        Self { places: Vec::with_capacity(rows), sockets: Vec::with_capacity(rows) }
+        let (places, keys) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+        Self { places, keys, sockets: Vec::with_capacity(rows) }
     }
 
     fn push(&mut self, sk: Gva, socket: Socket) {
         self.places.push(sk);
+        self.keys.push(key(&socket));
         self.sockets.push(Some(socket));
     }
 }
@@ -565,6 +570,7 @@ impl<'s, 'a> Walk<'s, 'a> {
         let read = self.reader.read(spot, views, row);
         if let Ok(Some(_)) = read {
             rows.places.push(spot.sk);
+            rows.keys.push(key(row));
         } else {
             rows.sockets.truncate(end);
         }
@@ -579,27 +585,20 @@ impl<'s, 'a> Walk<'s, 'a> {
 
     /// Where a row stands, or stood before it was dropped: in which part, and where in that. `None`: it never was one.
     fn place(&self, sk: Gva) -> Option<Place> {
-        let may_have = |rows: &Rows| rows.places.first() <= Some(&sk) && Some(&sk) <= rows.places.last();
-        let mut parts = self.parts.iter().enumerate().filter(|(_, rows)| may_have(rows));
-        parts.find_map(|(part, rows)| Some((part, rows.places.binary_search(&sk).ok()?)))
+        place(&self.parts, sk)
     }
 
-    /// All places, of dropped rows too.
-    fn places(&self) -> impl Iterator<Item = Place> + use<'_, 's, 'a> {
-        let parts = self.parts.iter().enumerate();
-        parts.flat_map(|(part, rows)| (0..rows.sockets.len()).map(move |at| (part, at)))
+    fn socket_mut(&mut self, (part, at): Place) -> Option<&mut Socket> {
+        self.parts.get_mut(part)?.sockets.get_mut(at)?.as_mut()
     }
 
-    fn socket(&self, (part, at): Place) -> Option<&Socket> {
-        self.parts.get(part)?.sockets.get(at)?.as_ref()
-    }
-
-    fn socket_mut(&mut self, place: Place) -> Option<&mut Socket> {
-        self.row(place)?.as_mut()
-    }
-
-    fn row(&mut self, (part, at): Place) -> Option<&mut Option<Socket>> {
-        self.parts.get_mut(part)?.sockets.get_mut(at)
+    /// Puts another row, or none, where one stands.
+    fn put(&mut self, (part, at): Place, row: Option<Socket>) {
+        let Some(rows) = self.parts.get_mut(part) else { return };
+        if let Some((place, key_of_row)) = rows.sockets.get_mut(at).zip(rows.keys.get_mut(at)) {
+            *key_of_row = row.as_ref().map(key).unwrap_or_default();
+            *place = row;
+        }
     }
 
     /// Finds those that became another socket between two of the pages that they were read from, which takes fresh pages.
@@ -641,8 +640,8 @@ impl<'s, 'a> Walk<'s, 'a> {
 
     fn forget(&mut self, socks: &BTreeSet<Gva>) {
         for sk in socks {
-            if let Some(row) = self.place(*sk).and_then(|place| self.row(place)) {
-                *row = None;
+            if let Some(place) = self.place(*sk) {
+                self.put(place, None);
             }
         }
     }
@@ -652,31 +651,53 @@ impl<'s, 'a> Walk<'s, 'a> {
         // Should this fail, the old row still says that it is doubtful.
         let mut row = sock::unknown(spot.sk, 0);
         let read = spot.is_seen() && self.reader.read(spot, views, &mut row)?.is_some();
-        if let Some(place) = self.place(spot.sk).and_then(|place| self.row(place)) {
-            *place = read.then_some(row);
+        if let Some(place) = self.place(spot.sk) {
+            self.put(place, read.then_some(row));
         }
         Ok(())
     }
 
     /// The rows that stay, with what they say of each other.
-    fn finish(mut self) -> Vec<Vec<Option<Socket>>> {
+    fn finish(mut self, crowd: bool) -> Vec<Rows> {
         let mixed = std::mem::take(&mut self.reader.mixed);
         mixed.iter().for_each(|_| self.reader.session.torn());
         self.forget(&mixed);
-        for place in self.places().collect::<Vec<_>>() {
-            let Some(peer) = self.socket(place).and_then(|socket| socket.peer.as_ref()) else { continue };
-            let end = self.place(Gva(peer.sock.0)).and_then(|end| self.socket(end));
-            let Some((inode, processes)) = end.map(|end| (end.inode, end.processes.clone())) else {
-                continue;
-            };
-            if let Some(peer) = self.socket_mut(place).and_then(|socket| socket.peer.as_mut()) {
-                *peer = SocketPeer { inode, processes, sock: peer.sock };
+        let peers = beside(&self.parts, crowd, |rows| peers(rows, &self.parts));
+        let put = |(rows, peers): (&mut Rows, Vec<(usize, SocketPeer)>)| {
+            for (at, peer) in peers {
+                if let Some(Some(socket)) = rows.sockets.get_mut(at) {
+                    socket.peer = Some(peer);
+                }
             }
-        }
-        let mut parts: Vec<Vec<Option<Socket>>> = self.parts.into_iter().map(|rows| rows.sockets).collect();
-        lend_owners(&mut parts);
-        parts
+        };
+        beside(self.parts.iter_mut().zip(peers), crowd, put);
+        lend_owners(&mut self.parts);
+        self.parts
     }
+}
+
+/// Where the row of a socket stands in `parts`.
+fn place(parts: &[Rows], sk: Gva) -> Option<Place> {
+    let may_have = |rows: &Rows| rows.places.first() <= Some(&sk) && Some(&sk) <= rows.places.last();
+    let mut parts = parts.iter().enumerate().filter(|(_, rows)| may_have(rows));
+    parts.find_map(|(part, rows)| Some((part, rows.places.binary_search(&sk).ok()?)))
+}
+
+fn socket(parts: &[Rows], (part, at): Place) -> Option<&Socket> {
+    parts.get(part)?.sockets.get(at)?.as_ref()
+}
+
+/// What is to be said of the peers of those in `rows` whose other ends are known, and where in `rows` it belongs.
+fn peers(rows: &Rows, parts: &[Rows]) -> Vec<(usize, SocketPeer)> {
+    let mut peers = Vec::with_capacity(rows.sockets.len());
+    for (at, row) in rows.sockets.iter().enumerate() {
+        if let Some(sock) = row.as_ref().and_then(|row| row.peer.as_ref()).map(|peer| peer.sock)
+            && let Some(end) = place(parts, Gva(sock.0)).and_then(|place| socket(parts, place))
+        {
+            peers.push((at, SocketPeer { inode: end.inode, processes: end.processes.clone(), sock }));
+        }
+    }
+    peers
 }
 
 /// Path of a control group in the unified hierarchy.
@@ -692,16 +713,16 @@ fn path_of(session: &Session<'_>, group: Group) -> Result<Option<Text>, ReadErro
 
 /// A subflow of MPTCP is a TCP socket without a file that carries the inode number of the socket it belongs to
 /// (``mptcp_subflow_create_socket()``, net/mptcp/subflow.c), and is that socket's owner's.
-fn lend_owners(parts: &mut [Vec<Option<Socket>>]) {
+fn lend_owners(parts: &mut [Rows]) {
     let mptcp = |socket: &&Socket| socket.protocol.as_deref() == Some("mptcp");
     let holding = |socket: &Socket| (socket.processes.clone(), socket.descriptors.clone(), socket.ownership);
-    let sockets = parts.iter().flatten().flatten();
+    let sockets = parts.iter().flat_map(|rows| &rows.sockets).flatten();
     let lent: HashMap<u64, _> =
         sockets.filter(mptcp).filter_map(|socket| Some((socket.inode?, holding(socket)))).collect();
     if lent.is_empty() {
         return;
     }
-    let sockets = parts.iter_mut().flatten().flatten();
+    let sockets = parts.iter_mut().flat_map(|rows| &mut rows.sockets).flatten();
     for socket in sockets.filter(|socket| socket.ownership == Some(Ownership::Kernel)) {
         if let Some((processes, descriptors, ownership)) = socket.inode.and_then(|inode| lent.get(&inode)) {
             socket.processes.clone_from(processes);
@@ -712,18 +733,18 @@ fn lend_owners(parts: &mut [Vec<Option<Socket>>]) {
 }
 
 /// The sockets in the order of the table. They are large, so it is their keys that are put in order, and each is moved once.
-fn sorted(mut parts: Vec<Vec<Option<Socket>>>, crowd: bool) -> Vec<Socket> {
-    let rows = parts.iter().enumerate().flat_map(|(part, rows)| {
-        rows.iter().enumerate().filter_map(move |(at, row)| row.as_ref().map(|row| (row, (part, at))))
+fn sorted(mut parts: Vec<Rows>, crowd: bool) -> Vec<Socket> {
+    let mut keys: Vec<(Key, Place)> = Vec::with_capacity(parts.iter().map(|rows| rows.keys.len()).sum());
+    for (part, rows) in parts.iter().enumerate() {
+        keys.extend(rows.keys.iter().enumerate().map(|(at, key)| (*key, (part, at))));
+    }
+    sort_apart(&mut keys, crowd, &|(key, place), (other_key, other)| {
+        let rest = |place: &Place| socket(&parts, *place).map(rest);
+        key.cmp(other_key).then_with(|| rest(place).cmp(&rest(other)))
     });
-    let mut keys: Vec<(Key, &Socket, Place)> = rows.map(|(row, place)| (key(row), row, place)).collect();
-    sort_apart(&mut keys, crowd, &|(key, socket, _), (other_key, other, _)| {
-        key.cmp(other_key).then_with(|| rest(socket).cmp(&rest(other)))
-    });
-    let places: Vec<Place> = keys.into_iter().map(|(.., place)| place).collect();
-    let mut take = |(part, at): Place| parts.get_mut(part)?.get_mut(at)?.take();
-    let mut sockets = Vec::with_capacity(places.len());
-    sockets.extend(places.into_iter().filter_map(&mut take));
+    let mut sockets = Vec::with_capacity(keys.len());
+    let mut take = |(part, at): Place| parts.get_mut(part)?.sockets.get_mut(at)?.take();
+    sockets.extend(keys.into_iter().filter_map(|(_, place)| take(place)));
     sockets
 }
 
@@ -829,7 +850,7 @@ pub(super) fn pointer(session: &Session<'_>, at: Gva, offset: u64) -> Result<Gva
 
 #[cfg(test)]
 mod tests {
-    use super::sorted;
+    use super::{Rows, sorted};
     use facts::{Address, Socket};
 
     fn socket(inode: u64) -> Socket {
@@ -841,9 +862,12 @@ mod tests {
         for (count, step) in [(0, 1), (1, 1), (2, 1), (97, 5), (97, 31), (97, 96), (1024, 421)] {
             for (part, crowd) in [(1, false), (7, true), (2000, false), (2000, true)] {
                 let unsorted: Vec<u64> = (0..count).map(|index| index * step % count).collect();
-                let parts =
-                    unsorted.chunks(part).map(|part| part.iter().map(|inode| Some(socket(*inode))).collect());
-                let sorted = sorted(parts.collect(), crowd);
+                let rows = |part: &[u64]| {
+                    let mut rows = Rows::with_capacity(part.len());
+                    part.iter().for_each(|inode| rows.push(vmi_core::Gva(*inode), socket(*inode)));
+                    rows
+                };
+                let sorted = sorted(unsorted.chunks(part).map(rows).collect(), crowd);
                 let places: Vec<Address> = sorted.iter().map(|socket| socket.sock).collect();
                 assert_eq!(places, (0..count).map(Address).collect::<Vec<_>>());
             }

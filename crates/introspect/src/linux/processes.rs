@@ -9,7 +9,7 @@
 
 use super::ascending::{ascending, next};
 use super::task::{self, Seen, Stamp};
-use super::{cgroup, list, pid, sched, slab};
+use super::{activity, cgroup, list, pid, sched, slab};
 use crate::apart::{apart, is_crowd, side_by_side};
 use crate::session::Session;
 use facts::{Names, ProblemKind, Text};
@@ -57,11 +57,11 @@ impl Views {
     /// The task list comes last, or in a crowd beside others: what was born since the others were walked is then on it, and found in them
     /// the second time.
     fn take(session: &Session<'_>, head: Gva) -> Result<Self, ReadError> {
-        let pid_table = pid::is_known(session).then(|| pid::leaders(session)).transpose()?;
-        let crowd = is_crowd(pid_table.as_ref().map_or(0, Vec::len));
-        let views = [cgroup::VIEW, sched::VIEW, LIST];
+        let views = [pid::VIEW, cgroup::VIEW, sched::VIEW, LIST];
+        let crowd = is_crowd(activity::threads(session)?);
         let (views, end) = side_by_side(session, &views, crowd, |session, view| match view {
             LIST => list::list(session, "task list", head),
+            pid::VIEW => pid::leaders(session),
             sched::VIEW => sched::tasks(session).and_then(|tasks| leaders(session, tasks)),
             _ if cgroup::is_known(session) => {
                 cgroup::tasks(session).and_then(|tasks| leaders(session, tasks))
@@ -70,7 +70,7 @@ impl Views {
         });
         end?;
         let mut views = views.into_iter();
-        let (cgroup, run_queue, nodes) = (views.next(), views.next(), views.next());
+        let (pid_table, cgroup, run_queue, nodes) = (views.next(), views.next(), views.next(), views.next());
         let offset = session.kernel.layouts().task.tasks();
         let mut list: Vec<Gva> =
             nodes.into_iter().flatten().filter_map(|node| node.checked_sub(offset)).collect();
@@ -82,7 +82,8 @@ impl Views {
         }
         let cgroup = cgroup.filter(|_| cgroup::is_known(session)).map(ascending);
         let run_queue = ascending(run_queue.unwrap_or_default());
-        Ok(Self { list, listed, pid_table: pid_table.map(ascending), cgroup, run_queue })
+        let pid_table = pid_table.filter(|_| pid::is_known(session)).map(ascending);
+        Ok(Self { list, listed, pid_table, cgroup, run_queue })
     }
 
     /// Which views have the task, one bit for each of [`VIEWS`].
