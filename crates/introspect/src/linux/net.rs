@@ -9,18 +9,18 @@
 use super::ascending::{ascending, next};
 use super::holder::{self, Holders, Holding};
 use super::layout::Resolver;
+use super::seeing::Seeing;
 use super::sock::{Claim, Group, Sock};
+use super::socket_rows::{Part, Rows};
 use super::task::Seen;
 use super::{
     cgroup, device, filter, inet, io_uring, list, mptcp, namespace, netlink, packet, raw, rhashtable, scm,
     sctp, sock, sock_scan, tcp, udp, unix, vsock, xdp,
 };
-use crate::apart::{apart, beside, is_crowd, side_by_side, sort_apart};
+use crate::apart::{apart, is_crowd, side_by_side};
 use crate::session::{Session, member};
-use facts::{Address, Family, Names, Ownership, ProblemKind, Socket, SocketPeer, SocketState, Text};
-use std::array;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use facts::{Address, Family, Names, Ownership, ProblemKind, Socket, SocketState, Text};
+use std::collections::{BTreeMap, BTreeSet};
 use vmi_core::{Gva, ReadError};
 
 /// Names of the views in [`Socket::views`].
@@ -241,23 +241,6 @@ impl Spot<'_> {
 /// Names of the views, in the order in which a socket has them.
 const VIEWS: [&str; 3] = [FILE_TABLE, HASH_TABLE, ADDRESS_TABLE];
 
-/// The names of some of the views. All rows that have the same share them.
-struct Seeing([Names; 1 << VIEWS.len()]);
-
-impl Seeing {
-    fn new() -> Self {
-        let has = |seen: usize, view: usize| seen >> view & 1 != 0;
-        let names = |seen| VIEWS.iter().enumerate().filter(move |(view, _)| has(seen, *view));
-        Self(array::from_fn(|seen| names(seen).map(|(_, name)| Text::new_static(name)).collect()))
-    }
-
-    /// The names of those of [`VIEWS`] that are `seen`.
-    fn names(&self, seen: [bool; VIEWS.len()]) -> Names {
-        let seen = seen.iter().rev().fold(0, |bits, seen| bits << 1 | usize::from(*seen));
-        self.0.get(seen).cloned().unwrap_or_default()
-    }
-}
-
 /// Both views at about one moment.
 struct Views {
     hashed: Hashed,
@@ -332,7 +315,7 @@ impl Views {
             (None, Claim::Mapped) => Some(Ownership::Mapping),
             (None, Claim::Held | Claim::Lent(..)) => self.holders.complete.then_some(Ownership::Nobody),
         };
-        socket.views = seeing.names([held.is_some(), in_hash, addressed]);
+        socket.views = seeing.names(&[held.is_some(), in_hash, addressed]);
         let table = table_of(socket, must_be_found);
         // A socket that is on its way out is in some of its protocol's tables; one that is held, or in any of them, in all.
         let alive = matches!(claim, Claim::Held | Claim::Mapped | Claim::Kernel);
@@ -340,7 +323,7 @@ impl Views {
         let must_second = table.is_some_and(|table| self.hashed.whole_addressed.contains(&table))
             // An association is not always there; who listens is.
             && (table != Some(Table::Sctp) || socket.state == Some(SocketState::Listen));
-        socket.views_missing = seeing.names([
+        socket.views_missing = seeing.names(&[
             socket.ownership == Some(Ownership::Nobody),
             !in_hash && alive && must,
             !addressed && alive && must_second,
@@ -382,20 +365,19 @@ pub(crate) fn sockets(
     let mut walk = Walk::new(session);
     let all = all.get(..SOCKETS_MAX).unwrap_or(&all);
     let (parts, end) = apart(session, all, |session, spots| {
-        let mut walk = Walk::new(session);
-        let mut rows = Rows::with_capacity(spots.len());
+        let (mut reader, mut part) = (Reader::new(session), Part::with_capacity(spots.len()));
         let socks: Vec<Gva> = spots.iter().map(|spot| spot.sk).collect();
         let mut spots = spots.iter();
-        let end = session.each(&socks, &sock::AHEAD, |_| match spots.next() {
-            Some(spot) => walk.add(*spot, &views, &mut rows),
+        let end = session.each(&socks, &sock::AHEAD, |sk| match spots.next() {
+            Some(spot) => part.write(sk, |row| Ok(reader.read(*spot, &views, row)?.is_some())),
             None => Ok(()),
         });
-        ((rows, walk.reader.identities, walk.reader.mixed), end.map(drop))
+        ((part, reader.identities, reader.mixed), end.map(drop))
     });
-    for (rows, identities, mixed) in parts {
+    for (part, identities, mixed) in parts {
         walk.reader.identities.extend(identities);
         walk.reader.mixed.extend(mixed);
-        walk.parts.push(rows);
+        walk.rows.push(part);
     }
     let end = end.and_then(|()| settle(session, processes, &mut walk));
     if end.is_err() {
@@ -403,7 +385,7 @@ pub(crate) fn sockets(
         walk.forget_doubtful();
     }
     let crowd = is_crowd(all.len());
-    *sockets = sorted(walk.finish(crowd), crowd);
+    *sockets = walk.finish(crowd);
     end
 }
 
@@ -427,29 +409,24 @@ fn settle(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) ->
 /// Adds what is in the memory of sockets and in no view. What the kernel made for itself has no file, and is in no table where nobody
 /// is to find it: only what is held counts.
 fn scan(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) -> Result<(), ReadError> {
-    let held = walk.rows().filter(|(_, socket)| socket.file.is_some()).map(|(sk, _)| sk);
+    let held = walk.rows.iter().filter(|(_, socket)| socket.file.is_some()).map(|(sk, _)| sk);
     let Some(socks) = sock_scan::socks(session, held)? else { return Ok(()) };
-    let mut unknown = Vec::new();
-    for sk in socks {
-        match walk.place(sk).and_then(|place| walk.socket_mut(place)) {
-            Some(socket) => socket.views = socket.views.with(sock_scan::VIEW.into()),
-            None => unknown.push(sk),
-        }
-    }
+    let in_memory = |views: &Names| views.with(sock_scan::VIEW.into());
+    let unknown: Vec<Gva> = socks.into_iter().filter(|sk| !walk.rows.change_views(*sk, in_memory)).collect();
     if unknown.is_empty() {
         return Ok(());
     }
     // What was made since the views were taken is in them by now.
     let views = Views::take_again(session, processes)?;
-    let mut found = Rows::with_capacity(unknown.len());
+    let mut found = Part::with_capacity(unknown.len());
     for sk in ascending(unknown) {
-        let mut socket = sock::unknown(sk, 0);
-        if let Some(Claim::Held | Claim::Mapped) = walk.reader.read(views.spot(sk), &views, &mut socket)? {
-            socket.views = socket.views.with(sock_scan::VIEW.into());
-            found.push(sk, socket);
-        }
+        found.write(sk, |row| {
+            let claim = walk.reader.read(views.spot(sk), &views, row)?;
+            row.views = in_memory(&row.views);
+            Ok(matches!(claim, Some(Claim::Held | Claim::Mapped)))
+        })?;
     }
-    walk.parts.push(found);
+    walk.rows.push(found);
     Ok(())
 }
 
@@ -467,7 +444,19 @@ struct Reader<'s, 'a> {
     mixed: BTreeSet<Gva>,
 }
 
-impl Reader<'_, '_> {
+impl<'s, 'a> Reader<'s, 'a> {
+    fn new(session: &'s Session<'a>) -> Self {
+        Self {
+            session,
+            namespaces: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            interfaces: device::Interfaces::default(),
+            seeing: Seeing::new(&VIEWS),
+            identities: BTreeMap::new(),
+            mixed: BTreeSet::new(),
+        }
+    }
+
     /// Reads the socket at `spot` into `row`, and gives back what it says of who keeps it. `None`: it cannot be read, or kept changing.
     fn read(&mut self, spot: Spot<'_>, views: &Views, row: &mut Socket) -> Result<Option<Claim>, ReadError> {
         let (session, sk) = (self.session, spot.sk);
@@ -515,90 +504,15 @@ impl Reader<'_, '_> {
     }
 }
 
-/// Where a row stands: in which of [`Walk::parts`], and where in that.
-type Place = (usize, usize);
-
-/// Sockets that one thread has read. A row is long: it is written where it stands, and moved once, to its place in the table.
-struct Rows {
-    /// ``struct sock *`` of each row, ascending.
-    places: Vec<Gva>,
-    /// What each row is ordered by.
-    keys: Vec<Key>,
-    /// `None`: the row was dropped.
-    sockets: Vec<Option<Socket>>,
-}
-
-impl Rows {
-    fn with_capacity(rows: usize) -> Self {
-        let (places, keys) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
-        Self { places, keys, sockets: Vec::with_capacity(rows) }
-    }
-
-    fn push(&mut self, sk: Gva, socket: Socket) {
-        self.places.push(sk);
-        self.keys.push(key(&socket));
-        self.sockets.push(Some(socket));
-    }
-}
-
 /// The sockets that were read so far.
 struct Walk<'s, 'a> {
     reader: Reader<'s, 'a>,
-    /// No socket is in two of them.
-    parts: Vec<Rows>,
+    rows: Rows,
 }
 
 impl<'s, 'a> Walk<'s, 'a> {
     fn new(session: &'s Session<'a>) -> Self {
-        let reader = Reader {
-            session,
-            namespaces: BTreeMap::new(),
-            groups: BTreeMap::new(),
-            interfaces: device::Interfaces::default(),
-            seeing: Seeing::new(),
-            identities: BTreeMap::new(),
-            mixed: BTreeSet::new(),
-        };
-        Self { reader, parts: Vec::new() }
-    }
-
-    /// Adds the socket at `spot` to `rows`, behind all that are in it.
-    fn add(&mut self, spot: Spot<'_>, views: &Views, rows: &mut Rows) -> Result<(), ReadError> {
-        let end = rows.sockets.len();
-        rows.sockets.push(Some(sock::unknown(spot.sk, 0)));
-        let Some(Some(row)) = rows.sockets.last_mut() else { return Ok(()) };
-        let read = self.reader.read(spot, views, row);
-        if let Ok(Some(_)) = read {
-            rows.places.push(spot.sk);
-            rows.keys.push(key(row));
-        } else {
-            rows.sockets.truncate(end);
-        }
-        read.map(drop)
-    }
-
-    /// What was read, and where it is.
-    fn rows(&self) -> impl Iterator<Item = (Gva, &Socket)> {
-        let rows = self.parts.iter().flat_map(|rows| rows.places.iter().zip(&rows.sockets));
-        rows.filter_map(|(sk, socket)| Some((*sk, socket.as_ref()?)))
-    }
-
-    /// Where a row stands, or stood before it was dropped: in which part, and where in that. `None`: it never was one.
-    fn place(&self, sk: Gva) -> Option<Place> {
-        place(&self.parts, sk)
-    }
-
-    fn socket_mut(&mut self, (part, at): Place) -> Option<&mut Socket> {
-        self.parts.get_mut(part)?.sockets.get_mut(at)?.as_mut()
-    }
-
-    /// Puts another row, or none, where one stands.
-    fn put(&mut self, (part, at): Place, row: Option<Socket>) {
-        let Some(rows) = self.parts.get_mut(part) else { return };
-        if let Some((place, key_of_row)) = rows.sockets.get_mut(at).zip(rows.keys.get_mut(at)) {
-            *key_of_row = row.as_ref().map(key).unwrap_or_default();
-            *place = row;
-        }
+        Self { reader: Reader::new(session), rows: Rows::default() }
     }
 
     /// Finds those that became another socket between two of the pages that they were read from, which takes fresh pages.
@@ -626,7 +540,7 @@ impl<'s, 'a> Walk<'s, 'a> {
         let lacks = |(sk, socket): &(Gva, &Socket)| {
             !socket.views_missing.is_empty() || self.reader.mixed.contains(sk)
         };
-        self.rows().filter(lacks).map(|(sk, _)| sk).collect()
+        self.rows.iter().filter(lacks).map(|(sk, _)| sk).collect()
     }
 
     /// Drops the sockets that would have to be read again, for a look that is over.
@@ -639,11 +553,7 @@ impl<'s, 'a> Walk<'s, 'a> {
     }
 
     fn forget(&mut self, socks: &BTreeSet<Gva>) {
-        for sk in socks {
-            if let Some(place) = self.place(*sk) {
-                self.put(place, None);
-            }
-        }
+        socks.iter().for_each(|sk| self.rows.put(*sk, None));
     }
 
     /// Reads a socket again, or drops it where no view has it any more.
@@ -651,53 +561,16 @@ impl<'s, 'a> Walk<'s, 'a> {
         // Should this fail, the old row still says that it is doubtful.
         let mut row = sock::unknown(spot.sk, 0);
         let read = spot.is_seen() && self.reader.read(spot, views, &mut row)?.is_some();
-        if let Some(place) = self.place(spot.sk) {
-            self.put(place, read.then_some(row));
-        }
+        self.rows.put(spot.sk, read.then_some(row));
         Ok(())
     }
 
-    /// The rows that stay, with what they say of each other.
-    fn finish(mut self, crowd: bool) -> Vec<Rows> {
+    fn finish(mut self, crowd: bool) -> Vec<Socket> {
         let mixed = std::mem::take(&mut self.reader.mixed);
         mixed.iter().for_each(|_| self.reader.session.torn());
         self.forget(&mixed);
-        let peers = beside(&self.parts, crowd, |rows| peers(rows, &self.parts));
-        let put = |(rows, peers): (&mut Rows, Vec<(usize, SocketPeer)>)| {
-            for (at, peer) in peers {
-                if let Some(Some(socket)) = rows.sockets.get_mut(at) {
-                    socket.peer = Some(peer);
-                }
-            }
-        };
-        beside(self.parts.iter_mut().zip(peers), crowd, put);
-        lend_owners(&mut self.parts);
-        self.parts
+        self.rows.into_table(crowd)
     }
-}
-
-/// Where the row of a socket stands in `parts`.
-fn place(parts: &[Rows], sk: Gva) -> Option<Place> {
-    let may_have = |rows: &Rows| rows.places.first() <= Some(&sk) && Some(&sk) <= rows.places.last();
-    let mut parts = parts.iter().enumerate().filter(|(_, rows)| may_have(rows));
-    parts.find_map(|(part, rows)| Some((part, rows.places.binary_search(&sk).ok()?)))
-}
-
-fn socket(parts: &[Rows], (part, at): Place) -> Option<&Socket> {
-    parts.get(part)?.sockets.get(at)?.as_ref()
-}
-
-/// What is to be said of the peers of those in `rows` whose other ends are known, and where in `rows` it belongs.
-fn peers(rows: &Rows, parts: &[Rows]) -> Vec<(usize, SocketPeer)> {
-    let mut peers = Vec::with_capacity(rows.sockets.len());
-    for (at, row) in rows.sockets.iter().enumerate() {
-        if let Some(sock) = row.as_ref().and_then(|row| row.peer.as_ref()).map(|peer| peer.sock)
-            && let Some(end) = place(parts, Gva(sock.0)).and_then(|place| socket(parts, place))
-        {
-            peers.push((at, SocketPeer { inode: end.inode, processes: end.processes.clone(), sock }));
-        }
-    }
-    peers
 }
 
 /// Path of a control group in the unified hierarchy.
@@ -709,98 +582,6 @@ fn path_of(session: &Session<'_>, group: Group) -> Result<Option<Text>, ReadErro
             Ok(session.known("cgroup", at, path)?.flatten().map(Text::from))
         }
     }
-}
-
-/// A subflow of MPTCP is a TCP socket without a file that carries the inode number of the socket it belongs to
-/// (``mptcp_subflow_create_socket()``, net/mptcp/subflow.c), and is that socket's owner's.
-fn lend_owners(parts: &mut [Rows]) {
-    let mptcp = |socket: &&Socket| socket.protocol.as_deref() == Some("mptcp");
-    let holding = |socket: &Socket| (socket.processes.clone(), socket.descriptors.clone(), socket.ownership);
-    let sockets = parts.iter().flat_map(|rows| &rows.sockets).flatten();
-    let lent: HashMap<u64, _> =
-        sockets.filter(mptcp).filter_map(|socket| Some((socket.inode?, holding(socket)))).collect();
-    if lent.is_empty() {
-        return;
-    }
-    let sockets = parts.iter_mut().flat_map(|rows| &mut rows.sockets).flatten();
-    for socket in sockets.filter(|socket| socket.ownership == Some(Ownership::Kernel)) {
-        if let Some((processes, descriptors, ownership)) = socket.inode.and_then(|inode| lent.get(&inode)) {
-            socket.processes.clone_from(processes);
-            socket.descriptors.clone_from(descriptors);
-            socket.ownership = *ownership;
-        }
-    }
-}
-
-/// The sockets in the order of the table. They are large, so it is their keys that are put in order, and each is moved once.
-fn sorted(mut parts: Vec<Rows>, crowd: bool) -> Vec<Socket> {
-    let mut keys: Vec<(Key, Place)> = Vec::with_capacity(parts.iter().map(|rows| rows.keys.len()).sum());
-    for (part, rows) in parts.iter().enumerate() {
-        keys.extend(rows.keys.iter().enumerate().map(|(at, key)| (*key, (part, at))));
-    }
-    sort_apart(&mut keys, crowd, &|(key, place), (other_key, other)| {
-        let rest = |place: &Place| socket(&parts, *place).map(rest);
-        key.cmp(other_key).then_with(|| rest(place).cmp(&rest(other)))
-    });
-    let mut sockets = Vec::with_capacity(keys.len());
-    let mut take = |(part, at): Place| parts.get_mut(part)?.sockets.get_mut(at)?.take();
-    sockets.extend(keys.into_iter().filter_map(|(_, place)| take(place)));
-    sockets
-}
-
-/// What the table is ordered by first, as numbers: they are compared faster than what they stand for.
-type Key = [u64; 9];
-
-/// Network namespace, family, protocol (eight bytes of its name decide nearly always), and the local and the remote address with its port; of
-/// unix sockets the path, or the number of one that has none.
-/// What is not known comes before what is.
-fn key(socket: &Socket) -> Key {
-    let namespace = socket.net_namespace.map_or(0, |inode| 1 << 32 | u64::from(inode));
-    let mut name = [0; 8];
-    let known = socket.protocol.as_deref().unwrap_or_default().bytes();
-    name.iter_mut().zip(known).for_each(|(place, byte)| *place = byte);
-    let address = |address: Option<IpAddr>| match address {
-        None => [0; 3],
-        Some(IpAddr::V4(address)) => [1, 0, u64::from(address.to_bits())],
-        #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
-        Some(IpAddr::V6(address)) => [2, (address.to_bits() >> 64) as u64, address.to_bits() as u64],
-    };
-    let port = |port: Option<u16>| port.map_or(0, |port| 1 << 16 | u64::from(port));
-    let [local_kind, local_high, local_low] = match &socket.path {
-        Some(path) => first_bytes(path),
-        None => address(socket.local_address),
-    };
-    let [remote_kind, remote_high, remote_low] = match socket.path {
-        // The number is what decides next where there is neither.
-        None if socket.remote_address.is_none() => [0, 0, socket.inode.unwrap_or_default()],
-        None => address(socket.remote_address),
-        Some(_) => [0; 3],
-    };
-    [
-        namespace << 16 | u64::from(socket.protocol_family),
-        u64::from_be_bytes(name),
-        local_kind,
-        local_high,
-        local_low,
-        port(socket.local_port) << 2 | remote_kind,
-        remote_high,
-        remote_low,
-        port(socket.remote_port),
-    ]
-}
-
-/// The first bytes of a path, as numbers that are in the order of the paths unless they are the same.
-fn first_bytes(path: &str) -> [u64; 3] {
-    let mut bytes = [0; 16];
-    bytes.iter_mut().zip(path.bytes()).for_each(|(place, byte)| *place = byte);
-    let number = u128::from_be_bytes(bytes);
-    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
-    [1, (number >> 64) as u64, number as u64]
-}
-
-/// What decides between sockets whose keys are the same; nothing is the same for two.
-fn rest(socket: &Socket) -> impl Ord + '_ {
-    (socket.protocol.as_deref(), socket.path.as_deref(), socket.inode, socket.sock)
 }
 
 /// ``struct net *`` of all network namespaces (``net_namespace_list``).
@@ -846,31 +627,4 @@ pub(super) fn add_table<T: PartialEq>(
 /// A pointer member of the object at `at`.
 pub(super) fn pointer(session: &Session<'_>, at: Gva, offset: u64) -> Result<Gva, ReadError> {
     session.space.pointer(member(at, offset)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Rows, sorted};
-    use facts::{Address, Socket};
-
-    fn socket(inode: u64) -> Socket {
-        Socket { inode: Some(inode), ..super::sock::unknown(vmi_core::Gva(inode), 2) }
-    }
-
-    #[test]
-    fn sockets_are_put_in_the_order_of_the_table_wherever_they_stood() {
-        for (count, step) in [(0, 1), (1, 1), (2, 1), (97, 5), (97, 31), (97, 96), (1024, 421)] {
-            for (part, crowd) in [(1, false), (7, true), (2000, false), (2000, true)] {
-                let unsorted: Vec<u64> = (0..count).map(|index| index * step % count).collect();
-                let rows = |part: &[u64]| {
-                    let mut rows = Rows::with_capacity(part.len());
-                    part.iter().for_each(|inode| rows.push(vmi_core::Gva(*inode), socket(*inode)));
-                    rows
-                };
-                let sorted = sorted(unsorted.chunks(part).map(rows).collect(), crowd);
-                let places: Vec<Address> = sorted.iter().map(|socket| socket.sock).collect();
-                assert_eq!(places, (0..count).map(Address).collect::<Vec<_>>());
-            }
-        }
-    }
 }

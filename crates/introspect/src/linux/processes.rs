@@ -8,12 +8,12 @@
 //! disagree they are all taken a second time: what either time has counts as seen, and what the second has nowhere has ended.
 
 use super::ascending::{ascending, next};
+use super::seeing::Seeing;
 use super::task::{self, Seen, Stamp};
 use super::{activity, cgroup, list, pid, sched, slab};
 use crate::apart::{apart, is_crowd, side_by_side};
 use crate::session::Session;
-use facts::{Names, ProblemKind, Text};
-use std::array;
+use facts::{ProblemKind, Text};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use vmi_core::{Gva, ReadError};
 
@@ -26,21 +26,6 @@ const CACHE: &str = "task_struct_cachep";
 
 /// Names of the views, in the order in which a process has them.
 const VIEWS: [&str; 4] = [LIST, pid::VIEW, cgroup::VIEW, sched::VIEW];
-
-/// The names of the views that have a task, by [`Views::of`]. All rows that have the same share them.
-struct Seeing([Names; 1 << VIEWS.len()]);
-
-impl Seeing {
-    fn new() -> Self {
-        let has = |seen: usize, view: usize| seen >> view & 1 != 0;
-        let names = |seen| VIEWS.iter().enumerate().filter(move |(view, _)| has(seen, *view));
-        Self(array::from_fn(|seen| names(seen).map(|(_, name)| Text::new_static(name)).collect()))
-    }
-
-    fn names(&self, seen: usize) -> Names {
-        self.0.get(seen).cloned().unwrap_or_default()
-    }
-}
 
 /// ``struct task_struct *`` of the thread group leaders that each view has: ascending, each once.
 struct Views {
@@ -86,17 +71,15 @@ impl Views {
         Ok(Self { list, listed, pid_table, cgroup, run_queue })
     }
 
-    /// Which views have the task, one bit for each of [`VIEWS`].
-    fn of(&self, task: Gva) -> usize {
+    /// Whether each of [`VIEWS`] has the task.
+    fn of(&self, task: Gva) -> [bool; VIEWS.len()] {
         let has = |view: &[Gva]| view.binary_search(&task).is_ok();
         let optional = |view: &Option<Vec<Gva>>| view.as_deref().is_some_and(has);
-        let views =
-            [has(&self.listed), optional(&self.pid_table), optional(&self.cgroup), has(&self.run_queue)];
-        views.iter().rev().fold(0, |seen, has| seen << 1 | usize::from(*has))
+        [has(&self.listed), optional(&self.pid_table), optional(&self.cgroup), has(&self.run_queue)]
     }
 
     fn has(&self, task: Gva) -> bool {
-        self.of(task) != 0
+        self.of(task).contains(&true)
     }
 
     /// Tasks that some view has and another lacks that must have it.
@@ -129,11 +112,11 @@ pub(crate) fn processes(session: &Session<'_>, processes: &mut Vec<Seen>) -> Res
     let views = Views::take(session, head)?;
     let (rows, end) = apart(session, &views.list, |session, tasks| {
         let mut rows = Vec::with_capacity(tasks.len());
-        let seeing = Seeing::new();
+        let seeing = Seeing::new(&VIEWS);
         let read = |task| {
             match task::listed(session, task) {
                 Ok(Some(mut process)) => {
-                    process.facts.views = seeing.names(views.of(task));
+                    process.facts.views = seeing.names(&views.of(task));
                     rows.push(process);
                 }
                 Ok(None) => session.torn(),
@@ -214,7 +197,7 @@ fn settle(
     for process in processes.extract_if(.., |process| doubtful.contains(&Gva(process.facts.task.0))) {
         rows.insert(Gva(process.facts.task.0), process);
     }
-    let (mut unlisted, seeing) = (Vec::new(), Seeing::new());
+    let (mut unlisted, seeing) = (Vec::new(), Seeing::new(&VIEWS));
     for task in doubtful.iter().copied().filter(|task| second.has(*task)) {
         let listed = second.listed.binary_search(&task).is_ok();
         let row = match current(session, task, rows.remove(&task), listed) {
@@ -225,7 +208,9 @@ fn settle(
         };
         match row {
             Some(mut row) => {
-                row.facts.views = seeing.names(first.of(task) | second.of(task));
+                let mut seen = first.of(task);
+                seen.iter_mut().zip(second.of(task)).for_each(|(seen, again)| *seen |= again);
+                row.facts.views = seeing.names(&seen);
                 let rows = if listed { &mut *processes } else { &mut unlisted };
                 rows.push(row);
             }
