@@ -18,6 +18,7 @@ mod equal_sockets; // the same of sockets, line by line
 mod equal_ss; // the same as `ss` prints them
 mod hostile; // a guest that lies
 mod images; // memory images
+mod lent; // a sock that works for another, or only seemed to
 mod locate; // every way to the kernel
 mod matrix; // every pair of values, for `cargo xtask matrix`
 mod menagerie; // a guest with one of everything
