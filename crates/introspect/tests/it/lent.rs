@@ -4,70 +4,14 @@
 //! Without a race: a stopped guest's memory with something in front of it that answers as the memory was at first, until the descriptor
 //! that leads there has been read and was found again in its place.
 
+use crate::changing::{Changing, Words};
 use crate::opened::{Opened, PATIENT};
 use crate::socket_views::Stopped;
 use facts::{Snapshot, Socket};
 use introspect::{Options, Tables};
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use testkit::{GuestSpec, Need, SocketSpec, Spawn};
-use vmi_core::{Access, Gpa, GuestMemory, MemoryError, Region};
-
-/// Words, by their physical addresses.
-type Words = Vec<(u64, u64)>;
-
-/// Memory in which words are others at first.
-#[derive(Debug)]
-struct Changing<'m> {
-    memory: &'m dyn GuestMemory,
-    access: Access,
-    first: Words,
-    then: Words,
-    /// Where the descriptor is.
-    descriptor: u64,
-    /// How often that was read.
-    reads: AtomicU64,
-}
-
-impl GuestMemory for Changing<'_> {
-    fn regions(&self) -> &[Region] {
-        self.memory.regions()
-    }
-
-    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryError> {
-        self.memory.read(at, buf)?;
-        let covers = |word: u64| at.0 <= word && word + 8 <= at.0 + buf.len() as u64;
-        let read = if covers(self.descriptor) {
-            self.reads.fetch_add(1, Ordering::Relaxed)
-        } else {
-            self.reads.load(Ordering::Relaxed)
-        };
-        let words = if read < 2 { &self.first } else { &self.then };
-        for (word, value) in words {
-            let bytes = (0..8).zip(value.to_le_bytes());
-            for (place, byte) in
-                bytes.filter_map(|(index, byte)| Some(((word + index).checked_sub(at.0)?, byte)))
-            {
-                if let Some(place) = buf.get_mut(usize::try_from(place).unwrap()) {
-                    *place = byte;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn populated(&self, within: Region) -> Result<Vec<Region>, MemoryError> {
-        self.memory.populated(within)
-    }
-
-    fn access(&self) -> Access {
-        self.access
-    }
-
-    fn begin_look(&self) -> Result<(), MemoryError> {
-        self.memory.begin_look()
-    }
-}
+use vmi_core::{Access, GuestMemory};
 
 fn look(opened: &Opened, memory: &dyn GuestMemory) -> Snapshot {
     let tables = Tables { processes: false, sockets: true, modules: false, ebpf: false };
@@ -119,13 +63,9 @@ fn a_sock_that_only_seemed_to_work_for_another_or_now_works_for_one_in_the_same_
     let of_another = [&by_the_other[..], &[(number, owner.inode.unwrap() + 1000)]].concat();
 
     for access in [Access::PerCall, Access::Mapped] {
-        let changing = |first: &Words, then: &Words| Changing {
-            memory: &*opened.vm.memory,
-            access,
-            first: first.clone(),
-            then: then.clone(),
-            descriptor: owners_slot,
-            reads: AtomicU64::new(0),
+        // The descriptor is read, and read again.
+        let changing = |first: &Words, then: &Words| {
+            Changing::new(&*opened.vm.memory, access, first, then, owners_slot, 2)
         };
         let holders = |snapshot: &Snapshot| {
             [7001, 7002].map(|port| {
@@ -137,7 +77,7 @@ fn a_sock_that_only_seemed_to_work_for_another_or_now_works_for_one_in_the_same_
             let memory = changing(first, then);
             let snapshot = look(&opened, &memory);
             assert_eq!(snapshot.problems, [], "{access:?}");
-            let reads = memory.reads.into_inner();
+            let reads = memory.reads();
             assert!(reads >= 2 || first == then, "{access:?}: it changed never, with {reads} readings");
             snapshot
         };

@@ -168,7 +168,7 @@ impl<'o> Stopped<'o> {
     }
 
     /// Looks while each of these addresses holds its value.
-    fn look_with(&self, changes: &[(u64, u64)]) -> Snapshot {
+    pub fn look_with(&self, changes: &[(u64, u64)]) -> Snapshot {
         self.with(changes, || self.opened.snapshot().unwrap())
     }
 
