@@ -23,8 +23,14 @@ fn a_full_debian_equals_its_own_proc_and_what_ss_prints() {
 
 /// An idle server has listeners only.
 fn connections(opened: &Opened) -> Result<()> {
+    // Only the administrator may mark packets.
+    let marked = vec![SocketSpec::TcpMarked { address: "127.0.0.1:4712".parse()?, mark: 0xcafe }];
+    opened.guest.spawn(Spawn {
+        exe: "/usr/local/bin/gateway".into(),
+        sockets: marked,
+        ..Spawn::default()
+    })?;
     let mut sockets = vec![
-        SocketSpec::TcpMarked { address: "127.0.0.1:4712".parse()?, mark: 0xcafe },
         SocketSpec::UnixQueued { unix_type: UnixType::Dgram },
         SocketSpec::UnixPair { unix_type: UnixType::Seqpacket },
         SocketSpec::UdpConnect { address: "[::1]:5353".parse()? },
