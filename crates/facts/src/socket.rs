@@ -239,6 +239,13 @@ pub struct Socket {
     /// Its cookie (`SO_COOKIE`, `sk:` of `ss`), which no other socket of its network namespace ever had. `None`: nobody has asked for it yet.
     #[serde(default)]
     pub cookie: Option<u64>,
+    /// Mark of the packets that it sends (`SO_MARK`, `fwmark:` of `ss`). `None`: it has none, or it is no full socket.
+    #[serde(default)]
+    pub mark: Option<u32>,
+    /// IP: whether the kernel chose its local port, as far as `ss autobound` can tell: nobody has asked for that port, and it is one of
+    /// `net.ipv4.ip_local_port_range`. `None`: it has no port, or the range is not known.
+    #[serde(default)]
+    pub autobound: Option<bool>,
     /// Path in the unified hierarchy of the control group that whoever made it was in: it outlives that process. `None`: it is no full
     /// socket, or the kernel keeps none.
     #[serde(default)]

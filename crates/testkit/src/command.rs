@@ -461,6 +461,13 @@ pub enum SocketSpec {
         /// Name of the interface.
         interface: String,
     },
+    /// TCP listener that sends packets with a mark (`SO_MARK`), and both ends of a connection to it, of which the server's has it too.
+    TcpMarked {
+        /// Where.
+        address: SocketAddr,
+        /// The mark.
+        mark: u32,
+    },
     /// IPv6 listener on any address, and a connection to it over IPv4, both ends held.
     TcpMapped,
     /// A connection whose server has 1000 bytes to read.

@@ -261,6 +261,10 @@ pub struct Socket {
     pub cookie: Option<u64>,
     /// IP and unix, from `sock_diag`: what is shut down (1: it receives nothing, 2: it sends nothing). `None`: nobody was asked.
     pub shutdown: Option<u8>,
+    /// IP, from `sock_diag`: its mark, perhaps 0. `None`: nobody was asked.
+    pub mark: Option<u32>,
+    /// IP, from `sock_diag` and `ip_local_port_range`: whether `ss autobound` would choose it. `None`: nobody was asked.
+    pub autobound: Option<bool>,
     /// Pids whose `/proc/PID/fd`, or that of one of their threads, holds the inode, ascending.
     pub processes: Vec<u32>,
     /// The same with the number of each descriptor.

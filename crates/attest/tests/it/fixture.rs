@@ -96,6 +96,8 @@ pub fn socket(family: Family, kind: &str, protocol: &str, state: SocketState, ow
         descriptors: facts::Descriptors::new(),
         shutdown: None,
         cookie: None,
+        mark: None,
+        autobound: None,
         cgroup: None,
         netlink: None,
         vsock_local: None,

@@ -1,6 +1,6 @@
 //! What a socket must be, in words: `KEY=VALUE[,VALUE]…`, of which one value is enough (`KEY!=VALUE` holds where that does not), and
 //! the expressions of `ss`: `state NAME`, `exclude NAME`, `dport = :443`, `sport >= 1024`, `src 10.0.0.0/8`, `dst [::1]:22`,
-//! `dev eth0`, `cgroup /x`, put together with `and` (which may be left out), `or`, `not` and parentheses.
+//! `dev eth0`, `cgroup /x`, `fwmark = 0x1/0xff`, `autobound`, put together with `and` (which may be left out), `or`, `not` and parentheses.
 //!
 //! What they mean is what ss(8) of iproute2 says, and what `ss` does (`socket_filter_as_ss` runs both), but where `ss` 6.1 does
 //! something else than its manual says:
@@ -8,6 +8,8 @@
 //! - By its manual `and` binds closer than `or`, and so it is here; `ss` takes both from left to right (`ssfilter.y`).
 //! - `not dst 0.0.0.0` is whatever is not that. `ss` compares addresses once more after the kernel did, there as bits without a
 //!   family (`inet2_addr_match`): for it `::` is in it too, and all of IPv6 is in `0.0.0.0/0`.
+//! - `not autobound` is whatever is not that. `ss` asks two questions, the kernel whether somebody asked for the port and itself whether it is
+//!   one that the kernel gives, and for `not` both must be answered with no.
 //! - A port is one of IP, vsock, netlink or a packet socket. `ss` takes numbers of inodes for those of unix sockets, and without a
 //!   family all of them for one another.
 //!
@@ -209,7 +211,7 @@ impl Parser {
                 let value = self.value(&word)?;
                 host(&word, operator, &value, &mut self.families)
             }
-            "dev" | "cgroup" => {
+            "dev" | "cgroup" | "fwmark" => {
                 let operator = self.tokens.next_if(|token| comparison(token).is_some());
                 let operator = operator.as_deref().and_then(comparison).unwrap_or(Comparison::Equal);
                 let test = Expression::Test(Test::parse(&word, &self.value(&word)?)?);
@@ -219,7 +221,7 @@ impl Parser {
                     _ => Err(format!("`{word}` is equal or not, and never more or less")),
                 }
             }
-            "fwmark" | "autobound" => Err(format!("`{word}` of `ss` is not known here")),
+            "autobound" => Ok(Expression::Test(Test::Autobound)),
             _ if is_pair(&word) => pair(&word),
             _ => Err(format!(
                 "there is no filter `{word}`; one is KEY=VALUE such as state=listen, or what `ss` takes such as dport = :443"
@@ -447,6 +449,49 @@ mod tests {
     }
 
     #[test]
+    fn marks_and_ports_that_the_kernel_chose_are_told_as_with_ss() {
+        let marked = serde_json::json!({"mark": 0x8000_0117_u32, "autobound": true});
+        for yes in [
+            "fwmark = 0x80000117",
+            "fwmark 2147483927",
+            "fwmark = 0x17/0xff",
+            "fwmark = 0x100/0x100",
+            "fwmark != 0",
+            "not fwmark = 1/0xff",
+            "fwmark=0x17/0xff,1",
+            "fwmark=020000000427",
+            "autobound",
+            "autobound and sport = :22",
+            "( autobound )",
+        ] {
+            assert!(holds_of(yes, &marked), "{yes}");
+        }
+        // The mark itself is not cut to the bits that count.
+        for no in ["fwmark = 0x117/0xff", "fwmark = 0", "not autobound", "fwmark != 0x80000117"] {
+            assert!(!holds_of(no, &marked), "{no}");
+        }
+        let same = serde_json::json!({});
+        assert!(holds_of("fwmark = 0 and not autobound", &same) && !holds_of("autobound", &same));
+        for (yes, socket) in [
+            (true, serde_json::json!({"family": "unix", "path": "@0001f"})),
+            (true, serde_json::json!({"family": "unix", "path": null})),
+            (false, serde_json::json!({"family": "unix", "path": "@0001g"})),
+            (false, serde_json::json!({"family": "unix", "path": "@00001f"})),
+            (true, serde_json::json!({"family": "packet", "protocol": "0x0000", "interface": null})),
+            (false, serde_json::json!({"family": "packet", "protocol": "0x0000"})),
+            (
+                true,
+                serde_json::json!({"family": "netlink", "netlink": {"port": 4_294_963_200_u32, "groups": []}}),
+            ),
+            (false, serde_json::json!({"family": "netlink", "netlink": {"port": 1, "groups": []}})),
+            (true, serde_json::json!({"family": "vsock", "vsock_local": {"cid": 3, "port": 1024}})),
+            (false, serde_json::json!({"family": "vsock", "vsock_local": {"cid": 3, "port": u32::MAX}})),
+        ] {
+            assert_eq!(holds_of("autobound", &socket), yes, "{socket}");
+        }
+    }
+
+    #[test]
     fn who_has_no_peer_has_nobody_at_port_0_as_its_peer_as_with_ss() {
         let same = serde_json::json!({});
         for yes in ["dport = :0", "dport < :5000", "dst 0.0.0.0", "dst 0.0.0.0/0", "not dst 10.0.0.0/8"] {
@@ -540,8 +585,11 @@ mod tests {
             ("dev > lo", "never more or less"),
             ("dev", "has no value"),
             ("state established state", "has no value"),
-            ("fwmark = 1", "not known here"),
-            ("autobound", "not known here"),
+            ("fwmark", "has no value"),
+            ("fwmark = x", "neither a mark"),
+            ("fwmark = 1/", "neither a mark"),
+            ("fwmark > 1", "never more or less"),
+            ("autobound = 1", "no filter `=`"),
             ("src unix:[[:alpha:]]", "classes"),
             ("dst unix:/run/a", "`dst` is not"),
             ("src netlink:x", "no protocol of netlink"),

@@ -5,7 +5,7 @@
 use super::file_name_pattern::FileNamePattern;
 use super::services;
 use super::socket_expression::{Expression, begins_with_states};
-use super::socket_host::network;
+use super::socket_host::{integer, network};
 use super::socket_table::{Table, Tables};
 use super::sockets::protocol;
 use super::words;
@@ -83,7 +83,7 @@ pub(crate) struct Choice {
     /// state (established, listen, …), port, sport, dport (a number, FIRST-LAST, or a name of /etc/services), src, dst (an
     /// address or a network such as 10.0.0.0/8; 0.0.0.0 or :: and port 0 where there is no peer), proto (tcp, udp6, …),
     /// pid, process, path, cgroup (templates, where * stands for anything but /, and ** for anything), uid, inode, netns,
-    /// dev (name or index), ownership (process, kernel, nobody, …), missing (file_table, hash_table, …). Or as `ss` has it: `state established '( dport = :443 or sport >= :1024 ) and not dst 10.0.0.0/8'`.
+    /// dev (name or index), fwmark (MARK or MARK/MASK), ownership (process, kernel, nobody, …), missing (file_table, hash_table, …). Or as `ss` has it: `state established '( dport = :443 or sport >= :1024 ) and not dst 10.0.0.0/8'`.
     #[arg(value_name = "FILTER")]
     words: Vec<String>,
 }
@@ -169,6 +169,12 @@ pub(crate) enum Test {
     Namespace(u32),
     Interface(String),
     Cgroup(Pattern),
+    /// Of the mark, the bits that count are these.
+    Mark {
+        mark: u32,
+        mask: u32,
+    },
+    Autobound,
     Family(Family),
     /// Of a unix socket.
     Name(FileNamePattern),
@@ -227,6 +233,14 @@ impl Test {
                 let path = if path.is_empty() { "/" } else { path };
                 Pattern::parse(path).map(Self::Cgroup).map_err(|error| error.to_string())
             }
+            "fwmark" => {
+                let bits = |text: &str| {
+                    let bits = integer(text).and_then(|bits| bits.try_into().ok());
+                    bits.ok_or_else(|| format!("`{value}` is neither a mark nor MARK/MASK"))
+                };
+                let (mark, mask) = value.split_once('/').unwrap_or((value, "0xffffffff"));
+                Ok(Self::Mark { mark: bits(mark)?, mask: bits(mask)? })
+            }
             "ownership" => {
                 let known: Result<facts::Ownership, _> = serde_json::from_value(value.into());
                 known
@@ -276,6 +290,8 @@ impl Test {
                 socket.interface.as_ref().is_some_and(is)
             }
             Self::Cgroup(pattern) => socket.cgroup.as_ref().is_some_and(|path| pattern.matches(path)),
+            Self::Mark { mark, mask } => socket.mark.unwrap_or(0) & mask == *mark,
+            Self::Autobound => is_autobound(socket),
             Self::Family(family) => socket.family == *family,
             Self::Name(pattern) => {
                 socket.family == Family::Unix && pattern.matches(socket.path.as_deref().unwrap_or_default())
@@ -310,6 +326,23 @@ fn peer(socket: &Socket) -> (Option<IpAddr>, Option<u16>) {
         _ => return (socket.remote_address, socket.remote_port),
     };
     (socket.remote_address.or(Some(nobody)), socket.remote_port.or(Some(0)))
+}
+
+/// Whether the kernel chose what others find it by, as `ss` has it (`run_ssfilter`, misc/ss.c of iproute2): of a unix socket no name or five
+/// hexadecimal digits, of netlink a negative port, of vsock one above 1023, of a packet socket neither protocol nor interface.
+fn is_autobound(socket: &Socket) -> bool {
+    match socket.family {
+        Family::Inet | Family::Inet6 => socket.autobound == Some(true),
+        Family::Unix => socket.path.as_deref().is_none_or(|path| {
+            let digits = path.strip_prefix('@').filter(|digits| digits.len() == 5);
+            digits
+                .is_some_and(|digits| digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')))
+        }),
+        Family::Packet => socket.protocol.as_deref() == Some("0x0000") && socket.interface.is_none(),
+        Family::Netlink => socket.netlink.as_ref().is_some_and(|own| own.port.cast_signed() < 0),
+        Family::Vsock => socket.vsock_local.as_ref().is_some_and(|own| own.port.cast_signed() > 1023),
+        _ => false,
+    }
 }
 
 fn number<T: FromStr>(key: &str, text: &str) -> Result<T, String> {

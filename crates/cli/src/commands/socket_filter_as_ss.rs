@@ -279,6 +279,36 @@ const ALIKE: &[&str] = &[
     "-tua cgroup /sys/fs/cgroup",
     "-tua cgroup /sys/fs/cgroup/system.slice/",
     "-tua not cgroup /",
+    // Marks, and ports that the kernel chose.
+    "-tua fwmark = 0x80002a01",
+    "-tua fwmark 0x80002a01",
+    "-tua fwmark == 2147494401",
+    "-tua fwmark eq 020000025001",
+    "-tua fwmark != 0x80002a01",
+    "-tua fwmark = 0x1/0xff",
+    "-tua fwmark = 0x2a01/0xff",
+    "-tua fwmark = 0x2a00/0xff00",
+    "-tua fwmark = 0",
+    "-tua fwmark = 0/0",
+    "-tua not fwmark = 1/0xff",
+    "-tua fwmark = 1/0xff and sport = :45454",
+    "-wa fwmark = 0",
+    "-tua autobound",
+    "-ta autobound",
+    "-ua autobound",
+    "-wa autobound",
+    "-tl autobound",
+    "-tua autobound and dst 127.0.0.1",
+    "-tua autobound sport = :45454",
+    "-tua ( autobound or sport = :22 )",
+    "-t state time-wait autobound",
+    "-xa autobound",
+    "-xa not autobound",
+    "-0a autobound",
+    "-0a not autobound",
+    "-a -f netlink autobound",
+    "-a -f netlink not autobound",
+    "-a autobound",
     // Together.
     "-tua sport = :22 or sport = :80",
     "-tua sport = :22 | sport = :80",
@@ -337,6 +367,8 @@ const AS_THE_MANUAL: &[(&str, &str)] = &[
     // `ss` does not look at the type of packet sockets. Here those of one type are of one protocol.
     ("-a -A packet_dgram", "-0a src ip"),
     ("-a -A p_raw", "-0a not src ip"),
+    // Who has asked for a port that the kernel gives, and who has another that it did not ask for (the server's end of a connection).
+    ("-tua not autobound", "-tua sport < :32768 or sport > :60999 or ( sport = :45454 and dport = :0 )"),
     // What is not in a network of IPv4 is all the rest: `ss` compares the first bits of IPv6 too, and without any bits none.
     ("-tua not dst 0.0.0.0", "-tua dst ::/0 or not dst 0.0.0.0"),
     ("-tua not src 0.0.0.0/0", "-tua src ::/0 and not src [::ffff:0:0/96]"),
@@ -371,6 +403,9 @@ const REFUSED: &[&str] = &[
     "-ta dev > lo",
     "-ta fwmark",
     "-ta fwmark x",
+    "-ta fwmark = 1/",
+    "-ta fwmark > 1",
+    "-ta autobound = 1",
     "-0a src no-such-protocol",
     "-a src netlink:no-such-protocol",
     "-a src netlink:rtnl:x",
@@ -488,6 +523,7 @@ fn furnish(guest: &Guest) -> u32 {
     let [v4, v6] = ["127.0.0.1", "::1"].map(|ip| ip.parse::<IpAddr>().unwrap());
     let port = |ip: IpAddr, port: u16| SocketAddr::new(ip, port);
     let mut sockets = vec![
+        SocketSpec::TcpMarked { address: port(v4, 45454), mark: 0x8000_2a01 },
         SocketSpec::TcpMapped,
         SocketSpec::UdpConnect { address: port(v6, 5353) },
         SocketSpec::UdpOnInterface { address: port(v4, 5354), interface: "lo".to_owned() },

@@ -146,6 +146,7 @@ fn notes(socket: &Socket) -> Cell {
         let name = interface.name.clone().unwrap_or_else(|| format!("interface {}", interface.index));
         notes.push(format!("on {name}"));
     }
+    notes.extend(socket.mark.map(|mark| format!("mark {mark:#x}")));
     if let Some(filter) = &socket.filter {
         notes.push(match (filter.kind, filter.instructions, filter.program) {
             (FilterKind::Classic, Some(count), _) => format!("filter of {count} instructions"),

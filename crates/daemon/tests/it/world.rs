@@ -111,6 +111,8 @@ pub fn snapshot(vm: &Vm) -> Snapshot {
             descriptors: facts::Descriptors::new(),
             shutdown: None,
             cookie: None,
+            mark: None,
+            autobound: None,
             cgroup: None,
             netlink: None,
             vsock_local: None,

@@ -53,6 +53,22 @@ impl<'p> Resolver<'p> {
         Some(Flag { offset, mask: 1 << (bits.shift % 8) })
     }
 
+    /// Where the lowest bit of a bitfield, or of an integer that is none, is `bits` above the first. Missing: noted.
+    pub(crate) fn bit_of(&mut self, name: &str, path: &str, above: u32) -> Flag {
+        let place = self.profile.field(name, path).ok().and_then(|field| {
+            let (shift, width) = match field.bits {
+                Some(bits) => (bits.shift, u64::from(bits.width)),
+                None => (0, field.size.checked_mul(8)?),
+            };
+            let bit = shift.checked_add(above).filter(|bit| *bit < 64 && u64::from(above) < width)?;
+            Some(Flag { offset: field.offset.checked_add(u64::from(bit / 8))?, mask: 1 << (bit % 8) })
+        });
+        place.unwrap_or_else(|| {
+            self.lacks(format!("{name}.{path} with {above} bits"));
+            Flag { offset: 0, mask: 0 }
+        })
+    }
+
     /// The first of several names that the kernel has.
     pub(crate) fn first_of(&mut self, name: &str, paths: &[&str]) -> u64 {
         if let Some(offset) = paths.iter().find_map(|path| self.optional(name, path)) {

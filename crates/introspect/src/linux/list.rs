@@ -205,6 +205,8 @@ const CHUNK: u64 = 64 << 10;
 /// Most buckets of one table. The largest that Linux makes by itself has 2^19 (``tcp_hashinfo`` of a machine with much
 /// memory); ``thash_entries=`` can ask for more.
 const BUCKETS_MAX: u64 = 1 << 24;
+/// Chains that are not empty from which on they are followed.
+const CHAINS: usize = 4096;
 
 /// A hash table: `count` buckets of `stride` bytes from `base`, the head of each chain `head` bytes into its bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,20 +218,12 @@ pub(crate) struct HashTable {
 }
 
 /// Addresses of all nodes in all chains of a hash table. Only chains that are not empty cost more than their share of
-/// the bucket array.
+/// the bucket array, of which a block is kept at a time.
 pub(crate) fn hash_table(session: &Session<'_>, what: &str, table: HashTable) -> Result<Vec<Gva>, ReadError> {
-    let heads = used_heads(session, what, table)?;
-    let chains =
-        session.each(&heads, &[|session, (_, first), ()| session.expect(first, 0, 16)], |(head, _)| {
-            hlist(session, what, head)
-        })?;
-    Ok(chains.concat())
-}
-
-/// Addresses of the heads of a table's chains that are not empty, and what they point at.
-fn used_heads(session: &Session<'_>, what: &str, table: HashTable) -> Result<Vec<(Gva, Gva)>, ReadError> {
     let HashTable { base, count, stride, head } = table;
-    if count > BUCKETS_MAX || stride == 0 || stride > CHUNK {
+    // It lies in the guest's memory, beside everything else that is there.
+    let room = session.space.look().memory().size() / 2;
+    if count > BUCKETS_MAX || stride == 0 || stride > CHUNK || count.saturating_mul(stride) > room {
         session.problem(
             ProblemKind::Implausible,
             format_args!("{what} {base}"),
@@ -237,27 +231,67 @@ fn used_heads(session: &Session<'_>, what: &str, table: HashTable) -> Result<Vec
         );
         return Ok(Vec::new());
     }
-    let per_chunk = CHUNK / stride;
-    let mut used = Vec::new();
+    let (mut nodes, mut used) = (Vec::new(), Vec::new());
     let mut first = 0;
     while first < count {
-        let buckets = per_chunk.min(count - first);
+        let buckets = (CHUNK / stride).min(count - first);
         let Some(start) = base.element(first, stride) else { break };
-        let bytes = session.space.bytes(start, usize::try_from(buckets.saturating_mul(stride)).unwrap_or(0));
-        if let Some(bytes) = session.known(what, start, bytes)? {
-            for (index, bucket) in bytes.chunks_exact(usize::try_from(stride).unwrap_or(1)).enumerate() {
-                let pointer = usize::try_from(head)
-                    .ok()
-                    .and_then(|from| bucket.get(from..from.checked_add(8)?))
-                    .and_then(|bytes| <[u8; 8]>::try_from(bytes).ok())
-                    .map_or(0, u64::from_le_bytes);
-                if pointer != 0 && pointer & 1 == 0 {
-                    let at = start.element(index as u64, stride).and_then(|bucket| bucket.checked_add(head));
-                    used.extend(at.map(|head| (head, Gva(pointer))));
-                }
-            }
-        }
+        used_heads(session, what, HashTable { base: start, count: buckets, stride, head }, &mut used)?;
         first = first.saturating_add(buckets);
+        // Few at a time would have to be waited for.
+        if used.len() >= CHAINS || first >= count {
+            chains(session, what, &used, &mut nodes)?;
+            used.clear();
+        }
+        if nodes.len() >= ELEMENTS_MAX {
+            session.problem(
+                ProblemKind::Budget,
+                format_args!("{what} {base}"),
+                format_args!("More than {ELEMENTS_MAX} elements."),
+            );
+            nodes.truncate(ELEMENTS_MAX);
+            break;
+        }
     }
-    Ok(used)
+    Ok(nodes)
+}
+
+/// Adds the nodes of the chains with these heads, until there are more than any kernel has.
+fn chains(
+    session: &Session<'_>,
+    what: &str,
+    heads: &[(Gva, Gva)],
+    nodes: &mut Vec<Gva>,
+) -> Result<(), ReadError> {
+    session.each(heads, &[|session, (_, first), ()| session.expect(first, 0, 16)], |(head, _)| {
+        if nodes.len() < ELEMENTS_MAX {
+            nodes.extend(hlist(session, what, head)?);
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Adds the heads of a part of a table whose chains are not empty, and what they point at.
+fn used_heads(
+    session: &Session<'_>,
+    what: &str,
+    part: HashTable,
+    used: &mut Vec<(Gva, Gva)>,
+) -> Result<(), ReadError> {
+    let HashTable { base, count, stride, head } = part;
+    let bytes = session.space.bytes(base, usize::try_from(count.saturating_mul(stride)).unwrap_or(0));
+    let bytes = session.known(what, base, bytes)?.unwrap_or_default();
+    for (index, bucket) in bytes.chunks_exact(usize::try_from(stride).unwrap_or(1)).enumerate() {
+        let pointer = usize::try_from(head)
+            .ok()
+            .and_then(|from| bucket.get(from..from.checked_add(8)?))
+            .and_then(|bytes| <[u8; 8]>::try_from(bytes).ok())
+            .map_or(0, u64::from_le_bytes);
+        if pointer != 0 && pointer & 1 == 0 {
+            let at = base.element(index as u64, stride).and_then(|bucket| bucket.checked_add(head));
+            used.extend(at.map(|head| (head, Gva(pointer))));
+        }
+    }
+    Ok(())
 }

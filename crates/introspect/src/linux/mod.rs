@@ -36,6 +36,7 @@ pub(crate) mod known;
 mod latch;
 mod layout;
 pub(crate) mod list;
+mod local_ports;
 pub(crate) mod locate;
 pub(crate) mod mm;
 pub(crate) mod module;

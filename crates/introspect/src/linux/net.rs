@@ -14,13 +14,15 @@ use super::sock::{Claim, Group, Sock};
 use super::socket_rows::{Part, Rows};
 use super::task::Seen;
 use super::{
-    cgroup, device, filter, inet, io_uring, list, mptcp, namespace, netlink, packet, raw, rhashtable, scm,
-    sctp, sock, sock_scan, tcp, udp, unix, vsock, xdp,
+    cgroup, device, filter, inet, io_uring, list, local_ports, mptcp, namespace, netlink, packet, raw,
+    rhashtable, scm, sctp, sock, sock_scan, tcp, udp, unix, vsock, xdp,
 };
 use crate::apart::{apart, is_crowd, side_by_side};
 use crate::session::{Session, member};
 use facts::{Address, Family, Names, Ownership, ProblemKind, Socket, SocketState, Text};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use vmi_core::{Gva, ReadError};
 
 /// Names of the views in [`Socket::views`].
@@ -37,6 +39,7 @@ const SECOND_LOOKS: u32 = 2;
 pub(crate) struct Layout {
     list: u64,
     ns: u64,
+    pub(super) local_ports: local_ports::Layout,
     pub(super) sock: sock::Layout,
     pub(super) inet: inet::Layout,
     pub(super) tcp: tcp::Layout,
@@ -63,6 +66,7 @@ impl Layout {
         Self {
             list: resolver.offset("net", "list"),
             ns: resolver.offset("net", "ns"),
+            local_ports: local_ports::Layout::resolve(resolver),
             sock: sock::Layout::resolve(resolver, &inet),
             inet,
             tcp: tcp::Layout::resolve(resolver),
@@ -430,10 +434,13 @@ fn scan(session: &Session<'_>, processes: &[Seen], walk: &mut Walk<'_, '_>) -> R
     Ok(())
 }
 
+/// A network namespace: its inode number, and the ports that it gives to who asks for none.
+type Namespace = (Option<u32>, Option<RangeInclusive<u16>>);
+
 /// What reads sockets, one after the other.
 struct Reader<'s, 'a> {
     session: &'s Session<'a>,
-    namespaces: BTreeMap<Gva, Option<u32>>,
+    namespaces: BTreeMap<Gva, Namespace>,
     groups: BTreeMap<Group, Option<Text>>,
     interfaces: device::Interfaces,
     seeing: Seeing,
@@ -470,14 +477,21 @@ impl<'s, 'a> Reader<'s, 'a> {
             }
             Err(error) => return session.unreadable("sock", sk, error).map(|()| None),
         };
-        row.net_namespace = match self.namespaces.get(&read.net) {
-            Some(known) => *known,
-            None => {
+        let namespace = match self.namespaces.entry(read.net) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
                 let inode = namespace::inode(session, read.net, session.kernel.layouts().net.ns)?;
-                self.namespaces.insert(read.net, inode);
-                inode
+                // Whatever has none is no namespace.
+                let ports = match inode {
+                    Some(_) => session.known("net", read.net, local_ports::read(session, read.net))?,
+                    None => None,
+                };
+                place.insert((inode, ports.flatten()))
             }
         };
+        row.net_namespace = namespace.0;
+        let port = row.local_port.filter(|port| *port != 0).zip(namespace.1.as_ref());
+        row.autobound = port.map(|(port, given)| !read.port_asked_for && given.contains(&port));
         if let Some(group) = read.group {
             row.cgroup = match self.groups.get(&group) {
                 Some(known) => known.clone(),

@@ -136,25 +136,93 @@ fn owners(session: &Session<'_>, layout: Layout, port: Gva) -> Result<Vec<Gva>, 
 pub(super) fn addressed(session: &Session<'_>) -> Result<Option<Vec<Gva>>, ReadError> {
     let Some((layout, globals)) = layout(session)? else { return Ok(None) };
     let mut socks = Vec::new();
+    let mut retries = RETRIES;
     for node in table(session, "SCTP endpoint table", globals, layout.endpoints)? {
-        let sk = container(node, layout.endpoint_node)
-            .and_then(|endpoint| pointer(session, endpoint, layout.endpoint_sock));
-        socks.extend(session.known("sctp_endpoint", node, sk)?);
+        let read = |socks: &mut Vec<Gva>| of_endpoint(session, layout, node, socks);
+        let is_there = || list::is_linked(session, node);
+        follow(session, "sctp_endpoint", node, (&mut socks, &mut retries), read, is_there)?;
     }
-    let transports = member(globals, layout.transports)
-        .and_then(|transports| rhashtable::nodes(session, "SCTP transport table", transports));
-    let first = session.known("SCTP transport table", globals, transports)?.unwrap_or_default();
-    for node in first {
-        for node in same_key(session, node, layout.duplicate)? {
-            let sk = container(node, layout.transport_node)
-                .and_then(|transport| pointer(session, transport, layout.association))
-                .and_then(|association| pointer(session, association, layout.association_sock));
-            socks.extend(session.known("sctp_transport", node, sk)?);
+    if let Some(transports) =
+        session.known("SCTP transport table", globals, member(globals, layout.transports))?
+    {
+        let nodes = || rhashtable::nodes(session, "SCTP transport table", transports);
+        let first = session.known("SCTP transport table", globals, nodes())?;
+        for node in first.unwrap_or_default() {
+            let read = |socks: &mut Vec<Gva>| of_transports(session, layout, node, socks);
+            let is_there = || Ok(nodes()?.binary_search(&node).is_ok());
+            follow(session, "sctp_transport", node, (&mut socks, &mut retries), read, is_there)?;
         }
     }
     socks.sort_unstable();
     socks.dedup();
-    only_sctp(session, socks).map(Some)
+    Ok(Some(socks))
+}
+
+/// Adds the socks that `read` finds from the `node` of a table. What is taken off its table meanwhile is freed, and leads anywhere: who
+/// does so is followed again as long as it is in the table, and told if that does not end, of one look so often.
+fn follow(
+    session: &Session<'_>,
+    what: &str,
+    node: Gva,
+    (socks, retries): (&mut Vec<Gva>, &mut u32),
+    read: impl Fn(&mut Vec<Gva>) -> Result<(), ReadError>,
+    is_there: impl Fn() -> Result<bool, ReadError>,
+) -> Result<(), ReadError> {
+    loop {
+        let error = match read(socks) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.ends_the_look() => return Err(error),
+            Err(error) => error,
+        };
+        if *retries == 0 {
+            return session.unreadable(what, node, error);
+        }
+        *retries -= 1;
+        session.retry();
+        match is_there() {
+            Ok(true) => {}
+            Err(error) if error.ends_the_look() => return Err(error),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Adds the sock of the endpoint whose node is at `node`.
+fn of_endpoint(
+    session: &Session<'_>,
+    layout: Layout,
+    node: Gva,
+    socks: &mut Vec<Gva>,
+) -> Result<(), ReadError> {
+    let endpoint = container(node, layout.endpoint_node)?;
+    add(session, pointer(session, endpoint, layout.endpoint_sock)?, socks)
+}
+
+/// Adds the socks of the transports of one key, the first of which has its ``struct rhlist_head`` at `node`.
+fn of_transports(
+    session: &Session<'_>,
+    layout: Layout,
+    node: Gva,
+    socks: &mut Vec<Gva>,
+) -> Result<(), ReadError> {
+    let mut seen = HashSet::new();
+    let mut at = node;
+    // A node that is taken away meanwhile leads to where it led.
+    while !at.is_null() && seen.len() < DUPLICATES_MAX && seen.insert(at) {
+        let transport = container(at, layout.transport_node)?;
+        let association = pointer(session, transport, layout.association)?;
+        add(session, pointer(session, association, layout.association_sock)?, socks)?;
+        at = pointer(session, at, layout.duplicate)?;
+    }
+    Ok(())
+}
+
+/// Adds `sk` if it is one of SCTP's.
+fn add(session: &Session<'_>, sk: Gva, socks: &mut Vec<Gva>) -> Result<(), ReadError> {
+    if sock::protocol_of(session, sk)? == IPPROTO_SCTP {
+        socks.push(sk);
+    }
+    Ok(())
 }
 
 /// Those of `socks` that are SCTP's: what leads to one may be something else by the time that it is read.
@@ -178,20 +246,4 @@ fn table(session: &Session<'_>, what: &str, globals: Gva, buckets: Buckets) -> R
         Some(table) => list::hash_table(session, what, table),
         None => Ok(Vec::new()),
     }
-}
-
-/// The ``struct rhlist_head *`` at `node` and those of the same key, which are behind it and not in the table's own chain.
-fn same_key(session: &Session<'_>, node: Gva, next: u64) -> Result<Vec<Gva>, ReadError> {
-    let mut nodes = Vec::new();
-    let mut seen = HashSet::new();
-    let mut at = node;
-    // A node that is taken away meanwhile leads to where it led.
-    while !at.is_null() && nodes.len() < DUPLICATES_MAX && seen.insert(at) {
-        nodes.push(at);
-        match session.known("sctp_transport", at, pointer(session, at, next))? {
-            Some(behind) => at = behind,
-            None => break,
-        }
-    }
-    Ok(nodes)
 }

@@ -3,7 +3,7 @@
 //! Time-wait and request socks share only their first part, ``struct sock_common``, with a full ``struct sock``
 //! (include/net/sock.h); reading further would read somebody else's memory. They are told by their state.
 
-use super::layout::Resolver;
+use super::layout::{Flag, Resolver};
 use super::record::{Members, Record};
 use super::{file, filter, inet, mptcp, netlink, packet, unix, vsock};
 use crate::session::{Session, Step, container, member};
@@ -22,6 +22,8 @@ const DEAD: u64 = 1;
 /// include/linux/skmsg.h): its process keeps it all the same.
 const USER_DATA_FLAGS: u64 = 7;
 const USER_DATA_PSOCK: u64 = 4;
+/// ``SOCK_BINDPORT_LOCK``, include/net/sock.h, as the number of its bit: somebody asked for the local port.
+const PORT_ASKED_FOR: u32 = 3;
 
 /// Offsets in bytes.
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ pub(crate) struct Layout {
     waiting: u64,
     backlog: u64,
     shutdown: u64,
+    mark: u64,
+    port_asked_for: Flag,
     cookie: u64,
     group: Option<GroupOf>,
     /// What is read of the first part, and of what only a full sock has.
@@ -87,6 +91,8 @@ impl Layout {
             waiting: resolver.offset("sock", "sk_ack_backlog"),
             backlog: resolver.offset("sock", "sk_max_ack_backlog"),
             shutdown: resolver.offset("sock", "sk_shutdown"),
+            mark: resolver.offset("sock", "sk_mark"),
+            port_asked_for: resolver.bit_of("sock", "sk_userlocks", PORT_ASKED_FOR),
             cookie: resolver.offset("sock_common", "skc_cookie"),
             group: GroupOf::resolve(resolver),
             common: Members::default(),
@@ -101,11 +107,13 @@ impl Layout {
         let common = [family, state, num, dport, flags, interface, net, cookie].map(|offset| (offset, 8));
         let addresses = inet.in_common().map(|offset| (offset, 16));
         let Layout { kind, protocol, socket, uid, user_data, filter, received, sent, .. } = layout;
-        let Layout { waiting, backlog, shutdown, .. } = layout;
-        let full =
-            [kind, protocol, socket, uid, user_data, filter, received, sent, waiting, backlog, shutdown];
+        let Layout { waiting, backlog, shutdown, mark, port_asked_for, .. } = layout;
+        let full = [
+            kind, protocol, socket, uid, user_data, filter, received, sent, waiting, backlog, shutdown, mark,
+        ];
+        let full = full.into_iter().chain(layout.group.map(GroupOf::offset)).map(|offset| (offset, 8));
         layout.common = Members::of(common.into_iter().chain(addresses));
-        layout.full = Members::at(full.into_iter().chain(layout.group.map(GroupOf::offset)));
+        layout.full = Members::of(full.chain([(port_asked_for.offset, 1)]));
         layout
     }
 }
@@ -160,6 +168,8 @@ pub(crate) struct Sock {
     pub(crate) claim: Claim,
     /// Vsock and MPTCP: whether its protocol's tables must have it, which is not told by what else is known of it.
     pub(super) must_be_found: bool,
+    /// Whether somebody asked for its local port, as far as it says: what is no full sock does not.
+    pub(super) port_asked_for: bool,
     pub(super) identity: Identity,
 }
 
@@ -379,6 +389,8 @@ pub(super) fn unknown(sk: Gva, number: u16) -> Socket {
         descriptors: Descriptors::new(),
         shutdown: None,
         cookie: None,
+        mark: None,
+        autobound: None,
         cgroup: None,
         netlink: None,
         vsock_local: None,
@@ -432,6 +444,7 @@ fn mini(
         interface: first.u32(layout.interface)?,
         claim: if request { Claim::Request } else { Claim::TimeWait },
         must_be_found: false,
+        port_asked_for: false,
         identity: Identity { common: *common, full: None, lent: None },
     })
 }
@@ -455,6 +468,9 @@ fn full(
     facts.inode = inode;
     facts.shutdown = shutdown(object.u8(layout.shutdown)?);
     facts.cookie = cookie(layout, first)?;
+    facts.mark = Some(object.u32(layout.mark)?).filter(|mark| *mark != 0);
+    let Flag { offset, mask } = layout.port_asked_for;
+    let port_asked_for = object.u8(offset)? & mask != 0;
     let mut interface = first.u32(layout.interface)?;
     let mut must_be_found = false;
     match facts.family {
@@ -524,7 +540,7 @@ fn full(
     };
     let identity = Identity { common: *common, full: Some(FullIdentity { uid, socket, inode, file }), lent };
     let group = layout.group.map(|group| group.of(&object)).transpose()?.flatten();
-    Ok(Sock { net: common.net, group, interface, claim, must_be_found, identity })
+    Ok(Sock { net: common.net, group, interface, claim, must_be_found, port_asked_for, identity })
 }
 
 /// How much waits in the queues of a sock, into `facts`. Those of unix socks are counted elsewhere ([`super::scm`]), and

@@ -2,7 +2,7 @@
 
 use crate::ebpf_views;
 use crate::equal::differences;
-use crate::menagerie::menagerie;
+use crate::menagerie::{MARK, menagerie};
 use crate::opened::{Opened, PATIENT};
 use crate::socket_views;
 use anyhow::{Context, Result, ensure};
@@ -272,6 +272,21 @@ fn one_of_everything(snapshot: &Snapshot, overlays: bool) {
             assert!(snapshot.sockets.iter().any(is), "no socket of {family:?} is shut down for {shutdown:?}");
         }
     }
+    // A listener at a port that somebody asked for, a connection from one that nobody asked for, and its server, of which `ss` cannot tell.
+    let at = |remote: bool| {
+        let is = move |socket: &&Socket| match remote {
+            true => socket.remote_port == Some(25000),
+            false => socket.local_port == Some(25000),
+        };
+        let sockets = snapshot.sockets.iter().filter(is);
+        sockets.map(|socket| (socket.state, socket.mark, socket.autobound)).collect::<Vec<_>>()
+    };
+    let (listen, established) = (Some(SocketState::Listen), Some(SocketState::Established));
+    assert_eq!(at(true), [(established, None, Some(true))]);
+    let mut marked = at(false);
+    marked.sort_by_key(|(state, ..)| *state == established);
+    let mark = Some(MARK);
+    assert_eq!(marked, [(listen, mark, Some(false)), (established, mark, Some(true))]);
     let ring = find("/usr/bin/ring").thread_list.as_ref().unwrap();
     assert!(ring.iter().any(|thread| thread.kind == TaskKind::IoWorker), "{ring:?}");
 }

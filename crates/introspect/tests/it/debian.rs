@@ -23,6 +23,13 @@ fn a_full_debian_equals_its_own_proc_and_what_ss_prints() {
 
 /// An idle server has listeners only.
 fn connections(opened: &Opened) -> Result<()> {
+    // Only the administrator may mark packets.
+    let marked = vec![SocketSpec::TcpMarked { address: "127.0.0.1:4712".parse()?, mark: 0xcafe }];
+    opened.guest.spawn(Spawn {
+        exe: "/usr/local/bin/gateway".into(),
+        sockets: marked,
+        ..Spawn::default()
+    })?;
     let mut sockets = vec![
         SocketSpec::UnixQueued { unix_type: UnixType::Dgram },
         SocketSpec::UnixPair { unix_type: UnixType::Seqpacket },
@@ -75,6 +82,7 @@ fn equals_ss(opened: &Opened) {
             assert!(after.len() > 60, "too little was compared: {} lines", after.len());
             assert!(after.iter().any(equal_ss::Line::is_told_whole), "{after:#?}");
             assert!(after.iter().any(equal_ss::Line::is_shut), "{after:#?}");
+            assert_eq!(after.iter().filter(|line| line.is_marked()).count(), 2, "{after:#?}");
             return;
         }
     }

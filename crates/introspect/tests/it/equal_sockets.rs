@@ -99,7 +99,7 @@ fn group(socket: &facts::Socket, snapshot: &Snapshot, found: &mut Vec<String>) {
     }
 }
 
-/// What only `sock_diag` tells: the cookie, and what is shut down.
+/// What only `sock_diag` tells: the cookie, the mark, whether the kernel chose the port, and what is shut down.
 fn asked(truth: &Truth, snapshot: &Snapshot, found: &mut Vec<String>) {
     // A connection of MPTCP and its parts of TCP have one inode.
     let key = |table, inode, namespace| Some((table?, inode?, namespace?));
@@ -114,6 +114,12 @@ fn asked(truth: &Truth, snapshot: &Snapshot, found: &mut Vec<String>) {
         let Some(seen) = socket.inode.and_then(of_inode) else { continue };
         if socket.cookie.is_some() && seen.cookie != socket.cookie {
             found.push(format!("not the cookie {:?} that the kernel tells: {seen:?}", socket.cookie));
+        }
+        if socket.mark.is_some_and(|mark| mark != seen.mark.unwrap_or(0)) {
+            found.push(format!("not the mark {:?} that the kernel tells: {seen:?}", socket.mark));
+        }
+        if socket.autobound.is_some_and(|autobound| autobound != seen.autobound.unwrap_or(false)) {
+            found.push(format!("autobound is {:?} for the kernel: {seen:?}", socket.autobound));
         }
         let word = match socket.shutdown {
             None => continue,

@@ -22,6 +22,8 @@ pub struct Line {
     inode: u64,
     /// `ss` does not ask for those of unix sockets.
     cookie: Option<u64>,
+    /// Of what it sends, as `ss` prints it.
+    mark: Option<String>,
     /// In which group it was made, as far as `ss` prints that.
     cgroup: Option<String>,
     /// Which directions are open.
@@ -34,6 +36,11 @@ impl Line {
         self.cookie.is_some()
             && !self.users.is_empty()
             && self.cgroup.as_ref().is_some_and(|path| path != "/")
+    }
+
+    /// Whether it marks what it sends.
+    pub fn is_marked(&self) -> bool {
+        self.mark.is_some()
     }
 
     /// Whether it is shut down in some direction.
@@ -91,6 +98,7 @@ fn parse(net_namespace: u32, line: &str) -> Option<Line> {
         uid: if unix { 0 } else { number("uid:")? },
         inode: if unix { words.get(5)?.parse().ok()? } else { number("ino:")?.into() },
         cookie: field("sk:").map(|word| u64::from_str_radix(word, 16).ok()).filter(|_| !unix).flatten(),
+        mark: field("fwmark:").map(str::to_owned),
         cgroup: field("cgroup:").map(str::to_owned),
         arrow: rest.iter().find(|word| ARROWS.contains(word)).map(|arrow| (*arrow).to_owned()),
     })
@@ -166,6 +174,7 @@ fn rendered(socket: &Socket, names: &BTreeMap<u32, &str>) -> Option<Line> {
         uid: if socket.family == Family::Unix || socket.inode.is_none() { 0 } else { socket.uid? },
         inode: socket.inode.unwrap_or(0),
         cookie: socket.cookie.filter(|_| socket.family != Family::Unix),
+        mark: socket.mark.filter(|_| socket.family != Family::Unix).map(|mark| format!("{mark:#x}")),
         cgroup: socket.cgroup.as_ref().filter(|_| socket.family != Family::Unix).map(ToString::to_string),
         arrow: full.then(|| arrow.to_owned()),
     })

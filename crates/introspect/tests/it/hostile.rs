@@ -8,7 +8,7 @@ use introspect::{Error, Options};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use testkit::{Filter, GuestSpec, Kernel, Need, SocketSpec, Spawn};
-use vmi_core::{AddressSpace, Budget, Gpa, Gva, Look};
+use vmi_core::{Access, AddressSpace, Budget, Gpa, GuestMemory, Gva, Look, MemoryError, Region};
 
 struct Liar {
     opened: Opened,
@@ -433,4 +433,99 @@ fn a_long_text_that_every_process_shows_is_in_memory_once() {
     assert_eq!(long.len(), PROCESSES, "all of it is shown for each");
     let places: BTreeSet<*const u8> = long.iter().map(|path| path.as_ptr()).collect();
     assert_eq!(places.len(), 1, "they share it");
+}
+
+/// Memory in which a long run of words says something when it is read at once, and nothing when it is looked at closer.
+#[derive(Debug)]
+struct Full<'m> {
+    memory: &'m dyn GuestMemory,
+    run: Region,
+    word: u64,
+}
+
+impl GuestMemory for Full<'_> {
+    fn regions(&self) -> &[Region] {
+        self.memory.regions()
+    }
+
+    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryError> {
+        if buf.len() < 16 << 10 || !self.run.contains(at, buf.len() as u64) {
+            return self.memory.read(at, buf);
+        }
+        buf.as_chunks_mut::<8>().0.fill(self.word.to_le_bytes());
+        Ok(())
+    }
+
+    fn populated(&self, within: Region) -> Result<Vec<Region>, MemoryError> {
+        self.memory.populated(within)
+    }
+
+    fn access(&self) -> Access {
+        self.memory.access()
+    }
+
+    fn begin_look(&self) -> Result<(), MemoryError> {
+        self.memory.begin_look()
+    }
+}
+
+/// The most memory that this process has had, and what it has, in KiB.
+fn most_memory() -> (u64, u64) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let value = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    (value("VmHWM:"), value("VmRSS:"))
+}
+
+#[test]
+fn the_largest_table_that_a_guest_can_claim_takes_little_memory_and_a_larger_one_is_not_believed() {
+    if !testkit::require(&[Need::Guest(Kernel::V6_1)]) {
+        return;
+    }
+    const BUCKETS: u64 = 1 << 24;
+    let opened = Opened::boot(GuestSpec::new(Kernel::V6_1).memory_mib(448)).unwrap();
+    opened.guest.qmp(&serde_json::json!({"execute": "stop"})).unwrap();
+    let liar = Liar { opened };
+    let clean = liar.opened.snapshot().unwrap();
+    assert_eq!(clean.problems, []);
+    let memory = &*liar.opened.vm.memory;
+
+    // Where the guest has next to nothing, so that reading it makes nothing of it this process's.
+    let region = memory.regions().iter().max_by_key(|region| region.len).unwrap();
+    let runs = (region.start.0..region.end().0 - BUCKETS * 8).step_by(16 << 20);
+    let used = |start: u64| {
+        let run = Region { start: Gpa(start), len: BUCKETS * 8 };
+        let used: u64 = memory.populated(run).unwrap().iter().map(|extent| extent.len).sum();
+        (used, run)
+    };
+    let (used, run) = runs.map(used).min_by_key(|(used, _)| *used).unwrap();
+    assert!(used < 16 << 20, "{used} bytes");
+    let known = clean.sockets[0].sock.0;
+    let direct = known - liar.physical(known);
+    let full = Full { memory, run, word: known };
+
+    let table = liar.opened.kernel.symbol("tcp_hashinfo").unwrap().0;
+    let (base, mask) =
+        (liar.member(table, "inet_hashinfo", "ehash"), liar.member(table, "inet_hashinfo", "ehash_mask"));
+    for (at, value) in [(base, direct + run.start.0), (mask, liar.peek(mask) & !0xffff_ffff | (BUCKETS - 1))]
+    {
+        liar.opened.guest.poke_physical(liar.physical(at), &value.to_le_bytes()).unwrap();
+    }
+    let (_, before) = most_memory();
+    let budget = Budget { time: Duration::from_secs(60), bytes: 1 << 30 };
+    let options = Options { budget, ..Options::default() };
+    let snapshot = introspect::snapshot(&full, &liar.opened.kernel, liar.opened.facts(), &options).unwrap();
+    let (most, _) = most_memory();
+    assert_eq!(snapshot.problems, [], "all of it was read");
+    let took = most.saturating_sub(before);
+    assert!(took < 64 << 10, "reading it took {took} KiB");
+
+    // Buckets of UDP are twice as large, and leave no room for anything else.
+    let table = liar.opened.kernel.symbol("udp_table").unwrap().0;
+    let mask = liar.member(table, "udp_table", "mask");
+    let snapshot = liar.look_with(mask, liar.peek(mask) & !0xffff_ffff | (BUCKETS - 1));
+    assert!(has(&snapshot, ProblemKind::Implausible, "UDP hash table"), "{:?}", snapshot.problems);
+    assert_nothing_is_called_hidden(&snapshot);
 }

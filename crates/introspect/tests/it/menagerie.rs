@@ -159,6 +159,15 @@ fn odd_sockets(opened: &Opened) -> Result<()> {
             guest.load_module(module)?;
         }
     }
+    let range = [
+        "sh",
+        "-c",
+        &format!(
+            "cd /proc/sys/net/ipv4; echo 25000 >ip_local_reserved_ports; echo {PORTS} >ip_local_port_range"
+        ),
+    ];
+    let set = guest.run(&range)?;
+    ensure!(set.status == Some(0), "{set:?}");
     let v4 = "127.0.0.1".parse()?;
     let mut sockets = vec![
         SocketSpec::Ping { v6: false },
@@ -168,6 +177,7 @@ fn odd_sockets(opened: &Opened) -> Result<()> {
         SocketSpec::Capture { filter: Filter::Ebpf, interface: Some("lo".into()) },
         SocketSpec::CaptureMapped,
         SocketSpec::UdpOnInterface { address: "127.0.0.1:5355".parse()?, interface: "lo".into() },
+        SocketSpec::TcpMarked { address: MARKED.parse()?, mark: MARK },
         SocketSpec::TcpMapped,
         SocketSpec::TcpQueued { ip: v4 },
         SocketSpec::TcpQueued { ip: "::1".parse()? },
@@ -206,6 +216,12 @@ fn odd_sockets(opened: &Opened) -> Result<()> {
     })?;
     Ok(())
 }
+
+/// Who has a mark, at a port that the kernel would give in this guest too.
+const MARKED: &str = "127.0.0.1:25000";
+pub const MARK: u32 = 0x8000_0017;
+/// The ports that it gives, none of which it gives where nobody says so.
+const PORTS: &str = "20000 29999";
 
 /// More functions than a snapshot names of one link.
 const MANY: [&str; 10] = [

@@ -152,7 +152,7 @@ impl<'o> Stopped<'o> {
         ["vsock", "sctp"].into_iter().filter_map(profile).collect()
     }
 
-    fn physical(&self, at: u64) -> u64 {
+    pub fn physical(&self, at: u64) -> u64 {
         let look = Look::begin(&*self.opened.vm.memory, Budget::default()).unwrap();
         let space = AddressSpace::new(&look, self.opened.kernel.root(), self.opened.kernel.levels());
         space.translate(Gva(at)).unwrap().at.0
@@ -168,7 +168,7 @@ impl<'o> Stopped<'o> {
     }
 
     /// Looks while each of these addresses holds its value.
-    fn look_with(&self, changes: &[(u64, u64)]) -> Snapshot {
+    pub fn look_with(&self, changes: &[(u64, u64)]) -> Snapshot {
         self.with(changes, || self.opened.snapshot().unwrap())
     }
 
@@ -210,7 +210,7 @@ impl<'o> Stopped<'o> {
     }
 
     /// What takes the socket's file out of the descriptors of its processes.
-    fn off_the_descriptors(&self, snapshot: &Snapshot, socket: &Socket) -> Vec<(u64, u64)> {
+    pub fn off_the_descriptors(&self, snapshot: &Snapshot, socket: &Socket) -> Vec<(u64, u64)> {
         let file = socket.file.unwrap().0;
         let mut changes = Vec::new();
         for pid in &socket.processes {

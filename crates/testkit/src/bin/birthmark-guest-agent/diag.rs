@@ -10,7 +10,7 @@ use crate::proc_pid::{self, Owners};
 use crate::system;
 use nix::libc;
 use nix::sys::socket::{MsgFlags, recv, send};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use testkit::truth::{Socket, Table};
@@ -23,6 +23,12 @@ const ERROR: u16 = 2;
 /// ``INET_DIAG_REQ_PROTOCOL``, for a protocol that does not fit a byte.
 const REQUEST_PROTOCOL: u16 = 3;
 const IPPROTO_MPTCP: u32 = 262;
+/// ``INET_DIAG_REQ_BYTECODE``
+const REQUEST_FILTER: u16 = 1;
+/// ``INET_DIAG_BC_AUTO``, as a whole filter: yes goes on behind it, where nothing is, and no further than that.
+const CHOSEN_BY_KERNEL: [u8; 4] = [6, 4, 8, 0];
+/// ``INET_DIAG_MARK``
+const MARK: u16 = 15;
 
 /// Completes the sockets from `first` on with what the namespace of process `pid` says, and appends what it has besides.
 pub(crate) fn extend(
@@ -67,16 +73,26 @@ fn ask_all(
             }
         }
     };
+    let given = ports_given()?;
     for (module, protocol) in [("tcp_diag", 6_u32), ("udp_diag", 17), ("udp_diag", 136), ("raw_diag", 255)] {
         for family in [libc::AF_INET, libc::AF_INET6] {
+            let mut filter = inet_request(family, protocol);
+            filter.extend(8_u16.to_ne_bytes());
+            filter.extend(REQUEST_FILTER.to_ne_bytes());
+            filter.extend(CHOSEN_BY_KERNEL);
+            let auto: HashSet<u32> =
+                ask(module, &filter)?.iter().filter_map(|message| word(message, 68)).collect();
             for message in ask(module, &inet_request(family, protocol))? {
                 let (Some(state), Some(interface)) = (byte(&message, 1), word(&message, 40)) else {
                     continue;
                 };
                 let (Some(backlog), Some(inode)) = (word(&message, 60), word(&message, 68)) else { continue };
                 let (cookie, shutdown) = (cookie(&message, 44), shutdown(&message, 72, 8));
+                let mark = attribute(&message, 72, MARK).and_then(|mark| word(mark, 0));
                 of_inode(sockets, inode, &|socket| {
-                    (socket.cookie, socket.shutdown) = (cookie, shutdown);
+                    (socket.cookie, socket.shutdown, socket.mark) = (cookie, shutdown, mark);
+                    let given = socket.local_port.is_some_and(|port| given.contains(&port));
+                    socket.autobound = Some(auto.contains(&inode) && given);
                     socket.interface = Some(interface);
                     if protocol == 6 && state == 10 {
                         socket.send_queue = Some(backlog);
@@ -171,6 +187,7 @@ fn mptcp(message: &[u8], namespace: u32) -> Option<Socket> {
         inode: word(message, 68).map(u64::from).filter(|inode| *inode != 0),
         cookie: cookie(message, 44),
         shutdown: shutdown(message, 72, 8),
+        mark: attribute(message, 72, MARK).and_then(|mark| word(mark, 0)),
         ..blank(Table::Mptcp, namespace)
     })
 }
@@ -192,6 +209,17 @@ fn vsock(message: &[u8], namespace: u32) -> Option<Socket> {
         shutdown: byte(message, 3),
         ..blank(Table::Vsock, namespace)
     })
+}
+
+/// The ports that the network namespace gives to who asks for none.
+fn ports_given() -> Result<std::ops::RangeInclusive<u16>> {
+    let file = "/proc/sys/net/ipv4/ip_local_port_range";
+    let text = context(fs::read_to_string(file), file)?;
+    let mut ports = text.split_whitespace().map_while(|port| port.parse().ok());
+    match (ports.next(), ports.next()) {
+        (Some(first), Some(last)) => Ok(first..=last),
+        _ => Err(format!("{file}: {text}")),
+    }
 }
 
 fn loaded(module: &str) -> bool {

@@ -86,6 +86,8 @@ pub(crate) fn blank(table: Table, namespace: u32) -> Socket {
         vsock: None,
         cookie: None,
         shutdown: None,
+        mark: None,
+        autobound: None,
         processes: Vec::new(),
         descriptors: Vec::new(),
     }

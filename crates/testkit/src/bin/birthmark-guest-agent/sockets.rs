@@ -173,6 +173,15 @@ impl Held {
                 system::bind_to_interface(&socket, interface)?;
                 self.udp(socket)
             }
+            SocketSpec::TcpMarked { address, mark } => {
+                let listener = TcpListener::bind(address)?;
+                system::set_option(&listener, libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed())?;
+                let client = TcpStream::connect(listener.local_addr()?)?;
+                let (server, _) = listener.accept()?;
+                self.listener(listener)?;
+                self.stream(client)?;
+                self.stream(server)
+            }
             SocketSpec::TcpMapped => {
                 let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))?;
                 let client = TcpStream::connect((Ipv4Addr::LOCALHOST, listener.local_addr()?.port()))?;
