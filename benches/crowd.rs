@@ -14,7 +14,7 @@ use benches::traced::Traced;
 use criterion::Criterion;
 use std::path::Path;
 use std::time::Duration;
-use testkit::{Backing, HugePages, Need, crowd};
+use testkit::{Backing, Need};
 
 /// What issue 4 asks for.
 const LOOK: Goal = Goal { reach: Duration::from_millis(30), aim: Duration::from_millis(30) };
@@ -32,39 +32,27 @@ fn main() -> Result<()> {
         .measurement_time(Duration::from_secs(5))
         .configure_from_args();
     let mut report = Report::new(home);
-    for (name, backing) in [("crowd-mapped", Backing::Memfd), ("crowd-huge-pages", Backing::HugePages)] {
-        // Two guests would take each other's processor time.
-        look(name, backing, &mut criterion, &mut report)?;
-    }
-    criterion.final_summary();
-    println!("\n{report}");
-    Ok(())
-}
-
-/// The rows of the crowd in memory of one kind.
-fn look(name: &str, backing: Backing, criterion: &mut Criterion, report: &mut Report) -> Result<()> {
-    let pages = if backing == Backing::HugePages { Some(HugePages::reserve(crowd::MIB)?) } else { None };
-    let subject = Subject::boot_crowd(backing)?;
+    let subject = Subject::boot_crowd(Backing::Memfd)?;
     let memory = subject.memory();
     let traced = Traced::new(memory);
     let snapshot = subject.look(&traced)?;
     let footprint = traced.footprint();
     anyhow::ensure!(snapshot.problems.is_empty(), "A look with problems: {:?}", snapshot.problems);
     report.note(format!(
-        "{name}: {} processes, {} sockets, {} modules; {footprint}",
+        "{} processes, {} sockets, {} modules; {footprint}",
         snapshot.processes.len(),
         snapshot.sockets.len(),
         snapshot.modules.len(),
     ));
-    let mut group = criterion.benchmark_group(name);
+    let mut group = criterion.benchmark_group("crowd-mapped");
     group.bench_function("look", |b| b.iter(|| subject.snapshot().expect("a look")));
     footprint.copies(&mut group, memory);
     group.finish();
-    let id = |function: &str| format!("{name}/{function}");
-    report.row(&format!("snapshot, {name} : its pages"), &id("look"), Some(&id("pages")), Some(LOOK));
-    let lines = format!("snapshot, {name} : its {} cache lines", footprint.line_count());
+    let id = |function: &str| format!("crowd-mapped/{function}");
+    report.row("snapshot of the crowd, mapped : its pages", &id("look"), Some(&id("pages")), Some(LOOK));
+    let lines = format!("snapshot of the crowd, mapped : its {} cache lines", footprint.line_count());
     report.row(&lines, &id("look"), Some(&id("lines")), None);
-    drop(subject);
-    drop(pages);
+    criterion.final_summary();
+    println!("\n{report}");
     Ok(())
 }

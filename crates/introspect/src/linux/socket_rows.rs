@@ -132,12 +132,14 @@ impl Rows {
     /// A subflow of MPTCP is a TCP socket without a file that carries the inode number of the socket it belongs to
     /// (``mptcp_subflow_create_socket()``, net/mptcp/subflow.c), and is that socket's owner's.
     fn lend_owners(&mut self) {
-        let mptcp = |socket: &&Socket| socket.protocol.as_deref() == Some("mptcp");
         let holding =
             |socket: &Socket| (socket.processes.clone(), socket.descriptors.clone(), socket.ownership);
-        let sockets = self.parts.iter().flat_map(|part| &part.sockets).flatten();
+        // Their keys tell which they are: most guests have none, and the rows of a crowd are in no cache.
+        let mptcp = name_number("mptcp");
+        let rows = self.parts.iter().flat_map(|part| part.keys.iter().zip(&part.sockets));
+        let lenders = rows.filter(|(key, _)| key.get(1) == Some(&mptcp)).filter_map(|(_, row)| row.as_ref());
         let lent: HashMap<u64, _> =
-            sockets.filter(mptcp).filter_map(|socket| Some((socket.inode?, holding(socket)))).collect();
+            lenders.filter_map(|socket| Some((socket.inode?, holding(socket)))).collect();
         if lent.is_empty() {
             return;
         }
@@ -178,9 +180,6 @@ type Key = [u64; 9];
 /// What is not known comes before what is.
 fn key(socket: &Socket) -> Key {
     let namespace = socket.net_namespace.map_or(0, |inode| 1 << 32 | u64::from(inode));
-    let mut name = [0; 8];
-    let known = socket.protocol.as_deref().unwrap_or_default().bytes();
-    name.iter_mut().zip(known).for_each(|(place, byte)| *place = byte);
     let address = |address: Option<IpAddr>| match address {
         None => [0; 3],
         Some(IpAddr::V4(address)) => [1, 0, u64::from(address.to_bits())],
@@ -200,7 +199,7 @@ fn key(socket: &Socket) -> Key {
     };
     [
         namespace << 16 | u64::from(socket.protocol_family),
-        u64::from_be_bytes(name),
+        name_number(socket.protocol.as_deref().unwrap_or_default()),
         local_kind,
         local_high,
         local_low,
@@ -209,6 +208,13 @@ fn key(socket: &Socket) -> Key {
         remote_low,
         port(socket.remote_port),
     ]
+}
+
+/// The first bytes of a name, as a number in the order of the names.
+fn name_number(name: &str) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.iter_mut().zip(name.bytes()).for_each(|(place, byte)| *place = byte);
+    u64::from_be_bytes(bytes)
 }
 
 /// The first bytes of a path, as numbers that are in the order of the paths unless they are the same.
