@@ -175,9 +175,8 @@ impl Rows {
 /// What the table is ordered by first, as numbers: they are compared faster than what they stand for.
 type Key = [u64; 9];
 
-/// Network namespace, family, protocol (eight bytes of its name decide nearly always), and the local and the remote address with its port; of
-/// unix sockets the path, or the number of one that has none.
-/// What is not known comes before what is.
+/// Network namespace, family, protocol (eight bytes of its name decide nearly always), the path or the local address with its port, and
+/// the remote one; of what has neither path nor remote address the inode number. What is not known comes before what is.
 fn key(socket: &Socket) -> Key {
     let namespace = socket.net_namespace.map_or(0, |inode| 1 << 32 | u64::from(inode));
     let address = |address: Option<IpAddr>| match address {
