@@ -145,7 +145,7 @@ impl<'a> Kallsyms<'a> {
     /// them.
     pub fn resolve(&self, wanted: &[&str]) -> Result<BTreeMap<String, u64>, Error> {
         let mut hits = Hits::new(wanted);
-        let filter = Filter::new(wanted, &self.tokens);
+        let filter = EndFilter::new(wanted, &self.tokens);
         let mut buffer = Vec::with_capacity(MAX_NAME);
         for name in Names::new(self.tables.names, self.tables.num_syms, &self.tokens) {
             let name = name?;
@@ -219,97 +219,44 @@ impl Tables<'_> {
     }
 }
 
-/// Says cheaply that a name is not wanted, by its first and its last token, and then by its length: few names need to be expanded.
-struct Filter {
-    /// Of each token the wanted names that can begin with it, the type character before the name included.
-    begins: Vec<Mask>,
-    /// The same for those that can end with it.
-    ends: Vec<Mask>,
-    /// Of each token the lengths, type character included, of those that can end with it: a bit for each.
-    lengths: Vec<[u64; LENGTH_WORDS]>,
+/// Says cheaply that a name is not wanted, by its length and its last token: few names need to be expanded.
+struct EndFilter {
+    /// For each token the lengths, type character included, of the wanted names that can end with it: a bit for each. `None`:
+    /// there are no such names.
+    ends: Vec<Option<[u64; LENGTH_WORDS]>>,
 }
 
 /// Words with a bit for each length of a name.
 const LENGTH_WORDS: usize = MAX_NAME / 64 + 1;
 
-/// A bit for each wanted name. Where there are more names than bits, neighbours in the alphabet share one.
-type Mask = [u64; 4];
-const MASK_BITS: usize = 256;
-
-impl Filter {
+impl EndFilter {
     fn new(wanted: &[&str], tokens: &[&[u8]]) -> Self {
-        let mut sorted: Vec<&[u8]> = wanted.iter().map(|name| name.as_bytes()).collect();
-        sorted.sort_unstable();
-        let bit = |rank: usize| rank * MASK_BITS / sorted.len().max(MASK_BITS);
-        // By the byte that they share with a token, if they fit it at all.
-        let mut by_first: HashMap<u8, Vec<usize>> = HashMap::new();
-        let mut by_last: HashMap<u8, Vec<usize>> = HashMap::new();
-        for (rank, name) in sorted.iter().enumerate() {
-            if let (Some(first), Some(last)) = (name.first(), name.last()) {
-                by_first.entry(*first).or_default().push(rank);
-                by_last.entry(*last).or_default().push(rank);
-            }
-        }
-        let mask = |like: Option<&Vec<usize>>, fits: &dyn Fn(&[u8]) -> bool| {
-            let mut mask = Mask::default();
-            for &rank in like.into_iter().flatten() {
-                if sorted.get(rank).is_some_and(|name| fits(name))
-                    && let Some(word) = mask.get_mut(bit(rank) / 64)
-                {
-                    *word |= 1 << (bit(rank) % 64);
-                }
-            }
-            mask
-        };
-        // A type character alone says nothing, and neither does an empty token, which leaves the byte to its neighbour.
-        let begins = |token: &&[u8]| match token.get(1..) {
-            Some(start @ [first, ..]) => mask(by_first.get(first), &|name| name.starts_with(start)),
-            _ => [u64::MAX; 4],
-        };
-        // One may be all of a name, type character included.
-        let is_end = |name: &[u8], token: &[u8]| {
-            name.ends_with(token) || token.get(1..).is_some_and(|whole| whole == name)
-        };
-        let ends = |token: &&[u8]| match token {
-            [.., last] => mask(by_last.get(last), &|name| is_end(name, token)),
-            [] => [u64::MAX; 4],
-        };
-        let all_ranks: Vec<usize> = (0..sorted.len()).collect();
         let lengths = |token: &&[u8]| {
             let mut lengths = [0; LENGTH_WORDS];
-            let like = match token.last() {
-                Some(last) => by_last.get(last),
-                None => Some(&all_ranks),
-            };
-            for &rank in like.into_iter().flatten() {
-                if let Some(name) = sorted.get(rank).filter(|name| is_end(name, token))
-                    && let Some(word) = lengths.get_mut((name.len() + 1) / 64)
+            for name in wanted {
+                // An empty token leaves the last byte to an earlier one. One may be all of a name, type character included.
+                let text = name.as_bytes();
+                let whole = token.len() > text.len() && token.get(1..) == Some(text);
+                if let Some(word) = lengths.get_mut((text.len() + 1) / 64)
+                    && (whole || text.ends_with(token))
                 {
-                    *word |= 1 << ((name.len() + 1) % 64);
+                    *word |= 1 << ((text.len() + 1) % 64);
                 }
             }
-            lengths
+            (lengths != [0; LENGTH_WORDS]).then_some(lengths)
         };
-        Self {
-            begins: tokens.iter().map(begins).collect(),
-            ends: tokens.iter().map(ends).collect(),
-            lengths: tokens.iter().map(lengths).collect(),
-        }
+        Self { ends: tokens.iter().map(lengths).collect() }
     }
 
-    /// `Err` when the name is as long as no name is; one whose first or last token says that it is not wanted is not measured.
-    #[inline]
+    /// `Err` when the name is as long as no name is; names whose end already says that they are not wanted are not measured.
     fn may_match(&self, name: &Name<'_, '_>) -> Result<bool, Error> {
-        let at = |code: Option<&u8>| code.map_or(usize::MAX, |code| usize::from(*code));
-        let (first, last) = (at(name.codes.first()), at(name.codes.last()));
-        if let (Some(begins), Some(ends)) = (self.begins.get(first), self.ends.get(last))
-            && begins.iter().zip(ends).fold(0, |both, (begin, end)| both | begin & end) == 0
-        {
-            return Ok(false);
-        }
+        let ends = match name.codes.last().and_then(|&code| self.ends.get(usize::from(code))) {
+            Some(None) => return Ok(false),
+            Some(Some(lengths)) => lengths,
+            None => return name.len().map(|_| false),
+        };
         let len = name.len()?;
-        let lengths = self.lengths.get(last).and_then(|lengths| lengths.get(len / 64));
-        Ok(lengths.is_some_and(|word| word >> (len % 64) & 1 == 1))
+        Ok(ends.get(len / 64).is_some_and(|word| word >> (len % 64) & 1 == 1))
     }
 }
 
