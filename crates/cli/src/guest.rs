@@ -153,27 +153,53 @@ impl Guest {
     }
 
     fn try_look(&mut self, wanted: Options) -> Result<Snapshot, introspect::Error> {
-        let kernel = self.try_kernel()?;
         let options = Options { budget: LOOK, scan: self.scan, ..wanted };
-        introspect::snapshot(self.opened.memory.as_ref(), &kernel, &self.opened.vm, &options)
+        let known = if self.kernel.is_some() { Some(self.try_kernel()?) } else { self.known()? };
+        let memory = self.opened.memory.as_ref();
+        if let Some(kernel) = known {
+            let snapshot = introspect::snapshot(memory, &kernel, &self.opened.vm, &options);
+            self.keep(kernel);
+            return snapshot;
+        }
+        let progress = self.searching_kernel();
+        let (kernel, snapshot) = self.by_sources(&|release| self.stored(release), |sources| {
+            introspect::first_look(memory, sources, LOCATE, &self.opened.vm, &options)
+        })?;
+        drop(progress);
+        self.note(&kernel)?;
+        self.keep(kernel);
+        Ok(snapshot)
     }
 
     fn try_kernel(&mut self) -> Result<Kernel, introspect::Error> {
         if let Some(kernel) = self.known()? {
-            self.kernel = Some(kernel.clone());
-            return Ok(kernel);
+            return Ok(self.keep(kernel));
         }
-        let _progress = Progress::spinner(&format!("Finding the kernel of {}", self.target));
+        let _progress = self.searching_kernel();
         let mut kernel = self.locate(&|release| self.stored(release))?;
         if let Some(last) = self.kernel.take_if(|last| last.is_same_boot(&kernel)) {
             // It only stood still, and keeps the profile that it was judged by.
             kernel = last;
         }
+        self.note(&kernel)?;
+        Ok(self.keep(kernel))
+    }
+
+    fn searching_kernel(&self) -> Progress {
+        Progress::spinner(&format!("Finding the kernel of {}", self.target))
+    }
+
+    /// Keeps the kernel for the next look.
+    fn keep(&mut self, kernel: Kernel) -> Kernel {
+        self.kernel.insert(kernel).clone()
+    }
+
+    /// Writes down what the next run of this program needs not to search the kernel.
+    fn note(&self, kernel: &Kernel) -> Result<(), introspect::Error> {
         if let Some(pid) = self.opened.vm.pid {
             hints::write(pid, &kernel.hint(self.opened.memory.as_ref())?);
         }
-        self.kernel = Some(kernel.clone());
-        Ok(kernel)
+        Ok(())
     }
 
     /// Of the vCPUs, as far as they may be asked for. None is no error: then memory is searched.
@@ -189,11 +215,20 @@ impl Guest {
     }
 
     fn locate(&self, profiles: &dyn Fn(&str) -> Vec<Stored>) -> Result<Kernel, introspect::Error> {
+        let memory = self.opened.memory.as_ref();
+        self.by_sources(profiles, |sources| introspect::locate_with(memory, sources, LOCATE))
+    }
+
+    /// Calls `search` with everything that a search for the kernel may go by.
+    fn by_sources<T>(
+        &self,
+        profiles: &dyn Fn(&str) -> Vec<Stored>,
+        search: impl FnOnce(&Sources<'_>) -> T,
+    ) -> T {
         let registers = || self.registers();
         // What cannot be used is told when it is of the guest's release.
         let known = || -> Box<dyn Iterator<Item = Outline>> { Box::new(self.store.outlines()) };
-        let sources = Sources { registers: &registers, profiles, known: &known };
-        introspect::locate_with(self.opened.memory.as_ref(), &sources, LOCATE)
+        search(&Sources { registers: &registers, profiles, known: &known })
     }
 
     /// Stored profiles of a release. Those that cannot be used are told after the look, so that an error stays one line.

@@ -380,25 +380,32 @@ fn enum_values(
 }
 
 /// What tells a kernel's image in memory: a part of a [`Profile`] that is read much faster, and proves nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outline {
     /// As [`Profile::build_id`].
     pub build_id: Option<String>,
-    /// As [`Profile::symbols`].
-    #[serde(deserialize_with = "read_addresses")]
+    /// Those of [`Profile::symbols`] that are named in [`Outline::SYMBOLS`].
+    #[serde(serialize_with = "write_addresses", deserialize_with = "read_addresses")]
     pub symbols: BTreeMap<String, u64>,
 }
 
 impl Outline {
+    /// The symbols that tell where a kernel's build id is, and what leads on from it.
+    pub const SYMBOLS: [&str; 4] = ["__start_notes", "__stop_notes", "init_top_pgt", "vmcoreinfo_data"];
+
     /// Reads it out of what [`Profile::to_json`] wrote.
     pub(crate) fn from_json(json: &[u8]) -> Result<Self, Error> {
-        serde_json::from_slice(json).map_err(|source| Error::ProfileJson { schema: SCHEMA, source })
+        let mut outline: Self =
+            serde_json::from_slice(json).map_err(|source| Error::ProfileJson { schema: SCHEMA, source })?;
+        outline.symbols.retain(|name, _| Self::SYMBOLS.contains(&name.as_str()));
+        Ok(outline)
     }
 }
 
 impl From<&Profile> for Outline {
     fn from(profile: &Profile) -> Self {
-        Self { build_id: profile.build_id.clone(), symbols: profile.symbols.clone() }
+        let at = |name: &&str| Some(((*name).to_owned(), profile.optional_symbol(name)?));
+        Self { build_id: profile.build_id.clone(), symbols: Self::SYMBOLS.iter().filter_map(at).collect() }
     }
 }
 

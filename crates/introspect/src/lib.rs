@@ -12,6 +12,7 @@
 
 mod apart;
 mod error;
+mod first_look;
 mod linux;
 mod session;
 mod sources;
@@ -39,6 +40,18 @@ pub fn locate(memory: &dyn GuestMemory, budget: Budget) -> Result<Kernel, Error>
 /// The same with more to go by than memory. See [`Sources`].
 pub fn locate_with(memory: &dyn GuestMemory, sources: &Sources<'_>, budget: Budget) -> Result<Kernel, Error> {
     linux::locate::locate(memory, sources, budget)
+}
+
+/// Finds the kernel as [`locate_with`] does, and reads the tables of its guest as [`snapshot`] does: the same, and sooner where the
+/// host has the kernel's profile, because the one is then done beside the other.
+pub fn first_look(
+    memory: &dyn GuestMemory,
+    sources: &Sources<'_>,
+    budget: Budget,
+    vm: &Vm,
+    options: &Options,
+) -> Result<(Kernel, Snapshot), Error> {
+    first_look::first_look(memory, sources, budget, vm, options)
 }
 
 /// Reads the tables of a guest whose kernel is known.

@@ -39,7 +39,7 @@ pub struct LookStats {
 /// The cache stops growing here (64 MiB); reads beyond it go to the backend each time.
 const CACHED_PAGES_MAX: usize = 16 * 1024;
 /// A read of at least this many bytes goes past the cache: it is a bulk copy that nobody asks for twice.
-const BULK: usize = 16 * 1024;
+pub(crate) const BULK: usize = 16 * 1024;
 /// [`PAGE_SIZE`] as the length of an array.
 const PAGE_BYTES: usize = 4096;
 /// The clock is asked once in so many reads.

@@ -93,6 +93,12 @@ pub trait GuestMemory: Send + Sync + fmt::Debug {
     /// pages read as zeros, but for [`MemoryError::PagedOut`].
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryError>;
 
+    /// The same of bytes near which nobody will read again in this look, so that nothing is prepared for it: where a kernel could
+    /// be and is not.
+    fn read_once(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryError> {
+        self.read(at, buf)
+    }
+
     /// Says that these bytes will be read soon, so that a backend that can has them fetched meanwhile. Reads nothing, and asks
     /// for nothing that is not there.
     fn expect(&self, _at: Gpa, _len: u64) {}

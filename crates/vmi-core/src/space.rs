@@ -1,6 +1,6 @@
 //! A virtual address space of the guest: page tables plus a translation cache, for one look.
 
-use crate::look::PhysicalReadError;
+use crate::look::{BULK, PhysicalReadError};
 use crate::{Gpa, Gva, Levels, Look, PAGE_SIZE, ReadError, Translation, paging};
 use std::cell::Cell;
 
@@ -161,10 +161,17 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
         let mut rest = buf;
         while !rest.is_empty() {
             let found = self.translate(at)?;
-            let step = usize::try_from(found.left()).unwrap_or(usize::MAX).min(rest.len());
-            let (now, later) = rest.split_at_mut(step);
-            read(self.look, found.at, now).map_err(|error| error.at(at))?;
-            rest = later;
+            let mut step = usize::try_from(found.left()).unwrap_or(usize::MAX).min(rest.len());
+            // What is long is asked for in as few pieces as it has in physical memory, where each may be a call. If that fails, its
+            // pages say one by one why.
+            let whole = if rest.len() < BULK { step } else { self.together(at, found, step, rest.len()) };
+            if whole > step && rest.get_mut(..whole).is_some_and(|now| read(self.look, found.at, now).is_ok())
+            {
+                step = whole;
+            } else if let Some(now) = rest.get_mut(..step) {
+                read(self.look, found.at, now).map_err(|error| error.at(at))?;
+            }
+            rest = rest.split_at_mut(step).1;
             if !rest.is_empty() {
                 at = at
                     .checked_add(step as u64)
@@ -172,6 +179,21 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
             }
         }
         Ok(())
+    }
+
+    /// How many of the `wanted` bytes from `at`, which is at `found`, lie in one piece in physical memory. The first `step` do.
+    fn together(&self, at: Gva, found: Translation, mut step: usize, wanted: usize) -> usize {
+        while step < wanted {
+            let (next, behind) = (at.checked_add(step as u64), found.at.checked_add(step as u64));
+            // What cannot be translated is told when it is its turn.
+            let Some(Ok(next)) = next.map(|next| self.translate(next)) else { break };
+            if Some(next.at) != behind {
+                break;
+            }
+            let more = usize::try_from(next.left()).unwrap_or(usize::MAX).min(wanted.saturating_sub(step));
+            step = step.saturating_add(more);
+        }
+        step
     }
 
     /// Says that `len` bytes from `at`, as far as they are in its page, will be read soon. Only where it is known already which

@@ -128,7 +128,10 @@ impl Progress {
     pub(crate) fn spinner(what: &str) -> Self {
         let bar = Self::bar(None);
         bar.set_message(sanitize::sanitize(what).into_owned());
-        bar.enable_steady_tick(Duration::from_millis(100));
+        // What is not shown needs no thread that turns it.
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(Duration::from_millis(100));
+        }
         Self(bar)
     }
 

@@ -132,6 +132,13 @@ pub(super) fn outline(path: &Path) -> Result<Outline, Error> {
 
 /// What `read` makes of a file's JSON. Of what [`pack`] wrote, the digest of that is the profile's own.
 fn of_content<T>(path: &Path, read: impl FnOnce(&[u8]) -> Result<T, Error>) -> Result<T, Error> {
+    unpack_json(&bytes(path, PACKED_MAX)?)
+        .and_then(|json| read(&json))
+        .map_err(|source| Error::StoreContent { path: path.to_owned(), source: Box::new(source) })
+}
+
+/// The bytes of a file of the store that only root and we can have written, `limit` at most.
+pub(super) fn bytes(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     let named = |source| Error::StoreRead { path: path.to_owned(), source };
     // Without O_NONBLOCK the opening of a named pipe would wait for ever.
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
@@ -141,14 +148,13 @@ fn of_content<T>(path: &Path, read: impl FnOnce(&[u8]) -> Result<T, Error>) -> R
         return Err(Error::StoreNotAFile { path: path.to_owned() });
     }
     trusted(path, &metadata)?;
-    let mut packed = Vec::new();
-    file.take(PACKED_MAX.saturating_add(1)).read_to_end(&mut packed).map_err(named)?;
-    if u64::try_from(packed.len()).is_ok_and(|len| len > PACKED_MAX) {
-        return Err(Error::StoreTooLarge { path: path.to_owned(), limit: PACKED_MAX });
+    let expected = usize::try_from(metadata.len().min(limit)).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(expected.saturating_add(1));
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(named)?;
+    if u64::try_from(bytes.len()).is_ok_and(|len| len > limit) {
+        return Err(Error::StoreTooLarge { path: path.to_owned(), limit });
     }
-    unpack_json(&packed)
-        .and_then(|json| read(&json))
-        .map_err(|source| Error::StoreContent { path: path.to_owned(), source: Box::new(source) })
+    Ok(bytes)
 }
 
 /// Only root and we may be able to change what looks are judged by.

@@ -5,10 +5,13 @@
 //! that agrees with the guest: nothing can make one kernel's profile stand in for another's. A profile that only knows more
 //! than an older one of its build (a newer Birthmark asks for more) takes the older one's place.
 //!
+//! `outlines.json` lists what tells each kernel in memory; it is made when a profile is added.
+//!
 //! Files are read when a kernel of their release is first met, and shared from then on. What is damaged, or what others could
 //! have written, is named and passed over; it never stops a look, because the guest's own memory is still there.
 
 mod file;
+mod outlines;
 
 pub use file::{json, pack, unpack};
 
@@ -111,9 +114,14 @@ impl Store {
 
     /// What tells the kernels of the store in memory, each read when it is its turn; what cannot be read is left out.
     pub fn outlines(&self) -> impl Iterator<Item = Outline> + '_ {
-        let paths = self.directories.iter().filter_map(|directory| files(directory).ok()).flatten();
-        let is_profile = |path: &PathBuf| name_of(path).is_some_and(|name| name.ends_with(file::ENDING));
-        paths.filter(is_profile).filter_map(|path| file::outline(&path).ok())
+        self.directories.iter().flat_map(|directory| {
+            let paths = profiles(directory).unwrap_or_default();
+            let mut listed = if paths.is_empty() { BTreeMap::new() } else { outlines::read(directory) };
+            paths.into_iter().filter_map(move |path| {
+                let known = name_of(&path).and_then(|name| listed.remove(name));
+                known.or_else(|| file::outline(&path).ok())
+            })
+        })
     }
 
     /// Every profile.
@@ -166,6 +174,7 @@ impl Store {
         let directory = self.directories.first().ok_or(Error::StoreNone)?;
         let path = directory.join(file::name(profile)?);
         if file::read(&path).is_ok_and(|there| there == *profile) {
+            list(directory);
             return Ok(Added { path, known: true, replaced: Vec::new() });
         }
         let failed = |source| Error::StoreWrite { path: path.clone(), source };
@@ -182,7 +191,15 @@ impl Store {
                 replaced.push(other.path);
             }
         }
+        list(directory);
         Ok(Added { path, known: false, replaced })
+    }
+}
+
+/// Brings the list of outlines of a directory up to date. That it could not be written costs later looks some time, and is no error.
+fn list(directory: &Path) {
+    if let Ok(paths) = profiles(directory) {
+        let _ = outlines::update(directory, &paths);
     }
 }
 
@@ -196,6 +213,13 @@ fn same_build(one: &Profile, other: &Profile) -> bool {
 
 fn name_of(path: &Path) -> Option<&str> {
     path.file_name()?.to_str()
+}
+
+/// The files of a directory that are profiles by their names, by name.
+fn profiles(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut paths = files(directory)?;
+    paths.retain(|path| name_of(path).is_some_and(|name| name.ends_with(file::ENDING)));
+    Ok(paths)
 }
 
 /// Files of a directory by name. One that does not exist has none; one that others can write in is an error.

@@ -1,10 +1,11 @@
 //! The profiles that are shipped (`profiles/`): each can be used by this version, and is what the kernel's own file gives.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use guest_profiles::linux::WANTED;
-use guest_profiles::{Profile, kernel_file, store};
+use guest_profiles::{Outline, Profile, kernel_file, store};
 
 use crate::kernels::packages;
 
@@ -36,6 +37,17 @@ fn every_shipped_profile_can_be_used_by_this_version() {
         let size = fs::metadata(&path).unwrap().len();
         assert!(size < 16 << 10, "{name} has {size} bytes");
     }
+}
+
+#[test]
+fn the_list_of_shipped_outlines_is_that_of_the_shipped_profiles() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../profiles/outlines.json");
+    let text = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}: {MEND}", path.display()));
+    let listed: BTreeMap<String, Outline> = serde_json::from_slice(&text).unwrap();
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let own = shipped().iter().map(|(path, profile)| (name(path), Outline::from(profile))).collect();
+    assert!(listed == own, "{MEND}");
+    assert!(listed.values().all(|outline| outline.symbols.len() == Outline::SYMBOLS.len()));
 }
 
 #[test]

@@ -74,7 +74,8 @@ fn what_is_put_in_comes_out_shared_and_is_there_for_everybody_to_read() {
     assert_eq!(store.of_release("6.1.0-9").profiles, []);
 
     assert!(store.add(&one).unwrap().known);
-    assert_eq!(file_names(added.path.parent().unwrap()), [name], "no temporary file is left");
+    let names = file_names(added.path.parent().unwrap());
+    assert_eq!(names, [name, "outlines.json"], "no temporary file is left");
 }
 
 #[test]
@@ -98,7 +99,8 @@ fn two_kernels_with_one_garbage_build_id_stay_two_and_what_only_knows_more_takes
     let mut moved = one.clone();
     moved.symbols.insert("init_task".to_owned(), 0xffff_ffff_8300_0000);
     assert_eq!(store.add(&moved).unwrap().replaced, Vec::<PathBuf>::new());
-    assert_eq!(file_names(&directory.path().join("own")).len(), 3);
+    let names = file_names(&directory.path().join("own"));
+    assert_eq!(names.iter().filter(|name| name.ends_with(".json.xz")).count(), 3);
 }
 
 #[test]
@@ -274,5 +276,57 @@ fn what_tells_a_kernel_is_read_without_the_rest_and_what_cannot_be_read_is_left_
     assert_eq!(outlines, [Outline::from(&one), Outline::from(&other)]);
 
     fs::write(&path, b"not a profile").unwrap();
+    fs::remove_file(path.with_file_name("outlines.json")).unwrap();
     assert_eq!(store.outlines().collect::<Vec<_>>(), [Outline::from(&other)]);
+}
+
+/// A profile with what an outline has, and a symbol that it has not.
+fn telling(release: &str, build_id: &str, root: u64) -> Profile {
+    let mut profile = profile(release, build_id, 64);
+    profile.symbols.insert("init_top_pgt".to_owned(), root);
+    profile
+}
+
+#[test]
+fn the_list_of_outlines_says_what_the_profiles_do_and_counts_for_no_other_file() {
+    let (directory, store) = store();
+    let own = directory.path().join("own");
+    let list = own.join("outlines.json");
+    let (one, other) =
+        (telling("6.1.0-9-amd64", "ab", 0xffff_ffff_8260_a000), telling("6.1.0-10-amd64", "cd", 1 << 40));
+    let sorted = || {
+        let mut all: Vec<Outline> = store.outlines().collect();
+        all.sort_by(|a, b| a.build_id.cmp(&b.build_id));
+        all
+    };
+    let expected = [Outline::from(&one), Outline::from(&other)];
+    assert_eq!(expected[0].symbols.keys().collect::<Vec<_>>(), ["init_top_pgt"]);
+    let path = store.add(&one).unwrap().path;
+    store.add(&other).unwrap();
+    assert_eq!(sorted(), expected);
+    let text = fs::read_to_string(&list).unwrap();
+    assert_eq!(fs::metadata(&list).unwrap().permissions().mode() & 0o777, 0o644);
+
+    // It is the list that is read, so a damaged profile is still known by it, and what it leads to has to prove itself.
+    fs::write(&path, b"not a profile").unwrap();
+    assert_eq!(sorted(), expected);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(sorted(), expected[1..], "an entry without its file is no kernel");
+    store.add(&one).unwrap();
+    assert_eq!(fs::read_to_string(&list).unwrap(), text);
+
+    // Old, damaged, missing, or what others could have written: the profiles themselves are read.
+    fs::write(&list, text.replace("6.1.0-9-amd64_", "6.1.0-8-amd64_").replace("\"ab\"", "\"ef\"")).unwrap();
+    assert_eq!(sorted(), expected);
+    for damaged in ["{", "[]", "{\"a\": 1}"] {
+        fs::write(&list, damaged).unwrap();
+        assert_eq!(sorted(), expected, "{damaged}");
+    }
+    fs::write(&list, text.replace("\"ab\"", "\"ef\"")).unwrap();
+    assert_ne!(sorted(), expected, "otherwise the next line proves nothing");
+    fs::set_permissions(&list, Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(sorted(), expected);
+    fs::remove_file(&list).unwrap();
+    symlink("/etc/hostname", &list).unwrap();
+    assert_eq!(sorted(), expected);
 }

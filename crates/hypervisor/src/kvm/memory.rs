@@ -60,6 +60,13 @@ impl Block {
         }
     }
 
+    fn read_once(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::Shared(memory) => memory.read_once(offset, out),
+            Self::Process(memory) => memory.read_once(offset, out),
+        }
+    }
+
     fn populated(&self, within: Range<u64>) -> io::Result<Vec<Range<u64>>> {
         match self {
             Self::Shared(memory) => memory.populated(within),
@@ -172,6 +179,16 @@ impl GuestMemory for KvmMemory {
         }
         // The parts of a range inside a region cover it; a hole here would be bytes of the caller's left unread.
         if rest.is_empty() { Ok(()) } else { Err(MemoryError::Outside { at, len }) }
+    }
+
+    fn read_once(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryError> {
+        let len = buf.len() as u64;
+        match self.around(at, len) {
+            Some((block, offset)) => {
+                block.read_once(offset, buf).map_err(|source| self.failed(at, len, source))
+            }
+            None => self.read(at, buf),
+        }
     }
 
     fn expect(&self, at: Gpa, len: u64) {

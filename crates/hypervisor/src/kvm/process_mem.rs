@@ -92,6 +92,23 @@ impl ProcessMem {
         Ok(())
     }
 
+    /// The same, with the page map asked about just these pages. For bytes near which nobody will read again.
+    pub fn read_once(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let one_page = offset % PAGE_SIZE + out.len() as u64 <= PAGE_SIZE;
+        let is_inside = offset.checked_add(out.len() as u64).is_some_and(|end| end <= self.len);
+        match (&self.pagemap, &self.absent) {
+            (Some(pagemap), Absent::Zeros) if one_page && is_inside => {
+                let at = self.address.saturating_add(offset);
+                if pagemap.exists(at)? {
+                    return self.mem.read_exact_at(out, at);
+                }
+                out.fill(0);
+                Ok(())
+            }
+            _ => self.read(offset, out),
+        }
+    }
+
     /// The parts of the block inside `within` that may hold anything but zeros, as offsets, by their start. They may
     /// overlap.
     pub fn populated(&self, within: Range<u64>) -> io::Result<Vec<Range<u64>>> {

@@ -218,6 +218,14 @@ impl SharedMem {
         self.read_parts(start, out)
     }
 
+    /// The same by one call, which asks about no page and maps none. For bytes near which nobody will read again.
+    pub fn read_once(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if offset.checked_add(out.len() as u64).is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.file.read_exact_at(out, self.offset.saturating_add(offset))
+    }
+
     fn read_parts(&self, start: usize, out: &mut [u8]) -> io::Result<()> {
         if start.checked_add(out.len()).is_none_or(|end| end as u64 > self.len) {
             return Err(io::ErrorKind::InvalidInput.into());

@@ -84,6 +84,16 @@ fn reading_everything_leaves_rss_and_page_map_as_they_were() {
         values += chunk.iter().filter(|&&byte| byte != 0).count();
     }
     assert_eq!(values, 6);
+    for at in (0..LEN as u64).step_by(4096) {
+        let (mut once, mut twice) = ([0xee; 8], [0xee; 8]);
+        let at = at + 4090 - if at + 4096 == LEN as u64 { 2 } else { 0 };
+        memory.read_once(at, &mut once).unwrap();
+        memory.read(at, &mut twice).unwrap();
+        assert_eq!(once, twice, "{at:#x}");
+    }
+    let mut end = [0xee; 4];
+    memory.read_once(LEN as u64 - 4, &mut end).unwrap();
+    assert_eq!(&end, b"\0end");
     assert_eq!(memory.populated(all()).unwrap(), touched);
     let grown = rss(std::process::id(), "RssAnon").saturating_sub(before);
     assert!(grown < 4 << 20, "RssAnon grew by {grown} bytes");
@@ -122,6 +132,7 @@ fn ranges_outside_the_block_are_refused() {
     let memory = guest.memory(Absent::Zeros);
     for at in [(1 << 20) - 7, 1 << 20, u64::MAX - 3] {
         assert_eq!(memory.read(at, &mut [0; 8]).unwrap_err().kind(), ErrorKind::InvalidInput, "{at:#x}");
+        assert_eq!(memory.read_once(at, &mut [0; 8]).unwrap_err().kind(), ErrorKind::InvalidInput, "{at:#x}");
     }
 }
 

@@ -50,6 +50,16 @@ fn reading_everything_allocates_nothing() {
     for page in 0..64 * MIB / 4096 {
         read(&memory, page * 4096 + 1000, 8);
     }
+    // And each as what is looked at once.
+    for page in 0..64 * MIB / 4096 {
+        let at = page * 4096 + 4090;
+        let len = if page < 16383 { 8 } else { 6 };
+        let mut once = vec![0xee; len];
+        memory.read_once(at, &mut once).unwrap();
+        let start = usize::try_from(at).unwrap();
+        assert_eq!(once, everything[start..start + len]);
+    }
+    assert!(memory.read_once(64 * MIB - 4, &mut [0; 8]).is_err());
     assert_eq!(pages(&file), 4, "looking allocated pages of the guest");
 }
 

@@ -203,6 +203,19 @@ impl Kernel {
         &self.modules
     }
 
+    /// Whether it is just what would be made of this boot and this stored profile.
+    pub(super) fn is_of(&self, boot: &Boot, held: &Held) -> bool {
+        self.boot == *boot
+            && Arc::ptr_eq(&self.profile.profile, &held.stored.profile)
+            && self.profile.origin.stored == Some(held.stored.path.display().to_string())
+            && self.profile.origin.contradictions == held.contradictions
+    }
+
+    /// Whether two kernels are the same in all that is known of them.
+    pub(crate) fn is_the_same(&self, other: &Self) -> bool {
+        self.boot == other.boot && self.profile == other.profile
+    }
+
     /// Whether two kernels are the same boot of one guest, whatever their profiles came from.
     #[must_use]
     pub fn is_same_boot(&self, other: &Self) -> bool {

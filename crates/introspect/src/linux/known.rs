@@ -105,9 +105,9 @@ fn description(look: &Look<'_>, start: Gpa, shape: &Shape<'_>) -> Result<Option<
     Ok(page.map(|page| page.at).filter(|at| at.page_offset() == 0))
 }
 
-/// `Ok(false)`: there is no memory, or none that can be seen.
+/// Copies what is looked at once. `Ok(false)`: there is no memory, or none that can be seen.
 fn copy(memory: &dyn GuestMemory, at: Option<Gpa>, bytes: &mut [u8]) -> Result<bool, MemoryError> {
-    match at.map(|at| memory.read(at, bytes)) {
+    match at.map(|at| memory.read_once(at, bytes)) {
         Some(Ok(())) => Ok(true),
         None | Some(Err(MemoryError::Outside { .. } | MemoryError::PagedOut { .. })) => Ok(false),
         Some(Err(error)) => Err(error),

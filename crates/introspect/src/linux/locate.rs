@@ -27,8 +27,19 @@ pub(crate) fn locate(
     sources: &Sources<'_>,
     budget: Budget,
 ) -> Result<Kernel, Error> {
+    locate_telling(memory, sources, budget, &|_| {})
+}
+
+/// The same. `guessed` is told the kernel of a stored profile as it will be if the proof holds that then begins: for whoever can do
+/// something with it meanwhile that counts only if it does.
+pub(crate) fn locate_telling(
+    memory: &dyn GuestMemory,
+    sources: &Sources<'_>,
+    budget: Budget,
+    guessed: &dyn Fn(Kernel),
+) -> Result<Kernel, Error> {
     let look = Look::begin(memory, budget)?;
-    if let Some(kernel) = by_profile(&look, sources)? {
+    if let Some(kernel) = by_profile(&look, sources, guessed)? {
         return Ok(kernel);
     }
     let search = vmcoreinfo::search(memory)?;
@@ -37,7 +48,7 @@ pub(crate) fn locate(
     }
     let mut found = Kernels::default();
     for at in search.candidates {
-        found.add(by_claim(&look, sources, at))?;
+        found.add(by_claim(&look, sources, at, &|_| {}))?;
     }
     if let [kernel] = found.kernels.as_slice()
         && clock::is_of_now(&look, kernel)
@@ -121,7 +132,11 @@ fn worse(before: Option<Error>, now: Error) -> Error {
 }
 
 /// The kernel of one of the host's profiles. `Ok(None)`: there is none that is sure to be the one that runs.
-fn by_profile(look: &Look<'_>, sources: &Sources<'_>) -> Result<Option<Kernel>, Error> {
+fn by_profile(
+    look: &Look<'_>,
+    sources: &Sources<'_>,
+    guessed: &dyn Fn(Kernel),
+) -> Result<Option<Kernel>, Error> {
     let mut known = (sources.known)().peekable();
     if known.peek().is_none() {
         return Ok(None);
@@ -130,7 +145,7 @@ fn by_profile(look: &Look<'_>, sources: &Sources<'_>) -> Result<Option<Kernel>, 
     for outline in known {
         let mut found = Kernels::default();
         for at in known::descriptions(look, &starts, &outline)? {
-            found.add(by_claim(look, sources, at))?;
+            found.add(by_claim(look, sources, at, guessed))?;
         }
         if !found.kernels.is_empty() {
             let kernel = if found.kernels.len() == 1 { found.kernels.pop() } else { None };
@@ -144,10 +159,15 @@ fn by_profile(look: &Look<'_>, sources: &Sources<'_>) -> Result<Option<Kernel>, 
 }
 
 /// Follows one claim to the end: page tables, release, symbols, layouts, and the host's memory layout.
-fn by_claim(look: &Look<'_>, sources: &Sources<'_>, at: Gpa) -> Result<Option<Kernel>, Error> {
+fn by_claim(
+    look: &Look<'_>,
+    sources: &Sources<'_>,
+    at: Gpa,
+    guessed: &dyn Fn(Kernel),
+) -> Result<Option<Kernel>, Error> {
     let claim = vmcoreinfo::believe(look, at)?;
     let space = AddressSpace::new(look, claim.root, claim.levels);
-    let kernel = symbols::kernel(&space, sources, Found::Claim(Box::new(claim)))?;
+    let kernel = symbols::kernel(&space, sources, Found::Claim(Box::new(claim)), guessed)?;
     iomem::check(&space, &kernel)?;
     Ok(Some(kernel))
 }
@@ -165,7 +185,7 @@ fn by_root(look: &Look<'_>, sources: &Sources<'_>, root: Root) -> Result<Option<
         // it knows anything (cleanup_highmap(), arch/x86/mm/init_64.c).
         return Err(Error::NotYet { what: "its kernel is still on its first page tables".to_owned() });
     }
-    let kernel = symbols::kernel(&space, sources, Found::Image(image))?;
+    let kernel = symbols::kernel(&space, sources, Found::Image(image), &|_| {})?;
     let space = AddressSpace::new(look, kernel.root(), kernel.levels());
     iomem::check(&space, &kernel)?;
     Ok(Some(kernel))

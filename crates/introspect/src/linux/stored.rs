@@ -11,6 +11,7 @@ use crate::Error;
 use guest_profiles::linux::WANTED;
 use guest_profiles::{Profile, Stored};
 use std::cell::OnceCell;
+use std::sync::LazyLock;
 
 /// Most disagreements that are told of one guest.
 const TOLD_MAX: usize = 16;
@@ -44,7 +45,8 @@ pub(super) fn best(
 /// Whether a profile answers what this version of the walkers asks. One that does not may lack a member only because nobody
 /// asked for it, and a walker would take that for a kernel without it.
 pub(super) fn is_current(profile: &Profile) -> bool {
-    profile.wanted == WANTED.digest()
+    static DIGEST: LazyLock<String> = LazyLock::new(|| WANTED.digest());
+    profile.wanted == *DIGEST
 }
 
 fn is_of_build(profile: &Profile, boot: &Boot) -> bool {

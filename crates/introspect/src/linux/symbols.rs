@@ -7,7 +7,7 @@
 
 use super::anchor;
 use super::image::{KernelImage, LINKED_AT, START_KERNEL_MAP};
-use super::kernel::{Boot, Kernel, KernelProfile};
+use super::kernel::{Boot, Held, Kernel, KernelProfile};
 use super::stored;
 use super::type_information::{Ahead, TypeInformation};
 use super::vmcoreinfo::Claim;
@@ -18,7 +18,7 @@ use guest_profiles::{
 };
 use std::collections::BTreeMap;
 use std::thread;
-use vmi_core::{AddressSpace, Gpa, Gva};
+use vmi_core::{AddressSpace, Gpa, Gva, ReadError};
 
 /// Most symbols a kernel may claim. Debian 6.12 has about 220,000.
 const SYMBOLS_MAX: u32 = 4 << 20;
@@ -61,34 +61,32 @@ struct Proved {
     partial: Option<KernelImage>,
 }
 
-/// Reads the symbols and layouts of `found`. `Ok` is a kernel that was proved to be the running one.
+/// Reads the symbols and layouts of `found`. `Ok` is a kernel that was proved to be the running one. `guessed` is told first what it
+/// will be if it is proved, where a stored profile says that.
 pub(super) fn kernel(
     space: &AddressSpace<'_, '_>,
     sources: &Sources<'_>,
     found: Found,
+    guessed: &dyn Fn(Kernel),
 ) -> Result<Kernel, Error> {
-    let (proved, known, ahead) = match found {
+    let (proved, known, ahead, guess) = match found {
         Found::Claim(claim) => {
             let known = (sources.profiles)(&claim.info.osrelease);
+            let guess = guess(space, &claim, &known);
+            if let Some(guess) = &guess {
+                guessed(guess.clone());
+            }
             let (proved, ahead) = by_claim_and_profile(space, &claim, &known);
-            (proved?, Some(known), ahead)
+            (proved?, Some(known), ahead, guess)
         }
-        Found::Image(image) => (by_image(space, &image)?, None, None),
+        Found::Image(image) => (by_image(space, &image)?, None, None, None),
     };
     let Proved { release, mut symbols, root, vmcoreinfo_at, slide, partial } = proved;
     let read = |what: &'static str, source| Error::Read { what, release: release.clone(), source };
     let profile_error = |what, source| Error::Profile { what, release: release.clone(), source };
 
     let at = |name: &str| symbols.get(name).copied();
-    let notes = match span(&at, "__start_notes", "__stop_notes", NOTES_MAX) {
-        Some((start, len)) => {
-            let len = usize::try_from(len).unwrap_or(usize::MAX);
-            Some(space.bytes(start, len).map_err(|error| read("ELF notes", error))?)
-        }
-        None => None,
-    };
-    // The note is what the linker wrote. Some stable kernels have garbage in VMCOREINFO's BUILD-ID (facts/vmi.md 4.2).
-    let build_id = notes.as_deref().and_then(|notes| build_id(notes).ok());
+    let build_id = noted_build_id(space, &at).map_err(|error| read("ELF notes", error))?;
 
     let types = TypeInformation::of(space, &at, &release);
     let mut boot = Boot {
@@ -97,7 +95,7 @@ pub(super) fn kernel(
         slide,
         vmcoreinfo_at,
         release: release.clone(),
-        banner: symbol_text(space, &symbols, "linux_banner", BANNER_MAX),
+        banner: at("linux_banner").and_then(|at| text(space, at, BANNER_MAX)),
         build_id: build_id.clone(),
         btf_digest: None,
     };
@@ -127,6 +125,11 @@ pub(super) fn kernel(
     }
     let own = || own(&symbols);
     let mut held = stored::best(stored, &boot, &linked(&symbols, slide), partial.is_some(), &own);
+    if let Some(held) = held.as_ref()
+        && let Some(guess) = guess.filter(|guess| guess.is_of(&boot, held))
+    {
+        return Ok(guess);
+    }
     if let Some(held) = held.as_ref().filter(|held| stored::is_current(&held.stored.profile))
         && let Ok(kernel) = Kernel::new(boot.clone(), KernelProfile::of_store(held.clone()))
     {
@@ -138,6 +141,36 @@ pub(super) fn kernel(
         names_agree(space, &kernel)?;
     }
     Ok(kernel)
+}
+
+/// What [`kernel`] will say of a kernel that describes itself if all that it is asked for agrees with the one stored profile of its
+/// build. Nothing is proved by it.
+fn guess(space: &AddressSpace<'_, '_>, claim: &Claim, known: &[Stored]) -> Option<Kernel> {
+    let slide = claim.info.kerneloffset.unwrap_or(0);
+    let of_build = |stored: &&Stored| {
+        let profile = &stored.profile;
+        let at = |name: &str| profile.optional_symbol(name).map(|linked| linked.wrapping_add(slide));
+        stored::is_current(profile)
+            && profile.build_id.is_some()
+            && profile.btf_digest.is_some()
+            && noted_build_id(space, &at).is_ok_and(|found| found == profile.build_id)
+    };
+    let mut fitting = known.iter().filter(of_build);
+    let (Some(stored), None) = (fitting.next(), fitting.next()) else { return None };
+    let profile = &stored.profile;
+    let banner = profile.optional_symbol("linux_banner")?.wrapping_add(slide);
+    let boot = Boot {
+        root: claim.root,
+        levels: space.levels(),
+        slide,
+        vmcoreinfo_at: Some(claim.at),
+        release: claim.info.osrelease.clone(),
+        banner: text(space, banner, BANNER_MAX),
+        build_id: profile.build_id.clone(),
+        btf_digest: profile.btf_digest.clone(),
+    };
+    let held = Held { stored: stored.clone(), contradictions: Vec::new() };
+    Kernel::new(boot, KernelProfile::of_store(held)).ok()
 }
 
 /// The symbols at their link addresses. Those below the kernel's mapping are per-CPU offsets, which KASLR leaves alone.
@@ -229,7 +262,7 @@ fn by_image(space: &AddressSpace<'_, '_>, image: &KernelImage) -> Result<Proved,
     let symbol = |name: &str| {
         symbols.get(name).copied().map(Gva).ok_or_else(|| contradicted(format!("it has no symbol {name}")))
     };
-    let banner = symbol_text(space, &symbols, "linux_banner", BANNER_MAX).unwrap_or_default();
+    let banner = symbols.get("linux_banner").and_then(|at| text(space, *at, BANNER_MAX)).unwrap_or_default();
     let release = banner
         .strip_prefix(BANNER)
         .and_then(|rest| rest.split_whitespace().next())
@@ -352,8 +385,20 @@ pub(super) fn span(
     Some((Gva(start), len))
 }
 
-fn symbol_text(space: &AddressSpace<'_, '_>, symbols: &Symbols, name: &str, max: usize) -> Option<String> {
-    let text = space.c_string(Gva(*symbols.get(name)?), max).ok()?;
+/// The build id that a kernel's notes have. `None`: they have none. `at` tells where a symbol is. The note is what the linker wrote;
+/// some stable kernels have garbage in VMCOREINFO's BUILD-ID (facts/vmi.md 4.2).
+fn noted_build_id(
+    space: &AddressSpace<'_, '_>,
+    at: &dyn Fn(&str) -> Option<u64>,
+) -> Result<Option<String>, ReadError> {
+    let Some((start, len)) = span(at, "__start_notes", "__stop_notes", NOTES_MAX) else { return Ok(None) };
+    let notes = space.bytes(start, usize::try_from(len).unwrap_or(usize::MAX))?;
+    Ok(build_id(&notes).ok())
+}
+
+/// A text of at most `max` bytes. `None`: there is none.
+fn text(space: &AddressSpace<'_, '_>, at: u64, max: usize) -> Option<String> {
+    let text = space.c_string(Gva(at), max).ok()?;
     let text = String::from_utf8_lossy(&text);
     Some(text.trim_end().to_owned()).filter(|text| !text.is_empty())
 }

@@ -228,6 +228,53 @@ fn the_kernel_of_a_stored_profile_is_found_without_a_search_unless_it_has_handed
 }
 
 #[test]
+fn a_first_look_shows_what_was_proved_and_never_what_was_only_guessed() {
+    for (kernel, backing) in [(LabKernel::V5_10, Backing::Anonymous), (LabKernel::V6_12, Backing::Memfd)] {
+        let mapped = matches!(backing, Backing::Memfd);
+        let Some(opened) = opened(kernel, |spec| spec.backing(backing)) else { return };
+        let own = Stored { profile: Arc::new(opened.kernel.profile().clone()), path: "/store/p".into() };
+        let profiles = |_: &str| vec![own.clone()];
+        let known = || -> Box<dyn Iterator<Item = Outline>> {
+            Box::new(std::iter::once(Outline::from(&*own.profile)))
+        };
+        let sources = Sources { profiles: &profiles, known: &known, ..Sources::default() };
+        let options = introspect::Options { budget: PATIENT, ..introspect::Options::default() };
+        let look = || introspect::first_look(&*opened.vm.memory, &sources, PATIENT, opened.facts(), &options);
+        let (found, snapshot) = look().unwrap();
+        assert!(found.is_same_boot(&opened.kernel));
+        assert_eq!(found.profile_origin().source, ProfileSource::Store);
+        assert_eq!(found.profile_origin().contradictions, [""; 0]);
+        assert_eq!(snapshot.kernel.profile, *found.profile_origin());
+        assert_eq!(snapshot.kernel.btf_digest, own.profile.btf_digest);
+        assert_eq!(snapshot.problems, []);
+        let pids = |snapshot: &facts::Snapshot| -> Vec<u32> {
+            snapshot.processes.iter().map(|process| process.pid).collect()
+        };
+        assert_eq!(pids(&snapshot), pids(&opened.snapshot().unwrap()));
+
+        // What an altered guest says of itself is not what was guessed: it is told, as a look after the search tells it.
+        if !mapped {
+            continue;
+        }
+        rename_in_btf(&opened, "real_parent", "fake_parent");
+        let (found, snapshot) = look().unwrap();
+        assert_eq!(found.profile_origin().contradictions.len(), 1, "{:?}", found.profile_origin());
+        assert_eq!(snapshot.kernel.profile, *found.profile_origin());
+        assert_ne!(snapshot.kernel.btf_digest, own.profile.btf_digest);
+        // A kernel that has handed over is not taken for its profile, whatever was begun with it.
+        opened.guest.poke_physical(physical(&opened, "kexec_in_progress").0, &[1]).unwrap();
+        let (found, snapshot) = look().unwrap();
+        assert!(found.is_same_boot(&opened.kernel));
+        assert_eq!(snapshot.kernel.profile, *found.profile_origin());
+        // And where nothing is proved there is no look.
+        without_vmcoreinfo(&opened);
+        let state = physical(&opened, "system_state");
+        opened.guest.poke_physical(state.0, &[0; 4]).unwrap();
+        assert!(look().is_err());
+    }
+}
+
+#[test]
 fn a_guest_before_its_kernel_is_booting_and_not_broken() {
     let Some(opened) = opened(LabKernel::V6_1, |spec| spec) else { return };
     without_vmcoreinfo(&opened);

@@ -1,7 +1,7 @@
 //! Reads through an address space.
 
 use crate::made_up::MadeUp;
-use vmi_core::{Access, AddressSpace, Budget, Gpa, Gva, Levels, Look, ReadError};
+use vmi_core::{Access, AddressSpace, Budget, Gpa, Gva, Levels, Look, ReadError, Region};
 
 /// Two virtual pages, 0x5000 and 0x6000 above the base, whose physical pages are far apart and in the other order.
 fn two_pages(access: Access) -> MadeUp {
@@ -47,4 +47,55 @@ fn a_read_that_wraps_around_the_address_space_is_an_error() {
     let look = Look::begin(&memory, Budget::default()).unwrap();
     let space = AddressSpace::new(&look, Gpa(0x1000), Levels::Four);
     assert!(space.bytes(Gva(u64::MAX - 2), 16).is_err());
+}
+
+/// 32 pages from the base on: the first twenty in one piece from 1 MiB, the others in a second piece from 2 MiB, but for the last one,
+/// which is not mapped. Each page begins with its number.
+fn many_pages(access: Access) -> MadeUp {
+    let mut memory = MadeUp::zeros(4 << 20, access);
+    memory.write_u64(0x1000 + 256 * 8, 0x2001);
+    memory.write_u64(0x2000, 0x3001);
+    memory.write_u64(0x3000, 0x4001);
+    for number in 0..31 {
+        let place = if number < 20 { (1 << 20) + number * 0x1000 } else { (2 << 20) + number * 0x1000 };
+        memory.write_u64(0x4000 + number * 8, place | 1);
+        memory.write_u64(place, number + 1);
+    }
+    memory
+}
+
+#[test]
+fn what_is_long_is_read_in_the_pieces_that_it_has_in_physical_memory() {
+    for access in [Access::Mapped, Access::PerCall] {
+        let memory = many_pages(access);
+        let look = Look::begin(&memory, Budget::default()).unwrap();
+        let space = AddressSpace::new(&look, Gpa(0x1000), Levels::Four);
+        // Once for the translations, which are kept.
+        space.bytes(Gva(BASE), 31 << 12).unwrap();
+        let before = memory.reads();
+        let bytes = space.bytes(Gva(BASE), 31 << 12).unwrap();
+        assert_eq!(memory.reads() - before, 2, "{access:?}");
+        for (number, page) in bytes.chunks(4096).enumerate() {
+            assert_eq!(page[..8], (number as u64 + 1).to_le_bytes(), "page {number}");
+        }
+        let inside = space.bytes(Gva(BASE + 0x1ffc), 0x15000).unwrap();
+        assert_eq!(inside, bytes[0x1ffc..0x16ffc]);
+    }
+}
+
+#[test]
+fn a_long_read_fails_at_the_page_that_is_not_there() {
+    let mut memory = many_pages(Access::PerCall);
+    let at = |memory: &MadeUp, expected: u64| {
+        let look = Look::begin(memory, Budget::default()).unwrap();
+        let space = AddressSpace::new(&look, Gpa(0x1000), Levels::Four);
+        match space.bytes(Gva(BASE), 32 << 12).unwrap_err() {
+            ReadError::NotMapped { at } | ReadError::Outside { at } => assert_eq!(at, Gva(BASE + expected)),
+            other => panic!("{other}"),
+        }
+    };
+    at(&memory, 31 << 12);
+    // The tables say memory goes on where there is none.
+    memory.regions = vec![Region { start: Gpa(0), len: (2 << 20) + 0x1b000 }];
+    at(&memory, 0x1b000);
 }
