@@ -239,7 +239,7 @@ pub struct Socket {
     /// Its cookie (`SO_COOKIE`, `sk:` of `ss`), which no other socket of its network namespace ever had. `None`: nobody has asked for it yet.
     #[serde(default)]
     pub cookie: Option<u64>,
-    /// Mark of the packets that it sends (`SO_MARK`, `fwmark:` of `ss`). `None`: it has none, or it is no full socket.
+    /// Mark of the packets that it sends (`SO_MARK`, `fwmark:` of `ss`). `None`: it has none.
     #[serde(default)]
     pub mark: Option<u32>,
     /// IP: whether the kernel chose its local port, as far as `ss autobound` can tell: nobody has asked for that port, and it is one of

@@ -61,6 +61,8 @@ pub(crate) struct Layout {
     socket_file: u64,
     inode_number: u64,
     timewait_substate: u64,
+    timewait_mark: u64,
+    request_mark: u64,
 }
 
 impl Layout {
@@ -102,6 +104,8 @@ impl Layout {
             socket_file: resolver.offset("socket", "file"),
             inode_number: resolver.offset("inode", "i_ino"),
             timewait_substate: resolver.offset("inet_timewait_sock", "tw_substate"),
+            timewait_mark: resolver.offset("inet_timewait_sock", "tw_mark"),
+            request_mark: resolver.offset("inet_request_sock", "ir_mark"),
         };
         let Layout { family, state, num, dport, flags, interface, net, cookie, .. } = layout;
         let common = [family, state, num, dport, flags, interface, net, cookie].map(|offset| (offset, 8));
@@ -434,6 +438,8 @@ fn mini(
     };
     facts.kind = Some("stream".into());
     facts.protocol = Some("tcp".into());
+    let mark = if request { layout.request_mark } else { layout.timewait_mark };
+    facts.mark = Some(session.space.u32(member(sk, mark)?)?).filter(|mark| *mark != 0);
     facts.cookie = cookie(layout, first)?;
     facts.receive_queue = Some(0);
     facts.send_queue = Some(0);

@@ -174,7 +174,7 @@ fn rendered(socket: &Socket, names: &BTreeMap<u32, &str>) -> Option<Line> {
         uid: if socket.family == Family::Unix || socket.inode.is_none() { 0 } else { socket.uid? },
         inode: socket.inode.unwrap_or(0),
         cookie: socket.cookie.filter(|_| socket.family != Family::Unix),
-        mark: socket.mark.filter(|_| socket.family != Family::Unix).map(|mark| format!("{mark:#x}")),
+        mark: socket.mark.filter(|_| tells_mark(socket)).map(|mark| format!("{mark:#x}")),
         cgroup: socket.cgroup.as_ref().filter(|_| socket.family != Family::Unix).map(ToString::to_string),
         arrow: full.then(|| arrow.to_owned()),
     })
@@ -211,4 +211,10 @@ fn ends(socket: &Socket) -> Option<(String, String)> {
         _ => "0.0.0.0:*".to_owned(),
     };
     Some((local, peer))
+}
+
+/// Whether `ss` prints a mark: of what is no full socket it only chooses by it.
+fn tells_mark(socket: &Socket) -> bool {
+    let mini = matches!(socket.ownership, Some(Ownership::TimeWait | Ownership::Request));
+    socket.family != Family::Unix && !mini
 }
