@@ -13,13 +13,10 @@ pub const SOCKETS: usize = 20_000;
 const PROGRAMS: [u16; 3] = [17, 17, 16];
 const WORKERS: u32 = 99;
 
-/// Memory of the guest, in MiB.
-pub const MIB: u64 = 2048;
-
 /// A guest that has room for them, and can say in time what it has.
 #[must_use]
 pub fn spec(kernel: Kernel) -> GuestSpec {
-    GuestSpec::new(kernel).memory_mib(MIB).wide_port()
+    GuestSpec::new(kernel).memory_mib(2048).wide_port()
 }
 
 /// Fills a guest of [`spec`]. What `ss` asks the kernel for is loaded before, so that its answers are part of the truth.

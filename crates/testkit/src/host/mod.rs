@@ -24,7 +24,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// A guest inside that does not answer after this time has hung. Emulated twice over, a boot takes ten seconds, and on a slow or busy machine minutes.
+/// A guest inside that does not answer after this time has hung. Emulated twice over, a boot takes ten seconds, and on a slow or
+/// busy machine minutes.
 const LONGEST_BOOT: Duration = Duration::from_secs(300);
 
 /// Where programs are on a lab host.
