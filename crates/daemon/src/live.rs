@@ -15,7 +15,7 @@ use std::time::Duration;
 use vmi_core::{Budget, MemoryError, Registers};
 
 /// What finding a kernel may cost: one pass over guest memory, once per boot.
-const LOCATE: Budget = Budget { time: Duration::from_secs(10), bytes: 64 << 30 };
+const LOCATE: Budget = Budget { time: Duration::from_secs(60), bytes: 1 << 40 };
 
 /// The VMs of this host.
 #[derive(Debug)]

@@ -114,7 +114,7 @@ pub enum Command {
         #[serde(default)]
         gateway: Option<IpAddr>,
     },
-    /// Runs a program of the guest to its end (30 s at most) → [`Output`].
+    /// Runs a program of the guest to its end → [`Output`].
     Run {
         /// Program and arguments: `["ip", "address"]` is busybox's.
         args: Vec<String>,
@@ -125,6 +125,8 @@ pub enum Command {
         port: String,
         /// The command.
         inner: Box<Command>,
+        /// How long its answer is waited for, s.
+        seconds: u64,
     },
     /// Powers the guest off; no reply.
     Poweroff,

@@ -19,13 +19,14 @@ use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use vmi_core::{Gpa, Gva, PAGE_SIZE, Region, Registers};
 
 const DEADLINE: Duration = Duration::from_millis(100);
 /// A flat view is some ten kilobytes; QEMU puts a whole answer on one line.
 const MAX_ANSWER: u64 = 16 << 20;
-/// Asynchronous events that may stand before an answer.
+/// Events, and answers to whoever asked before, that may stand before an answer.
 const MAX_LINES: usize = 64;
 
 /// One run of RAM or ROM of the flat view.
@@ -168,10 +169,8 @@ impl Monitor {
         Ok(Self { stream, lines })
     }
 
-    /// Reads the greeting and leaves the mode that only this can be done in.
+    /// Leaves the mode that only this can be done in. The greeting is passed over as events are.
     pub(super) fn greet(&mut self) -> io::Result<()> {
-        let mut greeting = String::new();
-        self.lines.read_line(&mut greeting)?;
         self.execute(&json!({"execute": "qmp_capabilities"})).map(drop)
     }
 
@@ -181,7 +180,15 @@ impl Monitor {
     }
 
     /// The same, with a descriptor that the command is about.
+    ///
+    /// Each command has a name that no other has. QEMU runs a command that a client has sent and not waited for, and gives what came
+    /// of it to whoever is its client then (monitor_qmp_dispatcher_co(), monitor/qmp.c, QEMU 7.2): us, if one of ours ran out of time.
     fn execute_with(&mut self, command: &Value, descriptor: Option<RawFd>) -> io::Result<Value> {
+        static COMMANDS: AtomicU64 = AtomicU64::new(0);
+        let number = COMMANDS.fetch_add(1, Ordering::Relaxed);
+        let id = format!("birthmark {}.{number}", std::process::id());
+        let mut command = command.clone();
+        command["id"] = json!(id);
         let text = format!("{command}\n");
         let sent = match descriptor {
             None => 0,
@@ -198,10 +205,13 @@ impl Monitor {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let mut value: Value = serde_json::from_str(&line)?;
-            if let Some(error) = value.get("error") {
+            let to = value.get("id");
+            let is_ours = to.is_some_and(|to| *to == id);
+            // What QEMU could not even read it answers without a name.
+            if let Some(error) = value.get("error").filter(|_| is_ours || to.is_none()) {
                 return Err(io::Error::other(error.to_string()));
             }
-            if let Some(answer) = value.get_mut("return") {
+            if let Some(answer) = value.get_mut("return").filter(|_| is_ours) {
                 return Ok(answer.take());
             }
         }

@@ -7,11 +7,12 @@ use hypervisor::kvm::machine::{Machine, parse as machine};
 use hypervisor::kvm::monitor::{FlatRange, parse, placements};
 use hypervisor::kvm::monitor::{registers, registers_by_dump};
 use proptest::prelude::*;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use testkit::{Guest, GuestSpec, Kernel, Need};
-use vmi_core::{Gpa, Region, Registers};
+use vmi_core::{Gpa, Gva, Region, Registers};
 
 /// QEMU 7.2.22 under KVM, q35, two NUMA nodes of 1536 MiB.
 const Q35: &str = "\
@@ -119,28 +120,32 @@ fn registers_are_the_same_by_the_human_monitor_and_by_a_core_dump() {
     assert!(by_dump.iter().all(|vcpu| vcpu.cr3 != 0 && vcpu.cr0 >> 31 & 1 == 1), "{by_dump:?}");
     // QEMU lets a guest that ran go on by itself.
     assert_eq!(patiently(|| registers_by_dump(guest.pid(), &options)).len(), 2);
-    let status = guest.qmp(&serde_json::json!({"execute": "query-status"})).unwrap();
+    let status = guest.qmp(&json!({"execute": "query-status"})).unwrap();
     assert_eq!(status["running"], true);
 }
 
-#[test]
-fn a_qemu_without_a_human_monitor_is_asked_for_a_core_dump() {
+/// What the registers are asked of a QEMU that serves so many clients, says `greeting`, and answers each command by `answer` (`None` for
+/// an empty return); and the commands that it was given.
+fn asked_of(
+    clients: usize,
+    greeting: &'static [&str],
+    answer: fn(&str) -> Option<Value>,
+) -> (Result<Vec<Registers>, Error>, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("qmp");
     let listener = UnixListener::bind(&socket).unwrap();
     let qemu = std::thread::spawn(move || {
         let mut asked = Vec::new();
-        for _ in 0..2 {
+        for _ in 0..clients {
             let (mut stream, _) = listener.accept().unwrap();
-            writeln!(stream, "{{\"QMP\": {{}}}}").unwrap();
+            for line in greeting {
+                writeln!(stream, "{line}").unwrap();
+            }
             for line in BufReader::new(stream.try_clone().unwrap()).lines() {
-                let command: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+                let command: Value = serde_json::from_str(&line.unwrap()).unwrap();
                 let name = command["execute"].as_str().unwrap().to_owned();
-                let answer = match name.as_str() {
-                    "human-monitor-command" => r#"{"error": {"class": "CommandNotFound", "desc": "no"}}"#,
-                    "dump-guest-memory" => r#"{"error": {"class": "GenericError", "desc": "not now"}}"#,
-                    _ => r#"{"return": {}}"#,
-                };
+                let mut answer = answer(&name).unwrap_or_else(|| json!({"return": {}}));
+                answer["id"] = command["id"].clone();
                 writeln!(stream, "{answer}").unwrap();
                 asked.push(name);
             }
@@ -148,11 +153,49 @@ fn a_qemu_without_a_human_monitor_is_asked_for_a_core_dump() {
         asked
     });
     let options = Options::parse(&["-qmp".to_owned(), format!("unix:{}", socket.display())]);
-    let error = registers(std::process::id(), &options).unwrap_err();
+    let seen = registers(std::process::id(), &options);
+    (seen, qemu.join().unwrap())
+}
+
+#[test]
+fn a_qemu_without_a_human_monitor_is_asked_for_a_core_dump() {
+    let (seen, asked) = asked_of(2, &[r#"{"QMP": {}}"#], |name| match name {
+        "human-monitor-command" => Some(json!({"error": {"class": "CommandNotFound", "desc": "no"}})),
+        "dump-guest-memory" => Some(json!({"error": {"class": "GenericError", "desc": "not now"}})),
+        _ => None,
+    });
+    let error = seen.unwrap_err();
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("not now"), "{error:?}");
-    let asked = qemu.join().unwrap();
     assert_eq!(
         asked,
         ["qmp_capabilities", "human-monitor-command", "qmp_capabilities", "getfd", "dump-guest-memory"]
     );
+}
+
+#[test]
+fn answers_to_who_asked_before_are_passed_over() {
+    const LATE: &[&str] = &[
+        r#"{"return": "CPU#0 CR0=0", "id": "birthmark 1.0"}"#,
+        r#"{"QMP": {}}"#,
+        r#"{"return": {}}"#,
+        r#"{"error": {"class": "GenericError", "desc": "too late"}, "id": "libvirt-7"}"#,
+    ];
+    let (seen, asked) = asked_of(1, LATE, |name| {
+        let registers = "CPU#0\r\nCR0=80050033 CR2=0 CR3=000000000e8d2000 CR4=000006f0\r\nIDT=     fffffe0000000000 00000fff";
+        (name == "human-monitor-command").then(|| json!({"return": registers}))
+    });
+    let vcpu = Registers { cr0: 0x8005_0033, cr3: 0xe8d_2000, cr4: 0x6f0, idt: Gva(0xffff_fe00_0000_0000) };
+    assert_eq!(seen.unwrap(), [vcpu]);
+    assert_eq!(asked, ["qmp_capabilities", "human-monitor-command"]);
+}
+
+#[test]
+fn a_command_that_qemu_cannot_read_is_refused_and_not_waited_for() {
+    let (seen, _) = asked_of(
+        2,
+        &[r#"{"QMP": {}}"#, r#"{"error": {"class": "GenericError", "desc": "JSON parse error"}}"#],
+        |_| None,
+    );
+    let error = seen.unwrap_err();
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("JSON parse error"), "{error:?}");
 }

@@ -28,6 +28,11 @@ use std::time::{Duration, Instant};
 /// busy machine minutes.
 const LONGEST_BOOT: Duration = Duration::from_secs(300);
 
+/// A guest inside that answers a command later has hung. Less than what its host may take to pass it on.
+const LONGEST_COMMAND: Duration = Duration::from_secs(200);
+/// What is asked while a guest boots may be lost, and is asked again.
+const LONGEST_PING: Duration = Duration::from_secs(10);
+
 /// Where programs are on a lab host.
 const PATH: &str = "PATH=/lab:/usr/sbin:/usr/bin:/sbin:/bin:/run/busybox";
 
@@ -141,7 +146,7 @@ impl Inner<'_> {
     /// Waits until its agent answers.
     pub fn wait(&self) -> Result<()> {
         let deadline = Instant::now() + LONGEST_BOOT;
-        while let Err(error) = self.command::<String>(&Command::Ping) {
+        while let Err(error) = self.ask::<String>(&Command::Ping, LONGEST_PING) {
             if Instant::now() > deadline {
                 return Err(error.context(format!("The guest {} did not come up", self.name)));
             }
@@ -151,7 +156,15 @@ impl Inner<'_> {
     }
 
     fn command<T: DeserializeOwned>(&self, command: &Command) -> Result<T> {
-        let relay = Command::Relay { port: self.port.clone(), inner: Box::new(command.clone()) };
+        self.ask(command, LONGEST_COMMAND)
+    }
+
+    fn ask<T: DeserializeOwned>(&self, command: &Command, longest: Duration) -> Result<T> {
+        let relay = Command::Relay {
+            port: self.port.clone(),
+            inner: Box::new(command.clone()),
+            seconds: longest.as_secs(),
+        };
         let value = self.host.guest.command(&relay)?;
         serde_json::from_value(value).with_context(|| format!("The reply to {command:?} has another form"))
     }

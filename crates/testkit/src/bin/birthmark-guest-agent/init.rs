@@ -18,6 +18,7 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::time::Duration;
 use testkit::command::{Activity, Command, Output, Reply, Request, SocketSpec, Spawn, Spawned, Transport};
 
 /// Any error, as text for the reply.
@@ -183,7 +184,7 @@ fn execute(command: Command) -> Result<Value> {
             Ok(Value::Null)
         }
         Command::Run { args } => json(run_program(&args)?),
-        Command::Relay { port, inner } => port::relay(&port, &inner),
+        Command::Relay { port, inner, seconds } => port::relay(&port, &inner, Duration::from_secs(seconds)),
         Command::Poweroff => {
             // Without ACPI (microvm) only a reset ends the machine, and QEMU takes a reset for its end (-no-reboot).
             let mode = if fs::exists("/sys/firmware/acpi/pm_profile").unwrap_or(false) {

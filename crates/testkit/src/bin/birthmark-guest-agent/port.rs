@@ -18,8 +18,6 @@ use testkit::command::{Command, Reply, Request};
 
 /// How long a device may take to appear after its driver was loaded.
 const DEVICE: Duration = Duration::from_secs(10);
-/// A guest inside that answers later has hung.
-const LONGEST_RELAY: Duration = Duration::from_secs(50);
 
 /// This guest's command port in raw mode.
 pub(crate) fn open_own() -> Result<File> {
@@ -61,7 +59,7 @@ fn open_terminal(path: &str) -> Result<File> {
 
 /// Passes a command on to the guest whose port is at `path`, and gives its answer. Other lines (the greeting, the kernel's
 /// messages where the port is also its console) are passed over.
-pub(crate) fn relay(path: &str, command: &Command) -> Result<Value> {
+pub(crate) fn relay(path: &str, command: &Command, longest: Duration) -> Result<Value> {
     let kind = context(fs::metadata(path), path)?.file_type();
     let mut port = if kind.is_socket() {
         File::from(OwnedFd::from(context(UnixStream::connect(path), path)?))
@@ -73,11 +71,11 @@ pub(crate) fn relay(path: &str, command: &Command) -> Result<Value> {
     line.push(b'\n');
     let reader = context(port.try_clone(), path)?;
     context(port.write_all(&line), "Cannot write to the port of a guest")?;
-    answer(reader, id)
+    answer(reader, id, longest)
 }
 
-fn answer(reader: File, id: u64) -> Result<Value> {
-    let deadline = Instant::now() + LONGEST_RELAY;
+fn answer(reader: File, id: u64, longest: Duration) -> Result<Value> {
+    let deadline = Instant::now() + longest;
     let mut lines = BufReader::new(Deadlined { file: reader, deadline });
     loop {
         let mut line = Vec::new();
