@@ -9,7 +9,7 @@ use facts::Problem;
 use std::cmp::Ordering;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use vmi_core::{Access, Look, ReadError};
 
@@ -148,8 +148,12 @@ pub(crate) fn beside<T: Send, R: Send>(
     done.into_iter().map(|(_, result)| result).collect()
 }
 
+/// How many threads a look may have.
 fn threads() -> usize {
-    thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX)
+    // Asked once: it takes files of the host to tell (those of our control group).
+    static THREADS: LazyLock<usize> =
+        LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX));
+    *THREADS
 }
 
 /// [`apart`] with so many threads, in parts of `len` objects.

@@ -24,9 +24,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// A guest inside that does not answer after this time has hung. Emulated twice over, a boot takes ten seconds, and on a slow or
-/// busy machine minutes.
-const LONGEST_BOOT: Duration = Duration::from_secs(300);
+/// A guest inside that does not answer after this time has hung. Emulated twice over, a boot takes ten seconds, and four of them on a
+/// slow and busy machine minutes.
+const LONGEST_BOOT: Duration = Duration::from_secs(600);
 
 /// A guest inside that answers a command later has hung. Less than what its host may take to pass it on.
 const LONGEST_COMMAND: Duration = Duration::from_secs(200);
