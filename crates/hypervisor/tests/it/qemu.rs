@@ -194,7 +194,8 @@ fn reading_all_of_a_guest_makes_no_page_of_it_exist() {
                 while at < region.end().0 {
                     let len = usize::try_from((region.end().0 - at).min(1 << 20)).unwrap();
                     opened.memory.read(Gpa(at), &mut chunk[..len]).unwrap();
-                    let marked = MARK.checked_sub(at).and_then(|into| chunk[..len].get(into as usize..));
+                    let into = MARK.checked_sub(at).and_then(|into| usize::try_from(into).ok());
+                    let marked = into.and_then(|into| chunk[..len].get(into..));
                     found |= marked.is_some_and(|rest| rest.starts_with(b"mark"));
                     at += len as u64;
                 }
