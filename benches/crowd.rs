@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use benches::guests::{KERNEL, Subject};
 use benches::report::{Goal, Report};
 use benches::traced::Traced;
-use criterion::{BatchSize, Criterion};
+use criterion::Criterion;
 use std::path::Path;
 use std::time::Duration;
 use testkit::{Backing, Need};
@@ -45,18 +45,13 @@ fn main() -> Result<()> {
         snapshot.modules.len(),
     ));
     let mut group = criterion.benchmark_group("crowd-mapped");
-    // Until its tables are there. To free them is a row of its own: who looks does not wait for it.
-    group.bench_function("look", |b| b.iter_with_large_drop(|| subject.snapshot().expect("a look")));
-    group.bench_function("free", |b| {
-        b.iter_batched(|| subject.snapshot().expect("a look"), drop, BatchSize::PerIteration);
-    });
+    group.bench_function("look", |b| b.iter(|| subject.snapshot().expect("a look")));
     footprint.copies(&mut group, memory);
     group.finish();
     let id = |function: &str| format!("crowd-mapped/{function}");
     report.row("snapshot of the crowd, mapped : its pages", &id("look"), Some(&id("pages")), Some(LOOK));
     let lines = format!("snapshot of the crowd, mapped : its {} cache lines", footprint.line_count());
     report.row(&lines, &id("look"), Some(&id("lines")), None);
-    report.row("the snapshot of the crowd, freed", &id("free"), None, None);
     criterion.final_summary();
     println!("\n{report}");
     Ok(())
