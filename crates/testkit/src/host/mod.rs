@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 const LONGEST_BOOT: Duration = Duration::from_secs(600);
 
 /// A guest inside that answers a command later has hung. Less than what its host may take to pass it on.
-const LONGEST_COMMAND: Duration = Duration::from_secs(120);
+const LONGEST_COMMAND: Duration = Duration::from_secs(200);
 /// What is asked while a guest boots may be lost, and is asked again.
 const LONGEST_PING: Duration = Duration::from_secs(10);
 
