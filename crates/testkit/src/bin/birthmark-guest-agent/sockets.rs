@@ -17,8 +17,8 @@ use testkit::command::{Filter, SocketSpec, UnixType};
 
 /// ``ETH_P_ALL``, include/uapi/linux/if_ether.h, in host order.
 const ALL_PROTOCOLS: u16 = 3;
-/// Seconds a server waits for data before it takes a deferred connection for established: long enough for any test.
-const DEFER_SECONDS: libc::c_int = 120;
+/// Seconds a server waits for data before it takes a deferred connection for established: longer than any test, also where two minutes were not.
+const DEFER_SECONDS: libc::c_int = 1200;
 
 /// All sockets of a process.
 #[derive(Default)]
