@@ -180,7 +180,7 @@ impl Guest {
                         )
                     },
                 )?;
-            let reply = Reply::from_line(line.as_bytes())
+            let reply: Reply = serde_json::from_str(&line)
                 .with_context(|| format!("The guest answered {request} with {line}"))?;
             // A late reply to a request that was given up has another id.
             if reply.id == id {

@@ -107,10 +107,6 @@ fn serve(mut port: File) -> Result<()> {
         received.extend_from_slice(&buffer[..count]);
         while let Some(end) = received.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = received.drain(..=end).collect();
-            // A nudge of whoever waits for an answer.
-            if line == b"\n" {
-                continue;
-            }
             match serde_json::from_slice::<Request>(&line) {
                 Ok(request) => {
                     let result = execute(request.command);
@@ -127,7 +123,8 @@ fn reply(port: &mut File, id: u64, result: Result<Value>) -> Result<()> {
         Ok(value) => Reply { id, ok: Some(value), error: None },
         Err(error) => Reply { id, ok: None, error: Some(error) },
     };
-    let line = context(reply.to_line(), "Cannot write a reply")?;
+    let mut line = context(serde_json::to_vec(&reply), "Cannot write a reply")?;
+    line.push(b'\n');
     context(port.write_all(&line), "Cannot write to the command port")
 }
 

@@ -19,10 +19,6 @@ use testkit::command::{Command, Reply, Request};
 /// How long a device may take to appear after its driver was loaded.
 const DEVICE: Duration = Duration::from_secs(10);
 
-/// After so long without a word a guest inside is given an empty line, for the sake of the interrupt that comes with it: an emulated CPU that
-/// is slow enough loses one now and then, and a guest that waits for it waits for ever.
-const NUDGE: Duration = Duration::from_secs(5);
-
 /// This guest's command port in raw mode.
 pub(crate) fn open_own() -> Result<File> {
     let path = std::env::var("PORT").unwrap_or_else(|_| "/dev/ttyS1".to_owned());
@@ -80,14 +76,14 @@ pub(crate) fn relay(path: &str, command: &Command, longest: Duration) -> Result<
 
 fn answer(reader: File, id: u64, longest: Duration) -> Result<Value> {
     let deadline = Instant::now() + longest;
-    let mut lines = BufReader::new(Port { file: reader, deadline });
+    let mut lines = BufReader::new(Deadlined { file: reader, deadline });
     loop {
         let mut line = Vec::new();
         let count = context(lines.read_until(b'\n', &mut line), "No answer of the guest inside")?;
         if count == 0 {
             return Err("The guest inside has closed its port".to_owned());
         }
-        match Reply::from_line(&line) {
+        match serde_json::from_slice::<Reply>(&line) {
             Ok(Reply { id: of, ok, error }) if of == id => {
                 return error.map_or(Ok(ok.unwrap_or_default()), Err);
             }
@@ -96,25 +92,19 @@ fn answer(reader: File, id: u64, longest: Duration) -> Result<Value> {
     }
 }
 
-/// A guest's port whose reads give up at a deadline.
-struct Port {
+/// A file whose reads give up at a deadline.
+struct Deadlined {
     file: File,
     deadline: Instant,
 }
 
-impl Read for Port {
+impl Read for Deadlined {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            let step = PollTimeout::try_from(left.min(NUDGE)).unwrap_or(PollTimeout::MAX);
-            let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut polled, step)? > 0 {
-                return self.file.read(buffer);
-            }
-            if left.is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            self.file.write_all(b"\n")?;
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polled, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))? {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            _ => self.file.read(buffer),
         }
     }
 }
