@@ -19,6 +19,7 @@ pub mod plugged;
 mod presence;
 mod process;
 mod process_mem;
+mod removals;
 pub(crate) mod run_page;
 mod shared_mem;
 mod slots;

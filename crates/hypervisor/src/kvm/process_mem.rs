@@ -62,7 +62,7 @@ impl ProcessMem {
 
     /// Starts a new look: forgets which pages exist.
     pub fn begin_look(&self) {
-        self.presence.forget();
+        self.presence.begin_look(false);
     }
 
     /// Copies out of the block. End-of-file means that the process's memory is gone.

@@ -4,7 +4,8 @@
 //! does not would allocate it in the guest's name. Every other page, and what is long, is read with `pread`, which on
 //! shmem returns zeros for a hole without filling it, and brings back what was swapped out.
 //!
-//! What exists is asked of `mincore`, for some pages at a time, once a look. `mincore` says "everything" of a file that the
+//! What exists is asked of `mincore`, for some pages at a time, once a look, and what exists not again until pages may have been taken
+//! out of the file (`removals`). `mincore` says "everything" of a file that the
 //! caller could not write to (mm/mincore.c, `can_do_mincore`), and of hugetlbfs only what we mapped ourselves; so at opening its word
 //! is held against `SEEK_HOLE`, and where it lies, or cannot be checked, the VMM's page map is asked instead: what the VMM
 //! has in its page table exists.
@@ -15,6 +16,7 @@
 
 use super::pagemap::{PRESENT, Pagemap};
 use super::presence::{CHUNK_BYTES, CHUNK_PAGES, ChunkBits, PAGE, Presence, set};
+use super::removals::Removals;
 use crate::copy::copy_volatile;
 use crate::sparse::{data_extents, first_hole};
 use nix::errno::Errno;
@@ -151,6 +153,7 @@ pub struct SharedMem {
     offset: u64,
     len: u64,
     presence: Presence,
+    removals: Removals,
     oracle: Oracle,
 }
 
@@ -166,7 +169,8 @@ impl SharedMem {
             usize::try_from(len).ok().and_then(NonZeroUsize::new).ok_or(io::ErrorKind::InvalidInput)?;
         let mapped = Mapped::new(&file, offset, size)?;
         let presence = Presence::new(len)?;
-        let mut memory = Self { file, mapped, offset, len, presence, oracle: Oracle::Mincore };
+        let removals = Removals::new(&file)?;
+        let mut memory = Self { file, mapped, offset, len, presence, removals, oracle: Oracle::Mincore };
         if !memory.mincore_is_true()? {
             let pagemap = vmm.and_then(|(pid, address)| Some((Pagemap::open(pid).ok()?, address)));
             memory.oracle =
@@ -193,11 +197,10 @@ impl SharedMem {
         !matches!(self.oracle, Oracle::Nobody)
     }
 
-    /// Starts a new look: forgets which pages exist. Says what is wrong when the file no longer holds the block.
+    /// Starts a new look: forgets which pages exist, unless none can have been taken out of the file. Says what is wrong when the file no longer holds the block.
     pub fn begin_look(&self) -> Result<(), String> {
-        self.presence.forget();
         let end = self.offset.saturating_add(self.len);
-        match self.file.metadata() {
+        match self.removals.ask(|| self.file.metadata(), |kept| self.presence.begin_look(kept)) {
             Ok(metadata) if metadata.len() >= end => Ok(()),
             Ok(metadata) => Err(format!("its memory file has {:#x} bytes left of {end:#x}", metadata.len())),
             Err(error) => Err(format!("its memory file does not answer: {error}")),

@@ -2,11 +2,13 @@
 
 use crate::lab::as_nobody;
 use hypervisor::kvm::SharedMem;
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use proptest::prelude::*;
 use std::fs::{File, Permissions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
 
@@ -86,6 +88,33 @@ fn a_page_that_vanishes_between_looks_is_not_brought_back() {
     memory.begin_look().unwrap();
     assert_eq!(read(&memory, 0, 4 << 20), vec![0; 4 << 20]);
     assert_eq!(pages(&file), 0);
+}
+
+#[test]
+fn a_page_that_vanishes_after_many_looks_is_not_brought_back() {
+    let file = memfd(4 * MIB);
+    let memory = SharedMem::new(read_only(&file), 0, 4 * MIB, None).unwrap();
+    let half = 2 << 20;
+    // Without a wait the clock of the file system often stands still from one step to the next.
+    for wait in [0, 0, 0, 0, 1, 2, 5, 10, 20, 40] {
+        file.write_all_at(&vec![9; 4 << 20], 0).unwrap();
+        for _ in 0..4 {
+            std::thread::sleep(Duration::from_millis(wait));
+            memory.begin_look().unwrap();
+            for page in 0..1024 {
+                assert_eq!(read(&memory, page * 4096 + 8, 8), [9; 8]);
+            }
+        }
+        // What QEMU does for a balloon.
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        fallocate(&file, flags, 0, half).unwrap();
+        memory.begin_look().unwrap();
+        for page in 0..1024 {
+            let expected = if page < 512 { 0 } else { 9 };
+            assert_eq!(read(&memory, page * 4096 + 8, 8), [expected; 8]);
+        }
+        assert_eq!(pages(&file), 512, "after {wait} ms");
+    }
 }
 
 #[test]
