@@ -192,6 +192,16 @@ impl<'m> Look<'m> {
         }
     }
 
+    /// The eight bytes at `at`, a multiple of eight, little-endian, of which `bytes` are wanted. `None`: [`Self::read`] them.
+    #[inline]
+    pub(crate) fn word(&self, at: Gpa, bytes: u64) -> Option<u64> {
+        if self.cache.is_some() {
+            return None;
+        }
+        let word = self.memory.word(at)?;
+        self.charge(bytes).is_ok().then_some(word)
+    }
+
     /// The same past what is kept: as it is now.
     pub fn read_again(&self, at: Gpa, buf: &mut [u8]) -> Result<(), PhysicalReadError> {
         self.charge(buf.len() as u64)?;

@@ -99,6 +99,12 @@ pub trait GuestMemory: Send + Sync + fmt::Debug {
         self.read(at, buf)
     }
 
+    /// The eight bytes at `at`, a multiple of eight, little-endian and of one moment, where they are to be had by one load. `None`: read
+    /// them.
+    fn word(&self, _at: Gpa) -> Option<u64> {
+        None
+    }
+
     /// Says that these bytes will be read soon, so that a backend that can has them fetched meanwhile. Reads nothing, and asks
     /// for nothing that is not there.
     fn expect(&self, _at: Gpa, _len: u64) {}

@@ -211,8 +211,26 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
         self.pointer(at).ok().filter(|pointer| !pointer.is_null())
     }
 
+    /// A number that does not straddle a multiple of eight. Most reads are of one.
+    #[inline]
+    fn number<const N: usize>(&self, at: Gva) -> Option<[u8; N]> {
+        let (base, within) = (at.0 / 8 * 8, at.0 % 8);
+        let bytes = usize::try_from(within).ok()?..;
+        let found = self.known(Gva(base))?;
+        let word = self.look.word(found.at, N as u64)?.to_le_bytes();
+        word.get(bytes)?.first_chunk().copied()
+    }
+
     #[inline]
     fn array<const N: usize>(&self, at: Gva) -> Result<[u8; N], ReadError> {
+        if let Some(bytes) = self.number(at) {
+            return Ok(bytes);
+        }
+        self.array_of_bytes(at)
+    }
+
+    #[cold]
+    fn array_of_bytes<const N: usize>(&self, at: Gva) -> Result<[u8; N], ReadError> {
         let mut bytes = [0; N];
         self.read(at, &mut bytes)?;
         Ok(bytes)

@@ -140,6 +140,25 @@ impl KvmMemory {
         Some((self.blocks.get(placement.block)?, offset))
     }
 
+    /// Copies a range that is not in one placement.
+    #[cold]
+    fn read_across(&self, at: Gpa, len: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
+        if self.region_of(at, len).is_none() {
+            return Err(MemoryError::Outside { at, len });
+        }
+        let mut rest = buf;
+        for (block, part, _) in self.parts(at, len) {
+            let size =
+                usize::try_from(part.end.saturating_sub(part.start)).unwrap_or(usize::MAX).min(rest.len());
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(size);
+            block.read(part.start, now).map_err(|source| self.failed(at, len, source))?;
+            rest = later;
+        }
+        // The parts of a range inside a region cover it; a hole here would be bytes of the caller's left unread.
+        if rest.is_empty() { Ok(()) } else { Err(MemoryError::Outside { at, len }) }
+    }
+
+    #[cold]
     fn failed(&self, at: Gpa, len: u64, source: io::Error) -> MemoryError {
         if !self.process.is_alive() {
             return self.gone();
@@ -163,22 +182,17 @@ impl GuestMemory for KvmMemory {
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryError> {
         let len = buf.len() as u64;
         // Nearly every read lies in one placement.
-        if let Some((block, offset)) = self.around(at, len) {
-            return block.read(offset, buf).map_err(|source| self.failed(at, len, source));
+        match self.around(at, len) {
+            Some((block, offset)) => block.read(offset, buf).map_err(|source| self.failed(at, len, source)),
+            None => self.read_across(at, len, buf),
         }
-        if self.region_of(at, len).is_none() {
-            return Err(MemoryError::Outside { at, len });
+    }
+
+    fn word(&self, at: Gpa) -> Option<u64> {
+        match self.around(at, 8)? {
+            (Block::Shared(memory), offset) => memory.word(offset),
+            (Block::Process(_), _) => None,
         }
-        let mut rest = buf;
-        for (block, part, _) in self.parts(at, len) {
-            let size =
-                usize::try_from(part.end.saturating_sub(part.start)).unwrap_or(usize::MAX).min(rest.len());
-            let (now, later) = std::mem::take(&mut rest).split_at_mut(size);
-            block.read(part.start, now).map_err(|source| self.failed(at, len, source))?;
-            rest = later;
-        }
-        // The parts of a range inside a region cover it; a hole here would be bytes of the caller's left unread.
-        if rest.is_empty() { Ok(()) } else { Err(MemoryError::Outside { at, len }) }
     }
 
     fn read_once(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryError> {

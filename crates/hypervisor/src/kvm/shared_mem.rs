@@ -124,6 +124,20 @@ impl Mapped {
         }
     }
 
+    /// The eight bytes at `offset`, of a page that exists. `None` when they are not inside the mapping, or `offset` is no multiple of
+    /// eight.
+    #[inline]
+    fn word(&self, offset: usize) -> Option<u64> {
+        let end = offset.checked_add(size_of::<u64>())?;
+        if end > self.len.get() || !offset.is_multiple_of(size_of::<u64>()) {
+            return None;
+        }
+        // SAFETY: they are inside the mapping, which is readable (see `copy`) and begins at a multiple of a page's size, so they are
+        // aligned.
+        let word = unsafe { self.base.as_ptr().byte_add(offset).cast::<u64>().read_volatile() };
+        Some(u64::from_le(word))
+    }
+
     /// Copies out of pages that exist. `false` when the range is not inside the mapping.
     #[inline]
     fn copy(&self, offset: usize, out: &mut [u8]) -> bool {
@@ -221,6 +235,15 @@ impl SharedMem {
         self.read_parts(start, out)
     }
 
+    /// The eight bytes at `offset`, a multiple of eight, little-endian. `None`: it is not known that their page exists, or they are not
+    /// in the block.
+    #[inline]
+    pub(crate) fn word(&self, offset: u64) -> Option<u64> {
+        let start = usize::try_from(offset).ok()?;
+        self.presence.known(start / PAGE).filter(|exists| *exists)?;
+        self.mapped.word(start)
+    }
+
     /// The same by one call, which asks about no page and maps none. For bytes near which nobody will read again.
     pub fn read_once(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         if offset.checked_add(out.len() as u64).is_none_or(|end| end > self.len) {
@@ -229,6 +252,7 @@ impl SharedMem {
         self.file.read_exact_at(out, self.offset.saturating_add(offset))
     }
 
+    #[cold]
     fn read_parts(&self, start: usize, out: &mut [u8]) -> io::Result<()> {
         if start.checked_add(out.len()).is_none_or(|end| end as u64 > self.len) {
             return Err(io::ErrorKind::InvalidInput.into());

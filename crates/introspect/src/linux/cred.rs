@@ -78,9 +78,10 @@ impl Layout {
 /// cannot be read stays unknown, with a problem.
 pub(crate) fn fill(session: &Session<'_>, cred: Gva, process: &mut Process) -> Result<(), ReadError> {
     let layout = &session.kernel.layouts().cred;
-    let Some(record) = session.known("cred", cred, Record::read(session, cred, &layout.members))? else {
+    let mut record = Record::of(cred, &layout.members);
+    if session.known("cred", cred, record.read(session))?.is_none() {
         return Ok(());
-    };
+    }
     let id = |offset| record.u32(offset).map(Some);
     process.uid = id(layout.uid)?;
     process.gid = id(layout.gid)?;

@@ -87,7 +87,8 @@ pub(super) fn tcp_queues(session: &Session<'_>, sk: Gva, facts: &mut Socket) -> 
         return Ok(());
     }
     let layout = &session.kernel.layouts().net.inet;
-    let record = Record::read(session, sk, &layout.tcp)?;
+    let mut record = Record::of(sk, &layout.tcp);
+    record.read(session)?;
     let number = |offset| record.u32(offset);
     // Sequence numbers wrap around. The byte after the last (a FIN's) counts as received and is never copied.
     let waiting = number(layout.received)?.wrapping_sub(number(layout.copied)?).cast_signed().max(0);

@@ -247,7 +247,8 @@ fn raw_environment(session: &Session<'_>, mm: Gva) -> Result<Result<Vec<u8>, Par
 /// ``get_mm_cmdline()``, fs/proc/base.c (6.12).
 fn raw_arguments(session: &Session<'_>, mm: Gva) -> Result<Result<Vec<u8>, Partial>, ReadError> {
     let layout = &session.kernel.layouts().mm;
-    let record = Record::read(session, mm, &layout.bounds)?;
+    let mut record = Record::of(mm, &layout.bounds);
+    record.read(session)?;
     let (start, end) = (record.u64(layout.arg_start)?, record.u64(layout.arg_end)?);
     let (env_start, env_end) = (record.u64(layout.env_start)?, record.u64(layout.env_end)?);
     if end <= start {

@@ -73,14 +73,19 @@ pub(crate) struct Record<'l> {
 }
 
 impl<'l> Record<'l> {
-    /// Copies the `members` of the object at `object`. More bytes than any object has (a profile that lies) are as unreadable as no
-    /// memory.
-    #[inline]
-    pub(crate) fn read(session: &Session<'_>, object: Gva, members: &'l Members) -> Result<Self, ReadError> {
+    /// Of the object at `object`, with none of its bytes yet.
+    pub(crate) fn of(object: Gva, members: &'l Members) -> Self {
+        Self { at: object, members, bytes: SmallVec::new() }
+    }
+
+    /// Copies the members. More bytes than any object has (a profile that lies) are as unreadable as no memory. They are copied to
+    /// where they stay: moving them would be half of the work.
+    pub(crate) fn read(&mut self, session: &Session<'_>) -> Result<(), ReadError> {
+        let (object, members) = (self.at, self.members);
         let len = usize::try_from(members.len).ok().filter(|_| members.len <= BYTES_MAX);
         let len = len.ok_or(ReadError::NotAnAddress { at: object, len: members.len })?;
-        let mut bytes = SmallVec::from_elem(0, len);
-        let mut rest = bytes.as_mut_slice();
+        self.bytes.resize(len, 0);
+        let mut rest = self.bytes.as_mut_slice();
         for part in &members.parts {
             let len = usize::try_from(part.end.saturating_sub(part.first)).unwrap_or(usize::MAX);
             let (now, later) = std::mem::take(&mut rest)
@@ -89,7 +94,7 @@ impl<'l> Record<'l> {
             session.space.read(member(object, part.first)?, now)?;
             rest = later;
         }
-        Ok(Self { at: object, members, bytes })
+        Ok(())
     }
 
     /// `N` bytes, `offset` bytes into the object. `Err`: they are not among the members.

@@ -316,7 +316,8 @@ pub(super) fn protocol_of(session: &Session<'_>, sk: Gva) -> Result<u16, ReadErr
 pub(crate) fn read(session: &Session<'_>, sk: Gva, facts: &mut Socket) -> Result<Option<Sock>, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
     for _ in 0..2 {
-        let first = Record::read(session, sk, &layout.common)?;
+        let mut first = Record::of(sk, &layout.common);
+        first.read(session)?;
         let before = Common::of(&first, layout)?;
         *facts = unknown(sk, before.family);
         let sock = if before.is_mini() {
@@ -356,7 +357,9 @@ pub(super) fn is_still(session: &Session<'_>, sk: Gva, was: &Identity) -> Result
 /// Whose the ``struct sock *`` at `sk` is now, but for what is lent to it.
 fn identity(session: &Session<'_>, sk: Gva) -> Result<Identity, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
-    let common = Common::of(&Record::read(session, sk, &layout.common)?, layout)?;
+    let mut record = Record::of(sk, &layout.common);
+    record.read(session)?;
+    let common = Common::of(&record, layout)?;
     if common.is_mini() {
         return Ok(Identity { common, full: None, lent: None });
     }
@@ -463,7 +466,8 @@ fn full(
     facts: &mut Socket,
 ) -> Result<Sock, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
-    let object = Record::read(session, sk, &layout.full)?;
+    let mut object = Record::of(sk, &layout.full);
+    object.read(session)?;
     let kind = object.u16(layout.kind)?;
     let protocol = object.u16(layout.protocol)?;
     let socket = object.pointer(layout.socket)?;

@@ -292,7 +292,8 @@ pub(super) fn is_leader_in_use(session: &Session<'_>, task: Gva) -> Result<bool,
 /// A process that is on the task list. `Ok(None)`: the task went away, or kept changing, while it was read.
 pub(super) fn listed(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, ReadError> {
     for _ in 0..2 {
-        let record = Record::read(session, task, &session.kernel.layouts().task.members)?;
+        let mut record = Record::of(task, &session.kernel.layouts().task.members);
+        record.read(session)?;
         let before = (Stamp::in_record(session, &record)?, Run::in_record(session, task, &record)?);
         let seen = read(session, task, &record, &before.0, &before.1)?;
         if !is_listed(session, task)? {
@@ -309,7 +310,8 @@ pub(super) fn listed(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, R
 /// A process that other views have. `Ok(None)`: it has ended, never began, or kept changing while it was read.
 pub(super) fn unlisted(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, ReadError> {
     session.space.look().forget_pages();
-    let record = Record::read(session, task, &session.kernel.layouts().task.members)?;
+    let mut record = Record::of(task, &session.kernel.layouts().task.members);
+    record.read(session)?;
     let before = Stamp::in_record(session, &record)?;
     let lives = before.exit_state & EXIT_DEAD == 0
         && before.start_time != 0
