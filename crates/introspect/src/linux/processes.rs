@@ -127,7 +127,8 @@ pub(crate) fn processes(session: &Session<'_>, processes: &mut Vec<Seen>) -> Res
         let end = session.each(tasks, &task::AHEAD, read);
         (rows, end.map(drop))
     });
-    processes.extend(rows.into_iter().flatten());
+    processes.reserve_exact(rows.iter().map(Vec::len).sum());
+    rows.into_iter().for_each(|mut rows| processes.append(&mut rows));
     end?;
     if processes.is_empty() {
         session.problem(

@@ -11,7 +11,9 @@ use vmi_core::{Gva, ReadError};
 /// Most bytes between two members that are copied together: about what one more read costs.
 const GAP_MAX: u64 = 96;
 /// Most bytes of a copy. No object that is read this way has so many that are wanted; a profile may lie.
-const BYTES_MAX: u64 = 8192;
+const BYTES_MAX: usize = 8192;
+/// What a copy is before it is made.
+static ZEROS: [u8; BYTES_MAX] = [0; BYTES_MAX];
 /// Bytes of a copy that needs no allocation.
 const INLINE: usize = 512;
 
@@ -82,9 +84,10 @@ impl<'l> Record<'l> {
     /// where they stay: moving them would be half of the work.
     pub(crate) fn read(&mut self, session: &Session<'_>) -> Result<(), ReadError> {
         let (object, members) = (self.at, self.members);
-        let len = usize::try_from(members.len).ok().filter(|_| members.len <= BYTES_MAX);
-        let len = len.ok_or(ReadError::NotAnAddress { at: object, len: members.len })?;
-        self.bytes.resize(len, 0);
+        let zeros = usize::try_from(members.len).ok().and_then(|len| ZEROS.get(..len));
+        let zeros = zeros.ok_or(ReadError::NotAnAddress { at: object, len: members.len })?;
+        self.bytes.clear();
+        self.bytes.extend_from_slice(zeros);
         let mut rest = self.bytes.as_mut_slice();
         for part in &members.parts {
             let len = usize::try_from(part.end.saturating_sub(part.first)).unwrap_or(usize::MAX);
