@@ -83,9 +83,7 @@ pub(crate) fn translate(
     }
     let mut table = root.0 & ADDRESS;
     for shift in levels.shifts() {
-        let mut bytes = [0; 8];
-        look.read(entry_of(table, *shift, at), &mut bytes)?;
-        match followed(u64::from_le_bytes(bytes), *shift, at) {
+        match followed(entry(look, entry_of(table, *shift, at))?, *shift, at) {
             Followed::Table(next) => table = next,
             Followed::Page(page) => return Ok(Some(page)),
             Followed::Nowhere => return Ok(None),
@@ -119,9 +117,7 @@ impl Approach {
     #[must_use]
     pub fn step(self, look: &Look<'_>) -> Option<Self> {
         let (shift, shifts) = self.shifts.split_first()?;
-        let mut bytes = [0; 8];
-        look.read(self.entry, &mut bytes).ok()?;
-        match followed(u64::from_le_bytes(bytes), *shift, self.to) {
+        match followed(entry(look, self.entry).ok()?, *shift, self.to) {
             Followed::Table(table) => {
                 let entry = entry_of(table, *shifts.first()?, self.to);
                 look.memory().expect(entry, 8);
@@ -134,6 +130,17 @@ impl Approach {
             Followed::Nowhere => None,
         }
     }
+}
+
+/// The entry at `at`.
+#[inline]
+fn entry(look: &Look<'_>, at: Gpa) -> Result<u64, PhysicalReadError> {
+    if let Some(entry) = look.word(at, 8) {
+        return Ok(entry);
+    }
+    let mut bytes = [0; 8];
+    look.read(at, &mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 /// Where in the table at `table`, whose entries are for `1 << shift` bytes each, the entry for `at` is.

@@ -214,11 +214,13 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
     /// A number that does not straddle a multiple of eight. Most reads are of one.
     #[inline]
     fn number<const N: usize>(&self, at: Gva) -> Option<[u8; N]> {
-        let (base, within) = (at.0 / 8 * 8, at.0 % 8);
-        let bytes = usize::try_from(within).ok()?..;
+        let (base, within) = (at.0 / 8 * 8, usize::try_from(at.0 % 8).ok()?);
+        if within.checked_add(N)? > 8 {
+            return None;
+        }
         let found = self.known(Gva(base))?;
         let word = self.look.word(found.at, N as u64)?.to_le_bytes();
-        word.get(bytes)?.first_chunk().copied()
+        word.get(within..)?.first_chunk().copied()
     }
 
     #[inline]

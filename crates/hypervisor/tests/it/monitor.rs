@@ -141,13 +141,16 @@ fn asked_of(
             for line in greeting {
                 writeln!(stream, "{line}").unwrap();
             }
-            for line in BufReader::new(stream.try_clone().unwrap()).lines() {
-                let command: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            // A client that was refused may be gone before it is answered.
+            for line in BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok) {
+                let command: Value = serde_json::from_str(&line).unwrap();
                 let name = command["execute"].as_str().unwrap().to_owned();
                 let mut answer = answer(&name).unwrap_or_else(|| json!({"return": {}}));
                 answer["id"] = command["id"].clone();
-                writeln!(stream, "{answer}").unwrap();
                 asked.push(name);
+                if writeln!(stream, "{answer}").is_err() {
+                    break;
+                }
             }
         }
         asked

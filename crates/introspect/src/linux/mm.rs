@@ -285,10 +285,15 @@ fn resident(
     let mut rest = len;
     while rest > 0 {
         let step = rest.min(PAGE_SIZE - at.page_offset());
-        match user.bytes(at, usize::try_from(step).unwrap_or(0)) {
-            Ok(chunk) => bytes.extend_from_slice(&chunk),
+        let got = bytes.len();
+        bytes.resize(got.saturating_add(usize::try_from(step).unwrap_or(0)), 0);
+        match user.read(at, bytes.get_mut(got..).unwrap_or_default()) {
+            Ok(()) => {}
             Err(error) if error.ends_the_look() => return Err(error),
-            Err(_) => return Ok(Err(Partial { got: bytes, of: len })),
+            Err(_) => {
+                bytes.truncate(got);
+                return Ok(Err(Partial { got: bytes, of: len }));
+            }
         }
         rest -= step;
         at = member(at, step)?;

@@ -1,4 +1,5 @@
-//! Physical memory made of pages that a test wrote, which counts what it is asked.
+//! Physical memory made of pages that a test wrote, which counts what it is asked. Where it is mapped, words of pages that were
+//! written come by one load.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +11,7 @@ pub struct MadeUp {
     pub regions: Vec<Region>,
     pub access: Access,
     pub reads: AtomicU64,
+    pub words: AtomicU64,
 }
 
 impl MadeUp {
@@ -20,6 +22,7 @@ impl MadeUp {
             regions: vec![Region { start: Gpa(0), len }],
             access,
             reads: AtomicU64::new(0),
+            words: AtomicU64::new(0),
         }
     }
 
@@ -55,6 +58,15 @@ impl GuestMemory for MadeUp {
             *byte = self.pages.get(&(at / PAGE_SIZE)).map_or(0, |page| page[(at % PAGE_SIZE) as usize]);
         }
         Ok(())
+    }
+
+    fn word(&self, at: Gpa) -> Option<u64> {
+        assert_eq!(at.0 % 8, 0, "a word is asked for only where one can be");
+        let page = self.pages.get(&(at.0 / PAGE_SIZE)).filter(|_| self.access == Access::Mapped)?;
+        self.words.fetch_add(1, Ordering::Relaxed);
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let start = (at.0 % PAGE_SIZE) as usize;
+        Some(u64::from_le_bytes(page[start..start + 8].try_into().unwrap()))
     }
 
     fn populated(&self, within: Region) -> Result<Vec<Region>, MemoryError> {

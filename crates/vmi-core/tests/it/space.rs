@@ -1,6 +1,7 @@
 //! Reads through an address space.
 
 use crate::made_up::MadeUp;
+use std::sync::atomic::Ordering;
 use vmi_core::{Access, AddressSpace, Budget, Gpa, Gva, Levels, Look, ReadError, Region};
 
 /// Two virtual pages, 0x5000 and 0x6000 above the base, whose physical pages are far apart and in the other order.
@@ -29,6 +30,42 @@ fn a_read_across_pages_joins_what_is_apart_in_physical_memory() {
         assert_eq!(space.c_string(Gva(BASE + 0x5ffc), 64).unwrap(), b"abcdefgh");
         assert_eq!(space.c_string(Gva(BASE + 0x5ffc), 6).unwrap(), b"abcdef");
     }
+}
+
+#[test]
+fn a_number_is_the_same_by_one_load_and_byte_by_byte() {
+    for access in [Access::Mapped, Access::PerCall] {
+        let mut memory = two_pages(access);
+        memory.write(0x9ff0, b"0123456789ab");
+        let look = Look::begin(&memory, Budget::default()).unwrap();
+        let space = AddressSpace::new(&look, Gpa(0x1000), Levels::Four);
+        // Across the end of the page, and each alignment before it.
+        for at in (0x5ff0..0x6004).map(|at| Gva(BASE + at)) {
+            let bytes = |len| space.bytes(at, len).unwrap();
+            assert_eq!(space.u8(at).unwrap().to_le_bytes(), *bytes(1));
+            assert_eq!(space.u16(at).unwrap().to_le_bytes(), *bytes(2));
+            assert_eq!(space.u32(at).unwrap().to_le_bytes(), *bytes(4));
+            assert_eq!(space.u64(at).unwrap().to_le_bytes(), *bytes(8));
+        }
+        assert_eq!(memory.words.load(Ordering::Relaxed) > 0, access == Access::Mapped);
+        assert!(matches!(space.u64(Gva(BASE + 0x7000)), Err(ReadError::NotMapped { .. })));
+        assert!(space.u8(Gva(u64::MAX)).is_err());
+    }
+}
+
+#[test]
+fn what_comes_by_one_load_costs_what_any_read_costs() {
+    let memory = two_pages(Access::Mapped);
+    let look = Look::begin(&memory, Budget { bytes: 64, ..Budget::default() }).unwrap();
+    let space = AddressSpace::new(&look, Gpa(0x1000), Levels::Four);
+    // Four entries of page tables, eight bytes each.
+    assert_eq!(space.u32(Gva(BASE + 0x6000)).unwrap(), u32::from_le_bytes(*b"efgh"));
+    let before = look.stats();
+    assert_eq!(space.u32(Gva(BASE + 0x6000)).unwrap(), u32::from_le_bytes(*b"efgh"));
+    assert_eq!((look.stats().bytes, look.stats().reads), (before.bytes + 4, before.reads + 1));
+    let end = (0..16).find_map(|_| space.u32(Gva(BASE + 0x6000)).err());
+    assert!(matches!(end, Some(ReadError::Budget { limit: "bytes" })), "{end:?}");
+    assert!(space.u8(Gva(BASE + 0x6000)).is_err(), "and it stays so");
 }
 
 #[test]
