@@ -116,7 +116,7 @@ pub trait GuestMemory: Send + Sync + fmt::Debug {
     /// What a small read costs.
     fn access(&self) -> Access;
 
-    /// Starts a new look: forgets what was known about presence, and says [`MemoryError::Gone`] when the VM ended.
+    /// Starts a new look: forgets what was known about presence and may not hold any more, and says [`MemoryError::Gone`] when the VM ended.
     fn begin_look(&self) -> Result<(), MemoryError>;
 
     /// Bytes of guest memory, holes not counted.

@@ -231,7 +231,8 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
         self.array_of_bytes(at)
     }
 
-    #[cold]
+    /// The same of any bytes, and of all memory that gives no words. Apart, so that the usual way stays short.
+    #[inline(never)]
     fn array_of_bytes<const N: usize>(&self, at: Gva) -> Result<[u8; N], ReadError> {
         let mut bytes = [0; N];
         self.read(at, &mut bytes)?;

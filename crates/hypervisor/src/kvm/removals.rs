@@ -33,16 +33,13 @@ impl Removals {
         Ok(Self { tells: fstatfs(file)?.filesystem_type() == TMPFS_MAGIC, last: Mutex::new(None) })
     }
 
-    /// Asks the file, whose `metadata` are read after the clock, and has `begin` begin a look, with whether nothing was taken out
-    /// since the look before. What one look takes for granted is settled before the next is begun.
-    pub(crate) fn ask(
-        &self,
-        metadata: impl FnOnce() -> io::Result<Metadata>,
-        begin: impl FnOnce(bool),
-    ) -> io::Result<Metadata> {
+    /// Asks `file`, which must be the one it was made of, and has `begin` begin a look, with whether nothing was taken out since the
+    /// look before. No other look is begun meanwhile.
+    pub(crate) fn ask(&self, file: &File, begin: impl FnOnce(bool)) -> io::Result<Metadata> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // The clock first: what is taken out after this has its time, or a later one.
         let clock = clock_gettime(ClockId::CLOCK_REALTIME_COARSE)?;
-        let metadata = metadata()?;
+        let metadata = file.metadata()?;
         let changed = (metadata.ctime(), metadata.ctime_nsec());
         let over = self.tells && changed < (clock.tv_sec(), clock.tv_nsec());
         begin(over && *last == Some(changed));
@@ -63,7 +60,7 @@ mod tests {
 
     fn kept(removals: &Removals, file: &File) -> bool {
         let mut kept = None;
-        removals.ask(|| file.metadata(), |answer| kept = Some(answer)).unwrap();
+        removals.ask(file, |answer| kept = Some(answer)).unwrap();
         kept.unwrap()
     }
 

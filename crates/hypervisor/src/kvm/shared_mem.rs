@@ -214,7 +214,7 @@ impl SharedMem {
     /// Starts a new look: forgets which pages exist, unless none can have been taken out of the file. Says what is wrong when the file no longer holds the block.
     pub fn begin_look(&self) -> Result<(), String> {
         let end = self.offset.saturating_add(self.len);
-        match self.removals.ask(|| self.file.metadata(), |kept| self.presence.begin_look(kept)) {
+        match self.removals.ask(&self.file, |kept| self.presence.begin_look(kept)) {
             Ok(metadata) if metadata.len() >= end => Ok(()),
             Ok(metadata) => Err(format!("its memory file has {:#x} bytes left of {end:#x}", metadata.len())),
             Err(error) => Err(format!("its memory file does not answer: {error}")),

@@ -81,7 +81,7 @@ impl<'l> Record<'l> {
     }
 
     /// Copies the members. More bytes than any object has (a profile that lies) are as unreadable as no memory. They are copied to
-    /// where they stay: moving them would be half of the work.
+    /// where they stay.
     pub(crate) fn read(&mut self, session: &Session<'_>) -> Result<(), ReadError> {
         let (object, members) = (self.at, self.members);
         let zeros = usize::try_from(members.len).ok().and_then(|len| ZEROS.get(..len));
