@@ -4,13 +4,14 @@
 //! (`introspect`) opens a [`Look`] on it, derives an [`AddressSpace`], and copies bytes out of it.
 //!
 //! Three things are deliberately absent. There is no method that writes guest memory. There is no way to borrow guest
-//! bytes: they change while we look, so every read is a copy. And no address has an arithmetic operator: an address read
+//! bytes: they change while we look, so every read is a copy, also out of a [`Page`] that a backend lends. And no address has an arithmetic operator: an address read
 //! out of a guest is hostile, so every step is checked ([`Gva::checked_add`]).
 
 mod addr;
 mod look;
 mod memory;
 mod observed;
+mod page;
 mod paging;
 mod registers;
 mod space;
@@ -19,6 +20,7 @@ pub use addr::{Gpa, Gva, PAGE_SIZE};
 pub use look::{Budget, Look, LookStats};
 pub use memory::{Access, GuestMemory, MemoryError, Region};
 pub use observed::{Observed, ReadError};
+pub use page::Page;
 pub use paging::{Approach, Levels, Translation};
 pub use registers::Registers;
 pub use space::AddressSpace;

@@ -4,7 +4,7 @@
 //! has read: the pages of one look then also stay the same for the whole look. It is made, used by one thread, and
 //! dropped; a cache that outlived it would be stale evidence.
 
-use crate::{Access, Gpa, GuestMemory, MemoryError, PAGE_SIZE, ReadError};
+use crate::{Access, Gpa, GuestMemory, MemoryError, PAGE_SIZE, Page, ReadError};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -192,14 +192,10 @@ impl<'m> Look<'m> {
         }
     }
 
-    /// The eight bytes at `at`, a multiple of eight, little-endian, of which `bytes` are wanted. `None`: [`Self::read`] them.
+    /// The page that `at` is in, to be loaded from. What is loaded is charged by who loads it. `None`: [`Self::read`] it.
     #[inline]
-    pub(crate) fn word(&self, at: Gpa, bytes: u64) -> Option<u64> {
-        if self.cache.is_some() {
-            return None;
-        }
-        let word = self.memory.word(at)?;
-        self.charge(bytes).is_ok().then_some(word)
+    pub(crate) fn page(&self, at: Gpa) -> Option<&'m Page> {
+        if self.cache.is_some() { None } else { self.memory.page(at) }
     }
 
     /// The same past what is kept: as it is now.
@@ -208,8 +204,9 @@ impl<'m> Look<'m> {
         self.memory.read(at, buf).map_err(PhysicalReadError::Memory)
     }
 
+    /// Counts a read of so many bytes. `Err(Budget)` once the look has cost too much, from then on always.
     #[inline]
-    fn charge(&self, bytes: u64) -> Result<(), PhysicalReadError> {
+    pub(crate) fn charge(&self, bytes: u64) -> Result<(), PhysicalReadError> {
         let reads = self.reads.get().wrapping_add(1);
         let total = self.bytes.get().saturating_add(bytes);
         self.reads.set(reads);

@@ -5,7 +5,7 @@
 //! must answer a read of an absent page with zeros without making the page present (facts/vmi.md 3.2), and tells through
 //! [`GuestMemory::populated`] where a search is worth its while.
 
-use crate::{Gpa, PAGE_SIZE};
+use crate::{Gpa, PAGE_SIZE, Page};
 use std::fmt;
 
 /// A run of guest-physical addresses.
@@ -99,15 +99,18 @@ pub trait GuestMemory: Send + Sync + fmt::Debug {
         self.read(at, buf)
     }
 
-    /// The eight bytes at `at`, a multiple of eight, little-endian and of one moment, where they are to be had by one load. `None`: read
-    /// them.
-    fn word(&self, _at: Gpa) -> Option<u64> {
+    /// The page that `at` is in, where it is mapped and known to exist, to be loaded from for the rest of the look. `None`: read what is
+    /// wanted of it.
+    fn page(&self, _at: Gpa) -> Option<&Page> {
         None
     }
 
     /// Says that these bytes will be read soon, so that a backend that can has them fetched meanwhile. Reads nothing, and asks
     /// for nothing that is not there.
     fn expect(&self, _at: Gpa, _len: u64) {}
+
+    /// The same of `len` bytes from byte `offset` of a page that it has lent, as far as they are in it.
+    fn expect_of(&self, _page: &Page, _offset: u64, _len: u64) {}
 
     /// The parts of `within` that may hold anything but zeros: ascending, page-aligned, inside the regions. Parts that
     /// are left out were never touched by the guest.

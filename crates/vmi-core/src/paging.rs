@@ -135,8 +135,9 @@ impl Approach {
 /// The entry at `at`.
 #[inline]
 fn entry(look: &Look<'_>, at: Gpa) -> Result<u64, PhysicalReadError> {
-    if let Some(entry) = look.word(at, 8) {
-        return Ok(entry);
+    if let Some(page) = look.page(at) {
+        look.charge(8)?;
+        return Ok(page.word(at.0));
     }
     let mut bytes = [0; 8];
     look.read(at, &mut bytes)?;

@@ -1,13 +1,16 @@
 //! A virtual address space of the guest: page tables plus a translation cache, for one look.
 
 use crate::look::{BULK, PhysicalReadError};
-use crate::{Gpa, Gva, Levels, Look, PAGE_SIZE, ReadError, Translation, paging};
+use crate::{Gpa, Gva, Levels, Look, PAGE_SIZE, Page, ReadError, Translation, paging};
 use std::cell::Cell;
 
 /// Entries of each translation cache, a power of two. 512 cover 2 MiB of small pages or 1 GiB of large ones.
 const TLB_ENTRIES: usize = 512;
 /// The same of a space that is asked for a few pages and dropped: filling 512 would cost more than it saves.
 const TLB_ENTRIES_BRIEF: usize = 4;
+/// Entries of the cache of pages that are loaded from, a power of two, and those of a space that is asked for a few.
+const PAGES: usize = 1024;
+const PAGES_BRIEF: usize = 4;
 const LARGE_PAGE: u64 = 2 << 20;
 
 const _: () = assert!(Tlb::<12>::PAGE == PAGE_SIZE && Tlb::<21>::PAGE == LARGE_PAGE);
@@ -53,12 +56,39 @@ impl<const SHIFT: u32> Tlb<SHIFT> {
     }
 }
 
+/// Page number (0 is never cached) and page.
+type Slot<'m> = Cell<(u64, Option<&'m Page>)>;
+
+/// Pages that the backend has lent, by where they are in the address space: most reads are a look here and one load.
+#[derive(Debug)]
+struct Pages<'m> {
+    /// A power of two of them.
+    entries: Box<[Slot<'m>]>,
+}
+
+impl<'m> Pages<'m> {
+    fn new(entries: usize) -> Self {
+        Self { entries: vec![Cell::default(); entries].into_boxed_slice() }
+    }
+
+    #[inline]
+    fn entry(&self, number: u64) -> Option<&Slot<'m>> {
+        let slot = usize::try_from(number ^ (number >> 10) ^ (number >> 20)).unwrap_or(0);
+        self.entries.get(slot & self.entries.len().wrapping_sub(1))
+    }
+
+    fn forget(&self) {
+        self.entries.iter().for_each(|entry| entry.set((0, None)));
+    }
+}
+
 /// One address space. Reads copy; nothing is ever borrowed from the guest.
 #[derive(Debug)]
 pub struct AddressSpace<'l, 'm> {
     look: &'l Look<'m>,
     root: Gpa,
     levels: Levels,
+    pages: Pages<'m>,
     small: Tlb<12>,
     large: Tlb<21>,
 }
@@ -67,17 +97,18 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
     /// The address space whose top-level page table is at `root` (bits that are no address are ignored, as in CR3).
     #[must_use]
     pub fn new(look: &'l Look<'m>, root: Gpa, levels: Levels) -> Self {
-        Self::with_entries(look, root, levels, TLB_ENTRIES)
+        Self::with_entries(look, root, levels, (TLB_ENTRIES, PAGES))
     }
 
     /// The same for a space that is made to read a few pages, like one process's arguments.
     #[must_use]
     pub fn brief(look: &'l Look<'m>, root: Gpa, levels: Levels) -> Self {
-        Self::with_entries(look, root, levels, TLB_ENTRIES_BRIEF)
+        Self::with_entries(look, root, levels, (TLB_ENTRIES_BRIEF, PAGES_BRIEF))
     }
 
-    fn with_entries(look: &'l Look<'m>, root: Gpa, levels: Levels, entries: usize) -> Self {
-        Self { look, root, levels, small: Tlb::new(entries), large: Tlb::new(entries) }
+    fn with_entries(look: &'l Look<'m>, root: Gpa, levels: Levels, (entries, pages): (usize, usize)) -> Self {
+        let pages = Pages::new(pages);
+        Self { look, root, levels, pages, small: Tlb::new(entries), large: Tlb::new(entries) }
     }
 
     /// The look it belongs to.
@@ -100,6 +131,7 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
 
     /// Forgets cached translations and pages, so that what is read next is fresh.
     pub fn forget(&self) {
+        self.pages.forget();
         self.small.forget();
         self.large.forget();
         self.look.forget_pages();
@@ -134,10 +166,39 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
         Ok(Translation { page_size, ..found })
     }
 
+    /// The page that `at` is in, to be loaded from: one whose place is known, and which is known to exist.
+    #[inline]
+    fn page(&self, at: Gva) -> Option<&'m Page> {
+        let number = at.0 / PAGE_SIZE;
+        let (cached, page) = self.pages.entry(number)?.get();
+        // Of page 0 there is never one.
+        if cached == number { page } else { self.lend(at) }
+    }
+
+    #[inline(never)]
+    fn lend(&self, at: Gva) -> Option<&'m Page> {
+        let page = self.look.page(self.known(at)?.at)?;
+        let number = at.0 / PAGE_SIZE;
+        self.pages.entry(number).filter(|_| number != 0)?.set((number, Some(page)));
+        Some(page)
+    }
+
     /// Copies `buf.len()` bytes from `at`, across pages. All or nothing.
     #[inline]
     pub fn read(&self, at: Gva, buf: &mut [u8]) -> Result<(), ReadError> {
-        // Nearly every read lies in one page that is known.
+        // Nearly every read lies in one page that is at hand.
+        let offset = usize::try_from(at.page_offset()).unwrap_or(usize::MAX);
+        match self.page(at) {
+            Some(page) if page.copy(offset, buf).is_some() => {
+                self.look.charge(buf.len() as u64).map_err(|error| error.at(at))
+            }
+            _ => self.read_elsewhere(at, buf),
+        }
+    }
+
+    /// The same where the page is not lent, or there is more than one.
+    #[inline(never)]
+    fn read_elsewhere(&self, at: Gva, buf: &mut [u8]) -> Result<(), ReadError> {
         if let Some(found) = self.known(at)
             && buf.len() as u64 <= found.left()
         {
@@ -199,7 +260,9 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
     /// Says that `len` bytes from `at`, as far as they are in its page, will be read soon. Only where it is known already which
     /// page that is: a walk through the tables would wait for memory itself.
     pub fn expect(&self, at: Gva, len: u64) {
-        if let Some(found) = self.known(at) {
+        if let Some(page) = self.page(at) {
+            self.look.memory().expect_of(page, at.page_offset(), len);
+        } else if let Some(found) = self.known(at) {
             self.look.memory().expect(found.at, len.min(found.left()));
         }
     }
@@ -214,13 +277,13 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
     /// A number that does not straddle a multiple of eight. Most reads are of one.
     #[inline]
     fn number<const N: usize>(&self, at: Gva) -> Option<[u8; N]> {
-        let (base, within) = (at.0 / 8 * 8, usize::try_from(at.0 % 8).ok()?);
-        if within.checked_add(N)? > 8 {
+        let within = at.0 % 8;
+        if within.checked_add(N as u64)? > 8 {
             return None;
         }
-        let found = self.known(Gva(base))?;
-        let word = self.look.word(found.at, N as u64)?.to_le_bytes();
-        word.get(within..)?.first_chunk().copied()
+        let word = self.page(at)?.word(at.page_offset());
+        self.look.charge(N as u64).ok()?;
+        (word >> (within * 8)).to_le_bytes().first_chunk().copied()
     }
 
     #[inline]

@@ -5,7 +5,7 @@ use super::locate::Located;
 use super::maps::Mapping;
 use super::process::Process;
 use super::process_mem::{Absent, ProcessMem, open_mem};
-use super::shared_mem::SharedMem;
+use super::shared_mem::{SharedMem, prefetch_of};
 use crate::Error;
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use vmi_core::{Access, Gpa, GuestMemory, MemoryError, PAGE_SIZE, Region};
+use vmi_core::{Access, Gpa, GuestMemory, MemoryError, PAGE_SIZE, Page, Region};
 
 /// Descriptors of the VMM by the file they are of, `(device, inode)`; the lowest number each.
 pub(crate) type DescriptorsByFile = HashMap<((u32, u32), u64), u32>;
@@ -188,9 +188,9 @@ impl GuestMemory for KvmMemory {
         }
     }
 
-    fn word(&self, at: Gpa) -> Option<u64> {
-        match self.around(at, 8)? {
-            (Block::Shared(memory), offset) => memory.word(offset),
+    fn page(&self, at: Gpa) -> Option<&Page> {
+        match self.around(at.page_base(), PAGE_SIZE)? {
+            (Block::Shared(memory), offset) => memory.page(offset),
             (Block::Process(_), _) => None,
         }
     }
@@ -209,6 +209,10 @@ impl GuestMemory for KvmMemory {
         if let Some((Block::Shared(memory), offset)) = self.around(at, len) {
             memory.expect(offset, len);
         }
+    }
+
+    fn expect_of(&self, page: &Page, offset: u64, len: u64) {
+        prefetch_of(page, offset, len);
     }
 
     fn populated(&self, within: Region) -> Result<Vec<Region>, MemoryError> {

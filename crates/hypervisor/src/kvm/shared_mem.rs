@@ -31,7 +31,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
-use vmi_core::PAGE_SIZE;
+use vmi_core::{PAGE_SIZE, Page};
 
 /// Bytes from which on one `pread` costs less than mapping the pages, and asking whether they exist.
 const LONG: usize = 4 * PAGE;
@@ -50,6 +50,26 @@ enum Oracle {
     Nobody,
 }
 
+/// Has the processor fetch the line at `at`.
+fn fetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch has no effect that a program could see, whatever its address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Has the processor fetch `len` bytes from byte `offset` of a page, as far as they are in it.
+pub(crate) fn prefetch_of(page: &Page, offset: u64, len: u64) {
+    let end = offset.saturating_add(len).min(PAGE_SIZE);
+    let first = offset / LINE as u64 * LINE as u64;
+    for line in (first..end).step_by(LINE) {
+        fetch(page.place(line));
+    }
+}
+
 /// A read-only mapping of `len` bytes.
 #[derive(Debug)]
 struct Mapped {
@@ -57,7 +77,7 @@ struct Mapped {
     len: NonZeroUsize,
 }
 
-// SAFETY: the mapping is only ever read, by volatile loads, and lives until it is dropped; any thread may do both.
+// SAFETY: the mapping is only ever read, by volatile or atomic loads, and lives until it is dropped; any thread may do both.
 unsafe impl Send for Mapped {}
 // SAFETY: as above; there is no interior state.
 unsafe impl Sync for Mapped {}
@@ -112,30 +132,21 @@ impl Mapped {
     fn prefetch(&self, offset: usize, len: usize) {
         let end = offset.saturating_add(len).min(self.len.get());
         for line in (offset / LINE * LINE..end).step_by(LINE) {
-            // SAFETY: `line` is inside the mapping.
-            let at = unsafe { self.base.as_ptr().cast::<i8>().add(line) };
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a prefetch has no effect that a program could see, whatever its address.
-            unsafe {
-                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at);
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            let _ = at;
+            fetch(self.base.as_ptr().cast::<u8>().wrapping_add(line));
         }
     }
 
-    /// The eight bytes at `offset`, of a page that exists. `None` when they are not inside the mapping, or `offset` is no multiple of
-    /// eight.
+    /// The page at `offset`, one that exists. `None` when it is not inside the mapping, or `offset` is no multiple of eight.
     #[inline]
-    fn word(&self, offset: usize) -> Option<u64> {
-        let end = offset.checked_add(size_of::<u64>())?;
-        if end > self.len.get() || !offset.is_multiple_of(size_of::<u64>()) {
+    fn page(&self, offset: usize) -> Option<&Page> {
+        let end = offset.checked_add(size_of::<Page>())?;
+        if end > self.len.get() || !offset.is_multiple_of(align_of::<Page>()) {
             return None;
         }
-        // SAFETY: they are inside the mapping, which is readable (see `copy`) and begins at a multiple of a page's size, so they are
-        // aligned.
-        let word = unsafe { self.base.as_ptr().byte_add(offset).cast::<u64>().read_volatile() };
-        Some(u64::from_le(word))
+        // SAFETY: it is inside the mapping, which is readable as long as `self` lives (see `copy`) and begins at a multiple of a page's
+        // size, so its words are aligned. A `Page` is an array of atomic words that are only ever loaded, which is allowed where they cannot be
+        // stored to, and while others store to them.
+        Some(unsafe { self.base.byte_add(offset).cast::<Page>().as_ref() })
     }
 
     /// Copies out of pages that exist. `false` when the range is not inside the mapping.
@@ -153,7 +164,7 @@ impl Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        // SAFETY: this is the mapping that `new` made, and no reference into it was ever given out.
+        // SAFETY: this is the mapping that `new` made, and no reference into it outlives `self`.
         let _ = unsafe { munmap(self.base, self.len.get()) };
     }
 }
@@ -235,13 +246,12 @@ impl SharedMem {
         self.read_parts(start, out)
     }
 
-    /// The eight bytes at `offset`, a multiple of eight, little-endian. `None`: it is not known that their page exists, or they are not
-    /// in the block.
+    /// The page at `offset`, a multiple of its size. `None`: it is not known that it exists, or it is not in the block.
     #[inline]
-    pub(crate) fn word(&self, offset: u64) -> Option<u64> {
-        let start = usize::try_from(offset).ok()?;
+    pub(crate) fn page(&self, offset: u64) -> Option<&Page> {
+        let start = usize::try_from(offset).ok().filter(|start| start.is_multiple_of(PAGE))?;
         self.presence.known(start / PAGE).filter(|exists| *exists)?;
-        self.mapped.word(start)
+        self.mapped.page(start)
     }
 
     /// The same by one call, which asks about no page and maps none. For bytes near which nobody will read again.

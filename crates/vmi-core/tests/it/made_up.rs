@@ -1,9 +1,8 @@
-//! Physical memory made of pages that a test wrote, which counts what it is asked. Where it is mapped, words of pages that were
-//! written come by one load.
+//! Physical memory made of pages that a test wrote, which counts what it is asked. Where it is mapped, pages that were written are lent.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use vmi_core::{Access, Gpa, GuestMemory, MemoryError, PAGE_SIZE, Region};
+use vmi_core::{Access, Gpa, GuestMemory, MemoryError, PAGE_SIZE, Page, Region};
 
 #[derive(Debug)]
 pub struct MadeUp {
@@ -11,7 +10,9 @@ pub struct MadeUp {
     pub regions: Vec<Region>,
     pub access: Access,
     pub reads: AtomicU64,
-    pub words: AtomicU64,
+    lent: BTreeMap<u64, Page>,
+    /// How often a page was lent.
+    pub loans: AtomicU64,
 }
 
 impl MadeUp {
@@ -22,7 +23,8 @@ impl MadeUp {
             regions: vec![Region { start: Gpa(0), len }],
             access,
             reads: AtomicU64::new(0),
-            words: AtomicU64::new(0),
+            lent: BTreeMap::new(),
+            loans: AtomicU64::new(0),
         }
     }
 
@@ -31,6 +33,11 @@ impl MadeUp {
             let at = at + index as u64;
             let page = self.pages.entry(at / PAGE_SIZE).or_insert_with(|| vec![0; PAGE_SIZE as usize]);
             page[(at % PAGE_SIZE) as usize] = *byte;
+        }
+        for number in at / PAGE_SIZE..=(at + bytes.len().max(1) as u64 - 1) / PAGE_SIZE {
+            let page = &self.pages[&number];
+            let word = |index: usize| u64::from_ne_bytes(*page[index * 8..].first_chunk().unwrap()).into();
+            self.lent.insert(number, Page::new(std::array::from_fn(word)));
         }
     }
 
@@ -60,13 +67,10 @@ impl GuestMemory for MadeUp {
         Ok(())
     }
 
-    fn word(&self, at: Gpa) -> Option<u64> {
-        assert_eq!(at.0 % 8, 0, "a word is asked for only where one can be");
-        let page = self.pages.get(&(at.0 / PAGE_SIZE)).filter(|_| self.access == Access::Mapped)?;
-        self.words.fetch_add(1, Ordering::Relaxed);
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        let start = (at.0 % PAGE_SIZE) as usize;
-        Some(u64::from_le_bytes(page[start..start + 8].try_into().unwrap()))
+    fn page(&self, at: Gpa) -> Option<&Page> {
+        let page = self.lent.get(&(at.0 / PAGE_SIZE)).filter(|_| self.access == Access::Mapped)?;
+        self.loans.fetch_add(1, Ordering::Relaxed);
+        Some(page)
     }
 
     fn populated(&self, within: Region) -> Result<Vec<Region>, MemoryError> {

@@ -47,7 +47,7 @@ fn a_number_is_the_same_by_one_load_and_byte_by_byte() {
             assert_eq!(space.u32(at).unwrap().to_le_bytes(), *bytes(4));
             assert_eq!(space.u64(at).unwrap().to_le_bytes(), *bytes(8));
         }
-        assert_eq!(memory.words.load(Ordering::Relaxed) > 0, access == Access::Mapped);
+        assert_eq!(memory.loans.load(Ordering::Relaxed) > 0, access == Access::Mapped);
         assert!(matches!(space.u64(Gva(BASE + 0x7000)), Err(ReadError::NotMapped { .. })));
         assert!(space.u8(Gva(u64::MAX)).is_err());
     }
