@@ -4,8 +4,8 @@
 //! (`introspect`) opens a [`Look`] on it, derives an [`AddressSpace`], and copies bytes out of it.
 //!
 //! Three things are deliberately absent. There is no method that writes guest memory. There is no way to borrow guest
-//! bytes: they change while we look, so every read is a copy, also out of a [`Page`] that a backend lends. And no address has an arithmetic operator: an address read
-//! out of a guest is hostile, so every step is checked ([`Gva::checked_add`]).
+//! bytes: they change while we look, so every read is a copy, also out of a [`Page`] that a backend lends. And no address has
+//! an arithmetic operator: an address read out of a guest is hostile, so every step is checked ([`Gva::checked_add`]).
 
 mod addr;
 mod look;

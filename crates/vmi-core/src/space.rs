@@ -175,6 +175,7 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
         if cached == number { page } else { self.lend(at) }
     }
 
+    /// The same of one that is not at hand yet, and is from then on. Apart, so that the usual way stays short.
     #[inline(never)]
     fn lend(&self, at: Gva) -> Option<&'m Page> {
         let page = self.look.page(self.known(at)?.at)?;

@@ -55,7 +55,7 @@ pub(crate) struct Layout {
     group: Option<GroupOf>,
     /// What is read of the first part, what of it says whose the sock is, and what is read of what only a full sock has.
     common: Members,
-    owner: Members,
+    identity: Members,
     full: Members,
     pub(super) alloc_socket: u64,
     alloc_inode: u64,
@@ -99,7 +99,7 @@ impl Layout {
             cookie: resolver.offset("sock_common", "skc_cookie"),
             group: GroupOf::resolve(resolver),
             common: Members::default(),
-            owner: Members::default(),
+            identity: Members::default(),
             full: Members::default(),
             alloc_socket: resolver.offset("socket_alloc", "socket"),
             alloc_inode: resolver.offset("socket_alloc", "vfs_inode"),
@@ -119,7 +119,7 @@ impl Layout {
         ];
         let full = full.into_iter().chain(layout.group.map(GroupOf::offset)).map(|offset| (offset, 8));
         layout.common = Members::of(common.into_iter().chain(addresses));
-        layout.owner = Members::of([(family, 2), (state, 1), (num, 2), (dport, 2), (net, 8)]);
+        layout.identity = Members::of([(family, 2), (state, 1), (num, 2), (dport, 2), (net, 8)]);
         layout.full = Members::of(full.chain([(port_asked_for.offset, 1)]));
         layout
     }
@@ -360,7 +360,7 @@ pub(super) fn is_still(session: &Session<'_>, sk: Gva, was: &Identity) -> Result
 /// Whose the ``struct sock *`` at `sk` is now, but for what is lent to it.
 fn identity(session: &Session<'_>, sk: Gva) -> Result<Identity, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
-    let mut record = Record::of(sk, &layout.owner);
+    let mut record = Record::of(sk, &layout.identity);
     record.read(session)?;
     let common = Common::of(&record, layout)?;
     if common.is_mini() {

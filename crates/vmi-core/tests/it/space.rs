@@ -121,6 +121,31 @@ fn what_is_long_is_read_in_the_pieces_that_it_has_in_physical_memory() {
 }
 
 #[test]
+fn pages_that_are_lent_are_told_apart_and_asked_for_again_only_after_all_is_forgotten() {
+    let memory = many_pages(Access::Mapped);
+    let look = Look::begin(&memory, Budget::default()).unwrap();
+    let space = AddressSpace::new(&look, Gpa(0x1000), Levels::Four);
+    let brief = AddressSpace::brief(&look, Gpa(0x1000), Levels::Four);
+    let read_all = |space: &AddressSpace<'_, '_>| {
+        for number in 0..31 {
+            let at = Gva(BASE + number * 0x1000);
+            assert_eq!(space.u64(at).unwrap(), number + 1);
+            assert_eq!(space.bytes(at, 8).unwrap(), (number + 1).to_le_bytes());
+        }
+        memory.loans.load(Ordering::Relaxed)
+    };
+    // The second time the translations are known, from the third on the pages are.
+    read_all(&space);
+    let lent = read_all(&space);
+    assert_eq!(read_all(&space), lent);
+    space.forget();
+    assert!(read_all(&space) >= lent + 31);
+    // Here several pages have one place to be kept in.
+    let lent = read_all(&brief);
+    assert!(read_all(&brief) > lent);
+}
+
+#[test]
 fn a_long_read_fails_at_the_page_that_is_not_there() {
     let mut memory = many_pages(Access::PerCall);
     let at = |memory: &MadeUp, expected: u64| {
