@@ -66,7 +66,7 @@ fn big(small: &Snapshot) -> Snapshot {
     let listener = small.sockets.iter().find(|socket| socket.local_port == Some(443)).unwrap();
     for port in 0..LISTENERS {
         let (local_port, processes) = (Some(10_000 + port), vec![1_000 + u32::from(port)].into());
-        big.sockets.push(Socket { local_port, processes, ..listener.clone() });
+        big.sockets.list().push(Socket { local_port, processes, ..listener.clone() });
     }
     // As the tables work leaves them: nearly every process is in every view, and that is looked at too.
     big.views.processes = VIEWS.map(facts::Text::from).to_vec();

@@ -14,6 +14,7 @@ mod kernel;
 mod module;
 mod names;
 mod process;
+mod rows;
 mod snapshot;
 mod socket;
 mod vm;
@@ -28,6 +29,7 @@ pub use process::{
     CgroupV1, ContainerRuntime, EnvironmentVariable, ExeState, Namespaces, Process, ProcessState, Seccomp,
     TaskKind, Terminal, Thread,
 };
+pub use rows::{Place, Rows};
 pub use snapshot::{Activity, Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot, Turnover, Views};
 pub use socket::{
     Descriptor, Family, FilterKind, NetlinkAddress, Ownership, Shutdown, Socket, SocketFilter,

@@ -1,6 +1,6 @@
 //! All facts seen in one look.
 
-use crate::{EbpfProgram, Kernel, Module, Process, Socket, Text, Vm};
+use crate::{EbpfProgram, Kernel, Module, Process, Rows, Socket, Text, Vm};
 use serde::{Deserialize, Serialize};
 
 /// How the look was kept consistent.
@@ -123,7 +123,7 @@ pub struct Snapshot {
     /// Processes, by pid.
     pub processes: Vec<Process>,
     /// Sockets, by namespace, family, protocol, address.
-    pub sockets: Vec<Socket>,
+    pub sockets: Rows<Socket>,
     /// Modules, by name.
     pub modules: Vec<Module>,
     /// eBPF programs, by id. `None`: nobody looked, or the kernel does not say where they are.

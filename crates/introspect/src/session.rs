@@ -5,7 +5,7 @@
 
 use crate::linux::kernel::Kernel;
 use crate::{Error, linux};
-use facts::{Consistency, ConsistencyMode, Problem, ProblemKind, Snapshot, Views, Vm, VmState};
+use facts::{Consistency, ConsistencyMode, Problem, ProblemKind, Rows, Snapshot, Views, Vm, VmState};
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::time::Instant;
@@ -222,6 +222,7 @@ impl<'a> Session<'a> {
     }
 
     /// Has `len` bytes, `offset` bytes into the object at `at`, fetched.
+    #[inline]
     pub(crate) fn expect(&self, at: Gva, offset: u64, len: u64) {
         if let Some(at) = at.checked_add(offset) {
             self.space.expect(at, len);
@@ -229,6 +230,7 @@ impl<'a> Session<'a> {
     }
 
     /// What the pointer `offset` bytes into the object at `at` points at, once that was fetched.
+    #[inline]
     pub(crate) fn glimpse(&self, at: Gva, offset: u64) -> Option<Gva> {
         self.space.glimpse(at.checked_add(offset)?)
     }
@@ -265,13 +267,13 @@ impl<'a> Session<'a> {
 
 /// Runs one table's walk, which adds to the list it is given. A used-up budget ends the table early with a problem, and
 /// what was read stays; a failed backend ends the look.
-fn table<T>(
+fn table<T: Default>(
     session: &Session<'_>,
     name: &str,
-    wanted: bool,
-    walk: impl FnOnce(&mut Vec<T>) -> Result<(), ReadError>,
-) -> Result<Vec<T>, Error> {
-    let mut items = Vec::new();
+    (wanted, len): (bool, fn(&T) -> usize),
+    walk: impl FnOnce(&mut T) -> Result<(), ReadError>,
+) -> Result<T, Error> {
+    let mut items = T::default();
     if !wanted {
         return Ok(items);
     }
@@ -286,7 +288,7 @@ fn table<T>(
             session.problem(
                 kind,
                 name,
-                format_args!("{error}; {} entries were read before it.", items.len()),
+                format_args!("{error}; {} entries were read before it.", len(&items)),
             );
         }
     }
@@ -321,21 +323,22 @@ pub(crate) fn snapshot(
 
     // Sockets and programs need processes for their owners.
     let need_processes = tables.processes || tables.sockets || tables.ebpf;
-    let mut processes = table(&session, "processes", need_processes, |processes| {
+    let mut processes = table(&session, "processes", (need_processes, Vec::len), |processes| {
         linux::processes::processes(&session, processes)
     })?;
     let activity =
         one(&session, "counter of tasks", linux::activity::activity(&session))?.unwrap_or_default();
     processes.sort_by_key(|process| (process.facts.pid, process.facts.task));
-    let sockets = table(&session, "sockets", tables.sockets, |sockets| {
+    let sockets = table(&session, "sockets", (tables.sockets, Rows::len), |sockets| {
         linux::net::sockets(&session, &processes, sockets)
     })?;
-    let mut modules =
-        table(&session, "modules", tables.modules, |modules| linux::module::modules(&session, modules))?;
+    let mut modules = table(&session, "modules", (tables.modules, Vec::len), |modules| {
+        linux::module::modules(&session, modules)
+    })?;
     modules.sort_by(|a, b| (&a.name, a.module).cmp(&(&b.name, b.module)));
     let ebpf_programs = (tables.ebpf && linux::bpf::is_known(&session))
         .then(|| {
-            table(&session, "ebpf_programs", true, |programs| {
+            table(&session, "ebpf_programs", (true, Vec::len), |programs| {
                 linux::bpf::programs(&session, &processes, &sockets, programs)
             })
         })

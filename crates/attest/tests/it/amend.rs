@@ -16,7 +16,7 @@ fn next(findings: &[Finding]) -> Result<attest::Draft, Error> {
 
 fn rogue(s: &mut Snapshot) {
     s.processes.push(process(666, "rogue", "/tmp/rogue"));
-    s.sockets.push(tcp("0.0.0.0", 4444, &[666]));
+    s.sockets.list().push(tcp("0.0.0.0", 4444, &[666]));
     s.processes[9].ppid = Some(402);
 }
 

@@ -24,7 +24,7 @@ fn with_flows() -> Certificate {
 }
 
 fn findings(socket: Socket) -> Vec<Finding> {
-    compare(&with_flows(), &web_with(|s| s.sockets.push(socket)))
+    compare(&with_flows(), &web_with(|s| s.sockets.list().push(socket)))
 }
 
 #[track_caller]
@@ -55,7 +55,7 @@ fn peer_port_direction_and_program_are_told_apart() {
 
 #[test]
 fn flows_are_not_judged_by_a_certificate_without_them() {
-    assert_eq!(drift(|s| s.sockets.push(flow(40001, "198.51.100.1", 4444, &[900]))), []);
+    assert_eq!(drift(|s| s.sockets.list().push(flow(40001, "198.51.100.1", 4444, &[900]))), []);
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn each_new_peer_of_a_known_flow_is_told_and_a_scan_of_one_port_is_one_finding()
     let scan = |peers: std::ops::Range<u8>, port| {
         let sockets =
             peers.map(move |n| flow(40000 + u16::from(n), &format!("198.51.100.{n}"), port, &[900]));
-        compare(&with_flows(), &web_with(|s| s.sockets.extend(sockets)))
+        compare(&with_flows(), &web_with(|s| s.sockets.list().extend(sockets)))
     };
     let one = only(scan(1..2, 6379));
     let many = only(scan(1..200, 6379));

@@ -140,12 +140,12 @@ fn a_module_that_comes_or_goes_is_not_hidden_and_one_that_poses_so_is() {
 
 #[test]
 fn a_socket_that_a_view_lacks_is_hidden_and_says_where_and_who_holds_it() {
-    let finding = only(findings(|s| s.sockets[0].views_missing = names(&["hash_table"]).into()));
+    let finding = only(findings(|s| s.sockets.list()[0].views_missing = names(&["hash_table"]).into()));
     assert_eq!((finding.rule.as_str(), finding.severity), (rule::SOCKET_HIDDEN, Severity::Critical));
     assert_eq!(finding.subject, "socket inet tcp 443");
     assert_eq!(finding.views_missing, names(&["hash_table"]));
     assert_eq!(finding.evidence["pids"], "400, 401, 402");
-    assert_eq!(finding.evidence["socks"], web().sockets[0].sock.to_string());
+    assert_eq!(finding.evidence["socks"], web().sockets.get(0).unwrap().sock.to_string());
     assert!(finding.evidence["files"].starts_with("0xffff"), "{finding:#?}");
     assert_eq!(finding.evidence.get("allow_with"), None, "no certificate can allow it");
 }
@@ -154,9 +154,9 @@ fn a_socket_that_a_view_lacks_is_hidden_and_says_where_and_who_holds_it() {
 fn a_socket_that_nobody_holds_is_hidden_and_one_that_nobody_need_hold_is_not() {
     let with = |ownership, missing: &[&str]| {
         findings(|s| {
-            s.sockets[0].processes.clear();
-            s.sockets[0].ownership = ownership;
-            s.sockets[0].views_missing = names(missing).into();
+            s.sockets.list()[0].processes.clear();
+            s.sockets.list()[0].ownership = ownership;
+            s.sockets.list()[0].views_missing = names(missing).into();
         })
     };
     let finding = only(with(Some(Ownership::Nobody), &["file_table"]));
@@ -171,9 +171,9 @@ fn a_socket_that_nobody_holds_is_hidden_and_one_that_nobody_need_hold_is_not() {
 fn the_same_hiding_is_the_same_finding_and_another_port_or_view_is_another() {
     let id = |port, view: &str| {
         only(findings(|s| {
-            s.sockets[2] = tcp("0.0.0.0", port, &[1, 470]);
-            s.sockets[2].views_missing = names(&[view]).into();
-            s.sockets[2].sock = Address(0xffff_8880_0000_0000 | u64::from(port));
+            s.sockets.list()[2] = tcp("0.0.0.0", port, &[1, 470]);
+            s.sockets.list()[2].views_missing = names(&[view]).into();
+            s.sockets.list()[2].sock = Address(0xffff_8880_0000_0000 | u64::from(port));
         }))
         .id
     };
@@ -185,8 +185,8 @@ fn the_same_hiding_is_the_same_finding_and_another_port_or_view_is_another() {
 #[test]
 fn a_listener_whose_holder_could_not_be_found_is_blindness() {
     let mut snapshot = seen_everywhere();
-    snapshot.sockets[0].processes.clear();
-    snapshot.sockets[0].ownership = None;
+    snapshot.sockets.list()[0].processes.clear();
+    snapshot.sockets.list()[0].ownership = None;
     let found = compare(&certificate(), &snapshot);
     assert!(found.iter().any(|finding| finding.rule == rule::GUEST_BLIND), "{found:#?}");
 }

@@ -94,7 +94,7 @@ fn a_problem_blinds_the_table_that_it_shortens() {
 fn an_empty_process_table_is_blindness_also_without_a_problem() {
     let findings = drift(|s| {
         s.processes.clear();
-        s.sockets.clear();
+        s.sockets.list().clear();
     });
     assert_eq!(rules(&findings), [rule::GUEST_BLIND]);
 }

@@ -78,14 +78,14 @@ fn what_is_between_two_programs_is_not_learned_and_holds_no_socket_beside_others
     learner.look(&web()).unwrap();
     let settled = learner.draft(&options()).unwrap().statement;
     let mut snapshot = web_with(|s| s.processes.push(between(600)));
-    snapshot.sockets[2].processes = vec![1, 470, 600].into();
+    snapshot.sockets.list()[2].processes = vec![1, 470, 600].into();
     let mut learner = Learner::new(&options());
     learner.look(&snapshot).unwrap();
     assert_eq!(learner.draft(&options()).unwrap().statement, settled);
     // The shell has not closed yet what the sshd listened on.
     assert_eq!(compare(&certificate(), &snapshot), []);
     // Alone it does hold it.
-    snapshot.sockets[2].processes = vec![600].into();
+    snapshot.sockets.list()[2].processes = vec![600].into();
     assert_eq!(rules(&compare(&certificate(), &snapshot)), [rule::LISTENER_UNKNOWN]);
 }
 

@@ -18,7 +18,7 @@ fn another_look_at_the_same_service_conforms() {
             process.start_time_ns = Some(1);
             process.task = Address(0xffff_8889_0000_0000);
         }
-        for socket in &mut s.sockets {
+        for socket in s.sockets.list() {
             for pid in &mut socket.processes {
                 *pid += 1000 * u32::from(*pid > 2);
             }
@@ -93,7 +93,7 @@ fn findings_do_not_depend_on_the_order_of_rows_and_the_worst_comes_first() {
     let reversed = drift(|s| {
         change(s);
         s.processes.reverse();
-        s.sockets.reverse();
+        s.sockets.list().reverse();
         s.modules.reverse();
     });
     assert_eq!(ids(&reversed), ids(&findings));
@@ -358,8 +358,8 @@ fn no_name_that_a_guest_chooses_makes_two_causes_one() {
     let findings = drift(|s| {
         s.processes.push(process(600, "nc", "/usr/bin/bash"));
         s.processes.push(process(601, "x", "/usr/bin/bash as nc"));
-        s.sockets.push(unix("/a /usr/bin/bash", &[900]));
-        s.sockets.push(unix("/a", &[900]));
+        s.sockets.list().push(unix("/a /usr/bin/bash", &[900]));
+        s.sockets.list().push(unix("/a", &[900]));
     });
     let mut ids: Vec<_> = findings.iter().map(|f| &f.id).collect();
     ids.dedup();

@@ -241,7 +241,8 @@ pub fn web() -> Snapshot {
             udp("10.0.2.15", 68, &[450]),
             unix("/run/systemd/private", &[1]),
             socket(Family::Packet, "raw", "0x0800", SocketState::Unconnected, &[450]),
-        ],
+        ]
+        .into(),
         modules: vec![module("virtio_net"), module("ext4")],
         ebpf_programs: Some(vec![ebpf("sd_devices", "cgroup_device", "d9e3c8a1b2f40576")]),
         problems: vec![],

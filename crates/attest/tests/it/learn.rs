@@ -42,7 +42,7 @@ fn several_looks_are_all_allowed() {
         s.vm.name = "web-2".to_owned();
         s.kernel.release = "6.1.0-19-cloud-amd64".to_owned();
         s.processes.push(as_user(process(950, "cron", "/usr/sbin/cron"), 7));
-        s.sockets.push(tcp("0.0.0.0", 8080, &[950]));
+        s.sockets.list().push(tcp("0.0.0.0", 8080, &[950]));
         s.modules.push(module("nf_tables"));
     });
     let statement = certify(&[web(), other.clone()], &options()).unwrap();
@@ -80,7 +80,7 @@ fn programs_of_one_binary_are_told_apart_by_name() {
 
 #[test]
 fn nothing_of_one_run_gets_into_the_certificate() {
-    let snapshot = web_with(|s| s.sockets.push(unix("/run/user/1000/agent.470.sock", &[470])));
+    let snapshot = web_with(|s| s.sockets.list().push(unix("/run/user/1000/agent.470.sock", &[470])));
     let json = serde_json::to_string(&learn(std::slice::from_ref(&snapshot))).unwrap();
     for one_run in ["4711", "0xffff", "470", "2026-11-20", "12345", "4026531840", "0x1200"] {
         assert!(!json.contains(one_run), "{one_run} in {json}");
@@ -91,14 +91,14 @@ fn nothing_of_one_run_gets_into_the_certificate() {
 #[test]
 fn ports_that_the_kernel_chose_are_left_open() {
     let first = web_with(|s| {
-        s.sockets.push(udp("0.0.0.0", 40111, &[450]));
-        s.sockets.push(tcp("0.0.0.0", 41222, &[450]));
-        s.sockets.push(tcp("0.0.0.0", 50051, &[400]));
+        s.sockets.list().push(udp("0.0.0.0", 40111, &[450]));
+        s.sockets.list().push(tcp("0.0.0.0", 41222, &[450]));
+        s.sockets.list().push(tcp("0.0.0.0", 50051, &[400]));
     });
     let second = web_with(|s| {
-        s.sockets.push(udp("0.0.0.0", 51222, &[450]));
-        s.sockets.push(tcp("0.0.0.0", 42333, &[450]));
-        s.sockets.push(tcp("0.0.0.0", 50051, &[400]));
+        s.sockets.list().push(udp("0.0.0.0", 51222, &[450]));
+        s.sockets.list().push(tcp("0.0.0.0", 42333, &[450]));
+        s.sockets.list().push(tcp("0.0.0.0", 50051, &[400]));
     });
     let ports = |certificate: &attest::Certificate, protocol: &str, exe: &str| {
         let of = certificate.listeners.iter().filter(|l| l.protocol == protocol);
@@ -115,7 +115,7 @@ fn ports_that_the_kernel_chose_are_left_open() {
 
 #[test]
 fn interface_addresses_are_left_open_and_loopback_is_not() {
-    let snapshot = web_with(|s| s.sockets.push(tcp("127.0.0.53", 53, &[1])));
+    let snapshot = web_with(|s| s.sockets.list().push(tcp("127.0.0.53", 53, &[1])));
     let certificate = learn(std::slice::from_ref(&snapshot));
     let address = |port| {
         let listener = certificate.listeners.iter().find(|l| l.port == Some(PortRule::exactly(port)));
@@ -152,8 +152,8 @@ fn a_snapshot_with_an_unknown_fact_is_refused_with_the_reason() {
     refuse(&|s| s.processes[4].exe_state = None, "exe_state");
     refuse(&|s| s.processes[4].capabilities_effective = None, "capabilities_effective");
     refuse(&|s| s.processes[2].uid = None, "uid");
-    refuse(&|s| s.sockets[0].local_port = None, "local_port");
-    refuse(&|s| s.sockets[0].processes = vec![31337].into(), "processes");
+    refuse(&|s| s.sockets.list()[0].local_port = None, "local_port");
+    refuse(&|s| s.sockets.list()[0].processes = vec![31337].into(), "processes");
     refuse(&|s| s.kernel.btf_digest = None, "btf_digest");
     refuse(&|s| s.processes.push(Process { kernel_thread: true, ..process(9, "x", "/x") }), "kernel_thread");
 }
@@ -174,7 +174,7 @@ fn nothing_is_learned_from_nothing() {
 fn what_is_learned_does_not_depend_on_the_order_of_rows() {
     let reversed = web_with(|s| {
         s.processes.reverse();
-        s.sockets.reverse();
+        s.sockets.list().reverse();
         s.modules.reverse();
     });
     assert_eq!(learn(&[reversed]), learn(&[web()]));
@@ -249,10 +249,10 @@ fn parents_are_certified_and_the_first_process_may_adopt() {
 fn flows_are_learned_when_asked_for_peer_by_peer_until_there_are_too_many() {
     let options = attest::LearnOptions { flows: true, ..options() };
     let snapshot = web_with(|s| {
-        s.sockets.push(flow(40001, "10.0.5.9", 5432, &[401]));
-        s.sockets.push(flow(443, "203.0.113.7", 55555, &[401]));
-        s.sockets.push(flow(40003, "127.0.0.1", 6379, &[401]));
-        s.sockets.extend((0..17).map(|n| flow(41000 + n, &format!("198.51.100.{n}"), 443, &[900])));
+        s.sockets.list().push(flow(40001, "10.0.5.9", 5432, &[401]));
+        s.sockets.list().push(flow(443, "203.0.113.7", 55555, &[401]));
+        s.sockets.list().push(flow(40003, "127.0.0.1", 6379, &[401]));
+        s.sockets.list().extend((0..17).map(|n| flow(41000 + n, &format!("198.51.100.{n}"), 443, &[900])));
     });
     let draft = {
         let mut learner = attest::Learner::new(&options);
@@ -281,7 +281,7 @@ fn what_was_seen_once_or_on_one_sibling_or_looks_made_up_is_marked_for_review() 
         s.vm.name = "web-2".to_owned();
         s.vm.id = "uuid:2".to_owned();
         s.processes.push(process(700, "job", "/tmp/tmp.aB3xY9Qz/job"));
-        s.sockets.push(unix("/tmp/dbus-kQzRtWpL2x", &[470]));
+        s.sockets.list().push(unix("/tmp/dbus-kQzRtWpL2x", &[470]));
         s.processes[7].args = Some(vec!["dhclient".to_owned(), "--password=hunter2".to_owned()]);
     });
     learner.look(&sibling).unwrap();
@@ -320,7 +320,7 @@ fn a_look_that_is_not_fit_leaves_nothing_behind() {
     let before = learner.draft(&options()).unwrap();
     let blind = web_with(|s| {
         s.processes.push(process(700, "job", "/opt/job"));
-        s.sockets[0].local_port = None;
+        s.sockets.list()[0].local_port = None;
     });
     assert!(learner.look(&blind).is_err());
     assert_eq!(learner.draft(&options()).unwrap(), before);

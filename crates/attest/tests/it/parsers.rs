@@ -79,8 +79,8 @@ proptest! {
                 });
             }
             for (port, pid, path) in ports {
-                s.sockets.push(tcp("::1", port, &[pid]));
-                s.sockets.push(unix(&path, &[pid % 500]));
+                s.sockets.list().push(tcp("::1", port, &[pid]));
+                s.sockets.list().push(unix(&path, &[pid % 500]));
             }
         });
         let _ = compare(&certificate(), &snapshot);

@@ -41,8 +41,8 @@ fn the_proposal_allows_it(certificate: &Certificate, snapshot: &Snapshot) {
 fn the_change_that_a_finding_proposes_allows_what_was_found() {
     let rogue = |s: &mut Snapshot| {
         s.processes.push(process(666, "rogue", "/tmp/rogue"));
-        s.sockets.push(tcp("0.0.0.0", 4444, &[666]));
-        s.sockets.push(tcp("::", 4444, &[666]));
+        s.sockets.list().push(tcp("0.0.0.0", 4444, &[666]));
+        s.sockets.list().push(tcp("::", 4444, &[666]));
     };
     type Change<'c> = &'c dyn Fn(&mut Snapshot);
     let changes: [(&str, Change<'_>); 21] = [
@@ -80,13 +80,15 @@ fn the_change_that_a_finding_proposes_allows_what_was_found() {
         }),
         ("identity", &|s| s.processes[5].euid = Some(0)),
         ("kernel thread identity", &|s| s.processes[3].uid = Some(99)),
-        ("listener of somebody else", &|s| s.sockets[0].processes = vec![900].into()),
+        ("listener of somebody else", &|s| s.sockets.list()[0].processes = vec![900].into()),
         ("ephemeral and unix listeners", &|s| {
-            s.sockets.push(udp("0.0.0.0", 40123, &[900]));
-            s.sockets.push(unix("/tmp/sock.900/#x", &[900]));
-            s.sockets.push(unix("@abstract", &[]));
+            s.sockets.list().push(udp("0.0.0.0", 40123, &[900]));
+            s.sockets.list().push(unix("/tmp/sock.900/#x", &[900]));
+            s.sockets.list().push(unix("@abstract", &[]));
         }),
-        ("raw", &|s| s.sockets.push(socket(Family::Inet, "raw", "icmp", SocketState::Unconnected, &[900]))),
+        ("raw", &|s| {
+            s.sockets.list().push(socket(Family::Inet, "raw", "icmp", SocketState::Unconnected, &[900]))
+        }),
         ("module", &|s| s.modules.push(module("diamorphine"))),
         ("ebpf", &|s| s.ebpf_programs.as_mut().unwrap().push(ebpf("evil", "xdp", "aaaabbbbccccdddd"))),
         ("kernel", &|s| {
@@ -131,9 +133,9 @@ fn the_change_proposed_for_a_flow_allows_it() {
     let mut certificate = certificate();
     certificate.flows = Some(attest::Flows::default());
     let snapshot = web_with(|s| {
-        s.sockets.push(flow(40001, "192.0.2.7", 443, &[900]));
-        s.sockets.push(flow(40002, "2001:db8::7", 443, &[900]));
-        s.sockets.push(flow(443, "198.51.100.9", 50000, &[401]));
+        s.sockets.list().push(flow(40001, "192.0.2.7", 443, &[900]));
+        s.sockets.list().push(flow(40002, "2001:db8::7", 443, &[900]));
+        s.sockets.list().push(flow(443, "198.51.100.9", 50000, &[401]));
     });
     the_proposal_allows_it(&certificate, &snapshot);
 }

@@ -99,7 +99,7 @@ fn a_guest_cannot_write_on_the_page() {
     let hostile = web_with(|s| {
         s.vm.name = "web\x1b[2J".to_owned();
         s.processes.push(process(666, "a\x1b[31m\u{202e}b\n  nothing", "/opt/a\nb"));
-        s.sockets.push(unix("/run/\x1b]0;x\x07", &[666]));
+        s.sockets.list().push(unix("/run/\x1b]0;x\x07", &[666]));
     });
     learner.look(&hostile).unwrap();
     let page = review(&learner.draft(&options()).unwrap());

@@ -8,7 +8,7 @@ use super::words;
 use crate::Outcome;
 use crate::args::SocketsArgs;
 use crate::output::{Cell, Output, Paint, Table};
-use facts::{Family, FilterKind, Ownership, Process, Socket, Text, VsockAddress};
+use facts::{Family, FilterKind, Ownership, Process, Rows, Socket, Text, VsockAddress};
 use introspect::Tables;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -36,7 +36,7 @@ fn names(processes: &[Process]) -> BTreeMap<u32, String> {
 }
 
 /// The sockets as rows, `extended` with what `ss -e` adds.
-pub(super) fn table(sockets: &[Socket], processes: &[Process], extended: bool) -> Table {
+pub(super) fn table(sockets: &Rows<Socket>, processes: &[Process], extended: bool) -> Table {
     let names = names(processes);
     let mut titles =
         vec!["PROTO", "STATE", ">RECV-Q", ">SEND-Q", "LOCAL", "REMOTE", ">NETNS", "PROCESSES", "NOTES"];

@@ -180,7 +180,7 @@ fn carry_over(before: Snapshot, after: &mut Snapshot) {
     }
     if is_blind(attest::Table::Sockets) {
         let listeners = before.sockets.into_iter().filter(is_listener).collect();
-        carry(listeners, &mut after.sockets, listener_key);
+        carry(listeners, after.sockets.list(), listener_key);
     }
     if is_blind(attest::Table::Modules) {
         carry(before.modules, &mut after.modules, module_key);

@@ -123,7 +123,7 @@ pub fn snapshot() -> Snapshot {
             task: Address(0xffff_8880_0000_0000),
             ..Process::default()
         }],
-        sockets: Vec::new(),
+        sockets: facts::Rows::default(),
         modules: Vec::new(),
         ebpf_programs: None,
         problems: Vec::new(),

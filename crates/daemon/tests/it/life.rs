@@ -31,7 +31,7 @@ fn rebooted(good: &Snapshot) -> Snapshot {
         process.pid += 1000;
         process.task = Address(process.task.0 + 0x10_0000);
     }
-    for socket in &mut other.sockets {
+    for socket in other.sockets.list() {
         socket.processes.iter_mut().for_each(|pid| *pid += 1000);
     }
     other

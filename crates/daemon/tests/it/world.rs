@@ -121,7 +121,8 @@ pub fn snapshot(vm: &Vm) -> Snapshot {
             file: Some(Address(0xffff_8880_2000_0000)),
             views: ["tcp_hash"].into(),
             sock: Address(0xffff_8880_1000_0000),
-        }],
+        }]
+        .into(),
         modules: vec![],
         ebpf_programs: None,
         problems: vec![],

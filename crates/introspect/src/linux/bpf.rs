@@ -13,7 +13,7 @@ use super::{
 use crate::session::{Session, member};
 use bpf_link::Link;
 use bpf_place::Placed;
-use facts::{Address, EbpfAttachment, EbpfProgram, ProblemKind, Socket};
+use facts::{Address, EbpfAttachment, EbpfProgram, ProblemKind, Rows, Socket};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use vmi_core::{Gva, ReadError};
 
@@ -204,7 +204,7 @@ fn table(session: &Session<'_>) -> Option<(xarray::Layout, Gva)> {
 pub(crate) fn programs(
     session: &Session<'_>,
     processes: &[Seen],
-    sockets: &[Socket],
+    sockets: &Rows<Socket>,
     programs: &mut Vec<EbpfProgram>,
 ) -> Result<(), ReadError> {
     // The descriptors were followed for the sockets, if those were asked for.
@@ -533,7 +533,7 @@ fn kept_by_links(
 }
 
 /// Sockets by the id of the program that filters them.
-fn of_sockets(sockets: &[Socket]) -> HashMap<u32, Vec<EbpfAttachment>> {
+fn of_sockets(sockets: &Rows<Socket>) -> HashMap<u32, Vec<EbpfAttachment>> {
     let mut of_program: HashMap<u32, Vec<EbpfAttachment>> = HashMap::new();
     for socket in sockets {
         let Some(program) = socket.filter.as_ref().and_then(|filter| filter.program) else { continue };

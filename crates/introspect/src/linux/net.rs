@@ -119,12 +119,13 @@ struct Hashed {
     whole_addressed: Vec<Table>,
 }
 
-/// What there is to read of the tables. Those of MPTCP's sockets are found by TCP's.
+/// What there is to read of the tables. Those of MPTCP's sockets are found by TCP's. What takes longest comes first: unix socks have few chains,
+/// which are long.
 const TABLES: [Index; 12] = [
+    Index::First(Table::Unix),
     Index::First(Table::Tcp),
     Index::First(Table::Udp),
     Index::Second(Table::Udp),
-    Index::First(Table::Unix),
     Index::First(Table::Raw),
     Index::First(Table::Ping),
     Index::First(Table::Netlink),
@@ -353,7 +354,7 @@ impl Views {
 pub(crate) fn sockets(
     session: &Session<'_>,
     processes: &[Seen],
-    sockets: &mut Vec<Socket>,
+    sockets: &mut facts::Rows<Socket>,
 ) -> Result<(), ReadError> {
     let hashed = Hashed::read(session, &namespaces(session)?, is_crowd(processes.len()))?;
     let holders = Holders::find(session, &holder::tables(session, processes)?, &hashed.unix)?;
@@ -579,7 +580,7 @@ impl<'s, 'a> Walk<'s, 'a> {
         Ok(())
     }
 
-    fn finish(mut self, crowd: bool) -> Vec<Socket> {
+    fn finish(mut self, crowd: bool) -> facts::Rows<Socket> {
         let mixed = std::mem::take(&mut self.reader.mixed);
         mixed.iter().for_each(|_| self.reader.session.torn());
         self.forget(&mixed);

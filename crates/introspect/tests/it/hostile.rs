@@ -502,7 +502,7 @@ fn the_largest_table_that_a_guest_can_claim_takes_little_memory_and_a_larger_one
     };
     let (used, run) = runs.map(used).min_by_key(|(used, _)| *used).unwrap();
     assert!(used < 16 << 20, "{used} bytes");
-    let known = clean.sockets[0].sock.0;
+    let known = clean.sockets.get(0).unwrap().sock.0;
     let direct = known - liar.physical(known);
     let full = Full { memory, run, word: known };
 

@@ -99,7 +99,7 @@ fn a_table_that_is_on_the_move_or_gone_by_the_time_it_is_read_loses_nobody_and_i
     let chains = chains(&stopped, table);
     let used: Vec<&Chain> = chains.iter().filter(|chain| !chain.nodes.is_empty()).collect();
     assert!(used.len() >= 2, "there are two chains");
-    let [other, page] = free_pages(&opened, &stopped, clean.sockets[0].sock.0);
+    let [other, page] = free_pages(&opened, &stopped, clean.sockets.get(0).unwrap().sock.0);
     let buckets = stopped.member(other, "bucket_table", "buckets");
     let last = |chain: &Chain| *chain.nodes.last().unwrap();
     let leads_to_last = |chain: &Chain| match chain.nodes.as_slice() {

@@ -323,7 +323,7 @@ fn everything_is_in_memory(clean: &Snapshot, searched: &Snapshot) {
     // A subflow of MPTCP has the file of the socket that it works for, which alone is that file's.
     let mptcp = same.iter().filter(|socket| socket.protocol.as_deref() == Some("mptcp"));
     let lent: Vec<_> = mptcp.filter_map(|socket| socket.file).collect();
-    for socket in &mut same {
+    for socket in same.list() {
         let (views, found) = match socket.views.split_last() {
             Some((last, views)) if last == "slab" => (views.to_vec(), true),
             _ => (socket.views.to_vec(), false),
