@@ -20,7 +20,7 @@ pub use addr::{Gpa, Gva, PAGE_SIZE};
 pub use look::{Budget, Look, LookStats};
 pub use memory::{Access, GuestMemory, MemoryError, Region};
 pub use observed::{Observed, ReadError};
-pub use page::Page;
+pub use page::{LINE, Page};
 pub use paging::{Approach, Levels, Translation};
 pub use registers::Registers;
 pub use space::AddressSpace;

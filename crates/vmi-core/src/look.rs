@@ -42,8 +42,8 @@ const CACHED_PAGES_MAX: usize = 16 * 1024;
 pub(crate) const BULK: usize = 16 * 1024;
 /// [`PAGE_SIZE`] as the length of an array.
 const PAGE_BYTES: usize = 4096;
-/// The clock is asked once in so many reads.
-const CLOCK_EVERY: u64 = 256;
+/// The clock is asked once in so many bytes that are read, which mostly come eight at a time.
+const CLOCK_EVERY: u64 = 2048;
 
 #[derive(Debug, Default)]
 struct PageCache {
@@ -81,6 +81,8 @@ pub struct Look<'m> {
     bytes: Cell<u64>,
     kept: Cell<u64>,
     exhausted: Cell<Option<&'static str>>,
+    /// Bytes up to which nobody need ask whether the look costs too much.
+    checked: Cell<u64>,
     cache: Option<RefCell<PageCache>>,
 }
 
@@ -96,6 +98,7 @@ impl<'m> Look<'m> {
             bytes: Cell::new(0),
             kept: Cell::new(0),
             exhausted: Cell::new(None),
+            checked: Cell::new(0),
             cache: (memory.access() == Access::PerCall).then(RefCell::default),
         })
     }
@@ -115,6 +118,7 @@ impl<'m> Look<'m> {
             bytes: Cell::new(0),
             kept: Cell::new(0),
             exhausted: self.exhausted.clone(),
+            checked: Cell::new(0),
             cache: self.cache.is_some().then(RefCell::default),
         }
     }
@@ -124,6 +128,7 @@ impl<'m> Look<'m> {
         if let Some(limit) = beside.exhausted.get() {
             self.exhausted.set(Some(limit));
         }
+        self.checked.set(0);
         let unread = beside.budget.bytes.saturating_sub(beside.bytes.get());
         self.bytes.set(self.bytes.get().saturating_sub(unread));
         self.reads.set(self.reads.get().saturating_add(beside.reads.get()));
@@ -140,6 +145,7 @@ impl<'m> Look<'m> {
         self.kept.set(kept);
         if kept > self.budget.bytes / 4 {
             self.exhausted.set(Some("memory"));
+            self.checked.set(0);
             return Err(ReadError::Budget { limit: "memory" });
         }
         Ok(())
@@ -204,27 +210,45 @@ impl<'m> Look<'m> {
         self.memory.read(at, buf).map_err(PhysicalReadError::Memory)
     }
 
+    /// Counts a read of so many bytes. `None`, and nothing is counted: it is time to ask whether the look costs too much, with
+    /// [`Self::charge`].
+    #[inline]
+    pub(crate) fn charge_unasked(&self, bytes: u64) -> Option<()> {
+        let total = self.bytes.get().saturating_add(bytes);
+        if total > self.checked.get() {
+            return None;
+        }
+        self.reads.set(self.reads.get().wrapping_add(1));
+        self.bytes.set(total);
+        Some(())
+    }
+
     /// Counts a read of so many bytes. `Err(Budget)` once the look has cost too much, from then on always.
     #[inline]
     pub(crate) fn charge(&self, bytes: u64) -> Result<(), PhysicalReadError> {
-        let reads = self.reads.get().wrapping_add(1);
-        let total = self.bytes.get().saturating_add(bytes);
-        self.reads.set(reads);
-        self.bytes.set(total);
-        let is_fine = total <= self.budget.bytes && self.exhausted.get().is_none();
-        if is_fine && !reads.is_multiple_of(CLOCK_EVERY) { Ok(()) } else { self.check(total) }
+        match self.charge_unasked(bytes) {
+            Some(()) => Ok(()),
+            None => self.check(bytes),
+        }
     }
 
     #[cold]
-    fn check(&self, total: u64) -> Result<(), PhysicalReadError> {
+    fn check(&self, bytes: u64) -> Result<(), PhysicalReadError> {
+        let total = self.bytes.get().saturating_add(bytes);
+        self.reads.set(self.reads.get().wrapping_add(1));
+        self.bytes.set(total);
         let late = || self.deadline.is_some_and(|deadline| Instant::now() > deadline);
         let limit = match self.exhausted.get() {
             Some(limit) => limit,
             None if total > self.budget.bytes => "bytes",
             None if late() => "time",
-            None => return Ok(()),
+            None => {
+                self.checked.set(total.saturating_add(CLOCK_EVERY).min(self.budget.bytes));
+                return Ok(());
+            }
         };
         self.exhausted.set(Some(limit));
+        self.checked.set(0);
         Err(PhysicalReadError::Budget(limit))
     }
 

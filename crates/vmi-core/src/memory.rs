@@ -109,8 +109,8 @@ pub trait GuestMemory: Send + Sync + fmt::Debug {
     /// for nothing that is not there.
     fn expect(&self, _at: Gpa, _len: u64) {}
 
-    /// The same of `len` bytes from byte `offset` of a page that it has lent, as far as they are in it.
-    fn expect_of(&self, _page: &Page, _offset: u64, _len: u64) {}
+    /// The same of lines of a page that it has lent: bit `n` is for the [`LINE`](crate::LINE) bytes from byte `n * LINE` on.
+    fn expect_of(&self, _page: &Page, _lines: u64) {}
 
     /// The parts of `within` that may hold anything but zeros: ascending, page-aligned, inside the regions. Parts that
     /// are left out were never touched by the guest.

@@ -11,7 +11,19 @@ const WORDS: usize = 512;
 /// Bytes of a word.
 const WORD: usize = size_of::<u64>();
 
+/// Bytes that a processor fetches at once (of x86-64 and most ARMv8).
+pub const LINE: u64 = 64;
+
 const _: () = assert!(size_of::<Page>() as u64 == PAGE_SIZE && align_of::<Page>() == WORD);
+const _: () = assert!(PAGE_SIZE / LINE == u64::BITS as u64);
+
+/// The lines, one bit each, of `len` bytes from byte `offset` of a page on, as far as they are in it.
+#[inline]
+pub(crate) fn lines(offset: u64, len: u64) -> u64 {
+    let first = offset % PAGE_SIZE / LINE;
+    let last = (offset % PAGE_SIZE).saturating_add(len.saturating_sub(1)).min(PAGE_SIZE - 1) / LINE;
+    (u64::MAX << first) & (u64::MAX >> (u64::BITS as u64 - 1 - last))
+}
 
 /// 4096 bytes of guest memory that are there to be loaded. A backend makes a reference to one of a page of its mapping, which must be
 /// readable, begin at a multiple of 8, and stay for as long as the reference; nothing here ever stores to it.
@@ -59,6 +71,7 @@ impl Page {
     }
 
     /// The place of byte `offset`, to have it fetched. What of `offset` is beyond the page does not count.
+    #[inline]
     #[must_use]
     pub fn place(&self, offset: u64) -> *const u8 {
         let offset = usize::try_from(offset % PAGE_SIZE).unwrap_or(0);

@@ -1,16 +1,14 @@
 //! A virtual address space of the guest: page tables plus a translation cache, for one look.
 
 use crate::look::{BULK, PhysicalReadError};
-use crate::{Gpa, Gva, Levels, Look, PAGE_SIZE, Page, ReadError, Translation, paging};
+use crate::page::lines;
+use crate::{Gpa, Gva, LINE, Levels, Look, PAGE_SIZE, Page, ReadError, Translation, paging};
 use std::cell::Cell;
 
 /// Entries of each translation cache, a power of two. 512 cover 2 MiB of small pages or 1 GiB of large ones.
 const TLB_ENTRIES: usize = 512;
-/// The same of a space that is asked for a few pages and dropped: filling 512 would cost more than it saves.
-const TLB_ENTRIES_BRIEF: usize = 4;
-/// Entries of the cache of pages that are loaded from, a power of two, and those of a space that is asked for a few.
+/// Entries of the cache of pages that are loaded from, a power of two.
 const PAGES: usize = 1024;
-const PAGES_BRIEF: usize = 4;
 const LARGE_PAGE: u64 = 2 << 20;
 
 const _: () = assert!(Tlb::<12>::PAGE == PAGE_SIZE && Tlb::<21>::PAGE == LARGE_PAGE);
@@ -18,7 +16,7 @@ const _: () = assert!(Tlb::<12>::PAGE == PAGE_SIZE && Tlb::<21>::PAGE == LARGE_P
 /// Translations of pages of `1 << SHIFT` bytes, each in the one place that its number leads to.
 #[derive(Debug)]
 struct Tlb<const SHIFT: u32> {
-    /// Page number (0 is never cached) and physical page. A power of two of them.
+    /// Page number (0 is never cached) and physical page. A power of two of them, or none.
     entries: Box<[Cell<(u64, u64)>]>,
 }
 
@@ -62,7 +60,7 @@ type Slot<'m> = Cell<(u64, Option<&'m Page>)>;
 /// Pages that the backend has lent, by where they are in the address space: most reads are a look here and one load.
 #[derive(Debug)]
 struct Pages<'m> {
-    /// A power of two of them.
+    /// A power of two of them, or none.
     entries: Box<[Slot<'m>]>,
 }
 
@@ -73,7 +71,7 @@ impl<'m> Pages<'m> {
 
     #[inline]
     fn entry(&self, number: u64) -> Option<&Slot<'m>> {
-        let slot = usize::try_from(number ^ (number >> 10) ^ (number >> 20)).unwrap_or(0);
+        let slot = usize::try_from(number ^ (number >> 10)).unwrap_or(0);
         self.entries.get(slot & self.entries.len().wrapping_sub(1))
     }
 
@@ -100,10 +98,11 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
         Self::with_entries(look, root, levels, (TLB_ENTRIES, PAGES))
     }
 
-    /// The same for a space that is made to read a few pages, like one process's arguments.
+    /// The same for a space that is made to read a few pages once, like one process's arguments: it keeps nothing, as that would cost more
+    /// than it saves.
     #[must_use]
     pub fn brief(look: &'l Look<'m>, root: Gpa, levels: Levels) -> Self {
-        Self::with_entries(look, root, levels, (TLB_ENTRIES_BRIEF, PAGES_BRIEF))
+        Self::with_entries(look, root, levels, (0, 0))
     }
 
     fn with_entries(look: &'l Look<'m>, root: Gpa, levels: Levels, (entries, pages): (usize, usize)) -> Self {
@@ -190,8 +189,11 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
         // Nearly every read lies in one page that is at hand.
         let offset = usize::try_from(at.page_offset()).unwrap_or(usize::MAX);
         match self.page(at) {
-            Some(page) if page.copy(offset, buf).is_some() => {
-                self.look.charge(buf.len() as u64).map_err(|error| error.at(at))
+            Some(page)
+                if page.copy(offset, buf).is_some()
+                    && self.look.charge_unasked(buf.len() as u64).is_some() =>
+            {
+                Ok(())
             }
             _ => self.read_elsewhere(at, buf),
         }
@@ -260,19 +262,67 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
 
     /// Says that `len` bytes from `at`, as far as they are in its page, will be read soon. Only where it is known already which
     /// page that is: a walk through the tables would wait for memory itself.
+    #[inline]
     pub fn expect(&self, at: Gva, len: u64) {
+        self.expect_lines_of_page(at, lines(at.0, len));
+    }
+
+    /// The same of lines from `at` on, which is a multiple of [`LINE`]: bit `n` is for the bytes from byte `n * LINE` on.
+    #[inline]
+    pub fn expect_lines(&self, at: Gva, lines: u64) {
+        let first = at.page_offset() / LINE;
+        let now = lines << first;
+        if now != 0 {
+            self.expect_lines_of_page(at, now);
+        }
+        // Those of the next page.
+        let later = if first == 0 { 0 } else { lines >> (u64::from(u64::BITS) - first) };
+        if later != 0
+            && let Some(next) = at.page_base().checked_add(PAGE_SIZE)
+        {
+            self.expect_lines_of_page(next, later);
+        }
+    }
+
+    /// The same of lines of the page that `at` is in.
+    #[inline]
+    fn expect_lines_of_page(&self, at: Gva, lines: u64) {
         if let Some(page) = self.page(at) {
-            self.look.memory().expect_of(page, at.page_offset(), len);
-        } else if let Some(found) = self.known(at) {
-            self.look.memory().expect(found.at, len.min(found.left()));
+            self.look.memory().expect_of(page, lines);
+        } else if let Some(found) = self.known(at.page_base()) {
+            let first = u64::from(lines.trailing_zeros());
+            let count = (u64::from(u64::BITS) - u64::from(lines.leading_zeros())).saturating_sub(first);
+            if let Some(first) = found.at.checked_add(first * LINE) {
+                self.look.memory().expect(first, count * LINE);
+            }
         }
     }
 
     /// The pointer at `at`, for whoever wants to [`Self::expect`] what it points at: one that waits for nothing, as it was expected itself.
     /// What it says is no fact. `None`: there is none, or nothing there.
+    #[inline]
     #[must_use]
     pub fn glimpse(&self, at: Gva) -> Option<Gva> {
         self.pointer(at).ok().filter(|pointer| !pointer.is_null())
+    }
+
+    /// Loads the words at `at` and these distances from it, each of one moment, into `out`. `None`, and some of `out` written: [`Self::read`] them. Not
+    /// all of their pages are lent, or `at` is no multiple of eight, or the look has to be asked whether it costs too much.
+    #[inline]
+    #[must_use]
+    pub fn words(&self, at: Gva, distances: &[u64], out: &mut [u64]) -> Option<()> {
+        if !at.0.is_multiple_of(8) {
+            return None;
+        }
+        let (mut number, mut page) = (0, None);
+        for (distance, out) in distances.iter().zip(out) {
+            let at = at.checked_add(*distance)?;
+            if page.is_none() || number != at.0 / PAGE_SIZE {
+                (number, page) = (at.0 / PAGE_SIZE, self.page(at));
+            }
+            *out = page?.word(at.page_offset());
+        }
+        self.look.charge_unasked((distances.len() as u64).saturating_mul(8))
     }
 
     /// A number that does not straddle a multiple of eight. Most reads are of one.
@@ -283,16 +333,16 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
             return None;
         }
         let word = self.page(at)?.word(at.page_offset());
-        self.look.charge(N as u64).ok()?;
+        self.look.charge_unasked(N as u64)?;
         (word >> (within * 8)).to_le_bytes().first_chunk().copied()
     }
 
     #[inline]
     fn array<const N: usize>(&self, at: Gva) -> Result<[u8; N], ReadError> {
-        if let Some(bytes) = self.number(at) {
-            return Ok(bytes);
+        match self.number(at) {
+            Some(bytes) => Ok(bytes),
+            None => self.array_of_bytes(at),
         }
-        self.array_of_bytes(at)
     }
 
     /// The same of any bytes, and of all memory that gives no words. Apart, so that the usual way stays short.
@@ -304,26 +354,31 @@ impl<'l, 'm> AddressSpace<'l, 'm> {
     }
 
     /// One byte.
+    #[inline]
     pub fn u8(&self, at: Gva) -> Result<u8, ReadError> {
         Ok(self.array::<1>(at)?[0])
     }
 
     /// Two bytes, little-endian.
+    #[inline]
     pub fn u16(&self, at: Gva) -> Result<u16, ReadError> {
         Ok(u16::from_le_bytes(self.array(at)?))
     }
 
     /// Four bytes, little-endian.
+    #[inline]
     pub fn u32(&self, at: Gva) -> Result<u32, ReadError> {
         Ok(u32::from_le_bytes(self.array(at)?))
     }
 
     /// Eight bytes, little-endian.
+    #[inline]
     pub fn u64(&self, at: Gva) -> Result<u64, ReadError> {
         Ok(u64::from_le_bytes(self.array(at)?))
     }
 
     /// A pointer.
+    #[inline]
     pub fn pointer(&self, at: Gva) -> Result<Gva, ReadError> {
         Ok(Gva(self.u64(at)?))
     }

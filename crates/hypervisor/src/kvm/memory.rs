@@ -211,8 +211,8 @@ impl GuestMemory for KvmMemory {
         }
     }
 
-    fn expect_of(&self, page: &Page, offset: u64, len: u64) {
-        prefetch_of(page, offset, len);
+    fn expect_of(&self, page: &Page, lines: u64) {
+        prefetch_of(page, lines);
     }
 
     fn populated(&self, within: Region) -> Result<Vec<Region>, MemoryError> {

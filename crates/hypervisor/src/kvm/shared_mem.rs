@@ -39,6 +39,8 @@ const LONG: usize = 4 * PAGE;
 /// Bytes that the processor fetches at once.
 const LINE: usize = 64;
 
+const _: () = assert!(LINE as u64 == vmi_core::LINE);
+
 /// Who is asked whether a page exists.
 #[derive(Debug)]
 enum Oracle {
@@ -61,12 +63,12 @@ fn fetch(at: *const u8) {
     let _ = at;
 }
 
-/// Has the processor fetch `len` bytes from byte `offset` of a page, as far as they are in it.
-pub(crate) fn prefetch_of(page: &Page, offset: u64, len: u64) {
-    let end = offset.saturating_add(len).min(PAGE_SIZE);
-    let first = offset / LINE as u64 * LINE as u64;
-    for line in (first..end).step_by(LINE) {
-        fetch(page.place(line));
+/// Has the processor fetch lines of a page, one for each bit that is set.
+pub(crate) fn prefetch_of(page: &Page, lines: u64) {
+    let mut left = lines;
+    while left != 0 {
+        fetch(page.place(u64::from(left.trailing_zeros()) * LINE as u64));
+        left &= left.wrapping_sub(1);
     }
 }
 

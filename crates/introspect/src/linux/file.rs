@@ -2,7 +2,7 @@
 //! what keeps an eBPF program.
 
 use super::layout::Resolver;
-use super::object::{Object, span};
+use super::record::Members;
 use super::sock;
 use crate::apart::{Part, apart};
 use crate::session::{Session, Step, member};
@@ -30,6 +30,13 @@ pub(crate) struct Layout {
     socket_file: u64,
     sk_socket: u64,
     references: References,
+    /// What says what a ``struct file`` is, and what says whose it is.
+    kind: Members,
+    held: Members,
+    /// What is read of a ``struct socket`` with its inode.
+    of_socket: Members,
+    /// What is read of a ``struct fdtable``.
+    of_table: Members,
 }
 
 /// How a ``struct file`` counts who holds it.
@@ -42,20 +49,29 @@ enum References {
 }
 
 impl Layout {
-    pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Self {
+    pub(crate) fn resolve(resolver: &mut Resolver<'_>, sock: &sock::Layout) -> Self {
         let references = match resolver.optional("file", "f_ref") {
             Some(offset) => References::Biased(offset),
             None => References::Count(resolver.offset("file", "f_count")),
         };
+        let (References::Count(count) | References::Biased(count)) = references;
+        let [operations, private] = ["f_op", "private_data"].map(|name| resolver.offset("file", name));
+        let [max_fds, fd, open_fds] =
+            ["max_fds", "fd", "open_fds"].map(|name| resolver.offset("fdtable", name));
+        let [socket_sk, socket_file] = ["sk", "file"].map(|name| resolver.offset("socket", name));
         Self {
+            kind: Members::at([operations, private]),
+            held: Members::at([count, private]),
+            of_socket: Members::at([socket_sk, socket_file, sock.inode_of_socket()]),
+            of_table: Members::at([max_fds, fd, open_fds]),
             fdt: resolver.offset("files_struct", "fdt"),
-            max_fds: resolver.offset("fdtable", "max_fds"),
-            fd: resolver.offset("fdtable", "fd"),
-            open_fds: resolver.offset("fdtable", "open_fds"),
-            operations: resolver.offset("file", "f_op"),
-            private: resolver.offset("file", "private_data"),
-            socket_sk: resolver.offset("socket", "sk"),
-            socket_file: resolver.offset("socket", "file"),
+            max_fds,
+            fd,
+            open_fds,
+            operations,
+            private,
+            socket_sk,
+            socket_file,
             sk_socket: resolver.offset("sock", "sk_socket"),
             references,
         }
@@ -150,10 +166,7 @@ pub(super) fn is_referenced(session: &Session<'_>, file: Gva) -> Result<bool, Re
 
 /// Has fetched what [`is_referenced`] and [`sock_of`] read of the ``struct file *`` at `file`.
 pub(super) fn expect_references(session: &Session<'_>, file: Gva) {
-    let layout = &session.kernel.layouts().file;
-    let (References::Count(count) | References::Biased(count)) = layout.references;
-    session.expect(file, count, 8);
-    session.expect(file, layout.private, 8);
+    session.kernel.layouts().file.held.expect(session, file);
 }
 
 /// What the ``struct file`` at `file` stands for, as its operations know it.
@@ -195,7 +208,8 @@ impl Files {
             let end = self.read_tables(session, tables, &mut descriptors);
             (descriptors, end)
         });
-        found.extend(parts.into_iter().flatten());
+        found.reserve(parts.iter().map(Vec::len).sum());
+        parts.into_iter().for_each(|mut part| found.append(&mut part));
         (found, end)
     }
 
@@ -206,15 +220,20 @@ impl Files {
         tables: &[Gva],
         descriptors: &mut Vec<Descriptor>,
     ) -> Result<(), ReadError> {
-        let mut open = Vec::new();
+        // About as many as a usual process has.
+        let mut open = Vec::with_capacity(tables.len().saturating_mul(16));
         session.each(tables, &AHEAD_OF_TABLES, |table| {
             let read = self.read_table(session, table, &mut open);
             session.known("files_struct", table, read)
         })?;
-        *descriptors = session.each(&open, &AHEAD_OF_FILES, |(table, at, number, file)| {
-            Ok(Descriptor { table, at, number, file, lead: self.lead(session, file)? })
-        })?;
-        descriptors.retain(|descriptor| descriptor.lead != Lead::None);
+        let (files, behind) = each_once(&open);
+        let leads = session.each(&files, &AHEAD_OF_FILES, |file| self.lead(session, file))?;
+        descriptors.reserve(open.len());
+        for (Open { table, at, number, file }, index) in open.into_iter().zip(behind) {
+            if let Some(lead) = leads.get(index).copied().filter(|lead| *lead != Lead::None) {
+                descriptors.push(Descriptor { table, at, number, file, lead });
+            }
+        }
         keep_open(session, descriptors)
     }
 
@@ -223,8 +242,7 @@ impl Files {
         let layout = &session.kernel.layouts().file;
         let space = &session.space;
         let fdt = space.pointer(member(files, layout.fdt)?)?;
-        let table = Object::read(session, fdt, span(&[layout.max_fds, layout.fd, layout.open_fds]))?;
-        let max_fds = table.u32(layout.max_fds)?;
+        let max_fds = space.u32(member(fdt, layout.max_fds)?)?;
         if max_fds > DESCRIPTORS_MAX {
             session.problem(
                 ProblemKind::Implausible,
@@ -233,7 +251,8 @@ impl Files {
             );
             return Ok(());
         }
-        let (fd, open_fds) = (table.pointer(layout.fd)?, table.pointer(layout.open_fds)?);
+        let fd = space.pointer(member(fdt, layout.fd)?)?;
+        let open_fds = space.pointer(member(fdt, layout.open_fds)?)?;
         for word in 0..u64::from(max_fds.div_ceil(64)) {
             let at = open_fds.element(word, 8).ok_or(ReadError::NotAnAddress { at: open_fds, len: 8 })?;
             let mut bits = space.u64(at)?;
@@ -266,7 +285,8 @@ impl Files {
                     && let Some(at) = at.element(index as u64, 8)
                 {
                     let number = number.saturating_add(index as u64);
-                    open.push((files, at, u32::try_from(number).unwrap_or(u32::MAX), file));
+                    let number = u32::try_from(number).unwrap_or(u32::MAX);
+                    open.push(Open { table: files, at, number, file });
                 }
                 bits >>= 1;
             }
@@ -281,8 +301,8 @@ impl Files {
 
     fn read_lead(&self, session: &Session<'_>, file: Gva) -> Result<Lead, ReadError> {
         let layout = &session.kernel.layouts().file;
-        let object = Object::read(session, file, span(&[layout.operations, layout.private]))?;
-        let (operations, held) = (Some(object.pointer(layout.operations)?), object.pointer(layout.private)?);
+        let operations = Some(session.space.pointer(member(file, layout.operations)?)?);
+        let held = session.space.pointer(member(file, layout.private)?)?;
         let sk = match self.of_sockets {
             Some(of_sockets) if operations == Some(of_sockets) => {
                 Some(session.space.pointer(member(held, layout.socket_sk)?)?)
@@ -309,8 +329,37 @@ impl Files {
     }
 }
 
-/// An open descriptor: its ``struct files_struct *``, where in the table it is, its number, and the ``struct file *`` there.
-type Open = (Gva, Gva, u32, Gva);
+/// An open descriptor.
+#[derive(Clone, Copy)]
+struct Open {
+    /// ``struct files_struct *``.
+    table: Gva,
+    /// Where in the table it is, and the ``struct file *`` there.
+    at: Gva,
+    number: u32,
+    file: Gva,
+}
+
+/// Files that are kept in mind to be known again, a power of two.
+const KNOWN_AGAIN: usize = 256;
+
+/// The files of descriptors, and where among them that of each descriptor is. Many descriptors have a file in common, as those that are
+/// inherited, and mostly then it is here once: it is looked for among a few of those before, so that this costs next to nothing.
+fn each_once(open: &[Open]) -> (Vec<Gva>, Vec<usize>) {
+    let (mut files, mut behind): (Vec<Gva>, _) = (Vec::new(), Vec::with_capacity(open.len()));
+    let mut before = [(Gva(0), 0); KNOWN_AGAIN];
+    for Open { file, .. } in open {
+        // Files are objects of 192 bytes and more.
+        let slot = usize::try_from((file.0 / 64) ^ (file.0 / 4096)).unwrap_or(0) % KNOWN_AGAIN;
+        let Some(known) = before.get_mut(slot) else { continue };
+        if known.0 != *file {
+            *known = (*file, files.len());
+            files.push(*file);
+        }
+        behind.push(known.1);
+    }
+    (files, behind)
+}
 
 /// What goes ahead of [`Files::read_table`].
 const AHEAD_OF_TABLES: [Step<Gva>; 3] = [
@@ -318,7 +367,7 @@ const AHEAD_OF_TABLES: [Step<Gva>; 3] = [
     |session, files, ()| {
         let layout = &session.kernel.layouts().file;
         if let Some(fdt) = session.glimpse(files, layout.fdt) {
-            session.expect(fdt, 0, span(&[layout.max_fds, layout.fd, layout.open_fds]));
+            layout.of_table.expect(session, fdt);
         }
     },
     |session, files, ()| {
@@ -334,17 +383,14 @@ const AHEAD_OF_TABLES: [Step<Gva>; 3] = [
 ];
 
 /// What goes ahead of [`Files::lead`].
-const AHEAD_OF_FILES: [Step<Open>; 2] = [
-    |session, (.., file), ()| {
-        let layout = &session.kernel.layouts().file;
-        session.expect(file, 0, span(&[layout.operations, layout.private]));
+const AHEAD_OF_FILES: [Step<Gva>; 2] = [
+    |session, file, ()| {
+        session.kernel.layouts().file.kind.expect(session, file);
     },
-    |session, (.., file), ()| {
+    |session, file, ()| {
         let layout = &session.kernel.layouts().file;
         if let Some(socket) = session.glimpse(file, layout.private) {
-            session.expect(socket, layout.socket_sk, 8);
-            session.expect(socket, layout.socket_file, 8);
-            sock::expect_inode(session, socket);
+            layout.of_socket.expect(session, socket);
         }
     },
 ];
@@ -365,5 +411,30 @@ fn sock_by_its_links(session: &Session<'_>, file: Gva) -> Result<Option<Gva>, Re
         // What other files hold need not be a pointer at all.
         Err(error) if !error.ends_the_look() => Ok(None),
         found => found,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Open, each_once};
+    use vmi_core::Gva;
+
+    #[test]
+    fn each_descriptor_is_told_its_own_file_and_one_that_many_share_is_there_once() {
+        let shared = [0xffff_8880_0123_4000, 0xffff_8880_0123_40c0];
+        let own = |number: u32| 0xffff_8880_0200_0000 + u64::from(number) * 0x40;
+        let numbers = 0..1000_u32;
+        let files = numbers.flat_map(|number| [shared[0], own(number), shared[1]]);
+        let open: Vec<Open> = (0..)
+            .zip(files)
+            .map(|(number, file)| Open { table: Gva(1), at: Gva(2), number, file: Gva(file) })
+            .collect();
+        let (files, behind) = each_once(&open);
+        assert_eq!(behind.len(), open.len());
+        for (of, index) in open.iter().zip(behind) {
+            assert_eq!(files[index], of.file);
+        }
+        // Files that have a place in mind in common push each other out, and are there again.
+        assert!((1002..1100).contains(&files.len()), "{}", files.len());
     }
 }

@@ -195,17 +195,21 @@ impl Holding {
 
     /// The descriptors that lead to it, ascending.
     pub(super) fn descriptors(&self) -> Descriptors {
-        let mut descriptors = self.descriptors.clone();
-        descriptors.sort_unstable();
-        descriptors.dedup();
+        let mut descriptors = Descriptors::from_slice(&self.descriptors);
+        if descriptors.len() > 1 {
+            descriptors.sort_unstable();
+            descriptors.dedup();
+        }
         descriptors
     }
 
     /// Its holders, ascending.
     pub(super) fn pids(&self) -> Pids {
-        let mut pids = self.pids.clone();
-        pids.sort_unstable();
-        pids.dedup();
+        let mut pids = Pids::from_slice(&self.pids);
+        if pids.len() > 1 {
+            pids.sort_unstable();
+            pids.dedup();
+        }
         pids
     }
 }
@@ -306,8 +310,10 @@ impl Search<'_, '_> {
         let (descriptors, end) = self.files.of_tables(self.session, &tables.each);
         end?;
         let mut sockets = Vec::with_capacity(descriptors.len());
-        for descriptor in descriptors {
-            for pid in tables.users(descriptor.table) {
+        self.found.of_sock.reserve(descriptors.len());
+        for of_table in descriptors.chunk_by(|one, next| one.table == next.table) {
+            let pids: Pids = of_table.first().into_iter().flat_map(|of| tables.users(of.table)).collect();
+            for (descriptor, pid) in of_table.iter().flat_map(|of| pids.iter().map(move |pid| (of, *pid))) {
                 match descriptor.lead {
                     Lead::Sock(socket) => {
                         sockets.push((socket, descriptor.file, Descriptor { pid, fd: descriptor.number }));
@@ -323,12 +329,14 @@ impl Search<'_, '_> {
             }
         }
         // In the order in which they will be asked for: what comes next is then at hand.
-        let order = |(socket, _, descriptor): &(SocketLead, Gva, Descriptor)| (socket.sk, *descriptor);
+        let mut order: Vec<((Gva, Descriptor), usize)> = Vec::with_capacity(sockets.len());
+        order.extend(
+            sockets.iter().enumerate().map(|(at, (socket, _, descriptor))| ((socket.sk, *descriptor), at)),
+        );
         let crowd = is_crowd(sockets.len());
-        sort_apart(&mut sockets, crowd, &|one, other| order(one).cmp(&order(other)));
-        self.found.of_sock.reserve(sockets.len());
-        for (socket, file, descriptor) in sockets {
-            self.found.add_descriptor(socket, file, descriptor);
+        sort_apart(&mut order, crowd, &|one, other| one.cmp(other));
+        for (socket, file, descriptor) in order.into_iter().filter_map(|(_, at)| sockets.get(at)) {
+            self.found.add_descriptor(*socket, *file, *descriptor);
         }
         ebpf.sort_by_key(|(pid, _)| *pid);
         *self.session.ebpf_leads.borrow_mut() = Some(ebpf);

@@ -21,6 +21,8 @@ pub(crate) struct Layout {
     udp_deficit: Option<u64>,
     /// What is read of a ``struct tcp_sock``.
     tcp: Members,
+    /// The same, and of a ``struct udp_sock``.
+    ahead: Members,
 }
 
 impl Layout {
@@ -36,9 +38,12 @@ impl Layout {
             acknowledged: resolver.offset("tcp_sock", "snd_una"),
             udp_deficit: resolver.optional("udp_sock", "forward_deficit"),
             tcp: Members::default(),
+            ahead: Members::default(),
         };
         let Self { received, copied, written, acknowledged, .. } = layout;
-        layout.tcp = Members::at([received, copied, written, acknowledged]);
+        let tcp = [received, copied, written, acknowledged];
+        layout.tcp = Members::at(tcp);
+        layout.ahead = Members::at(tcp.into_iter().chain(layout.udp_deficit));
         layout
     }
 
@@ -73,11 +78,7 @@ pub(super) fn addresses(
 
 /// Has fetched what [`tcp_queues`] reads of the ``struct sock *`` at `sk`, and [`udp_deficit`] if it is of UDP.
 pub(super) fn expect(session: &Session<'_>, sk: Gva) {
-    let layout = &session.kernel.layouts().net.inet;
-    layout.tcp.expect(session, sk);
-    if let Some(deficit) = layout.udp_deficit {
-        session.expect(sk, deficit, 4);
-    }
+    session.kernel.layouts().net.inet.ahead.expect(session, sk);
 }
 
 /// Queues of a TCP sock as `ss` shows them (``tcp_diag_get_info()``, net/ipv4/tcp_diag.c 6.12), into `facts`. A listener's

@@ -30,13 +30,22 @@ enum Broken {
 ///
 /// What a broken list gave up to the break is kept, and the break is recorded as a problem of `what`.
 pub(crate) fn list(session: &Session<'_>, what: &str, head: Gva) -> Result<Vec<Gva>, ReadError> {
-    walk(session, what, head, |space, nodes, last| list_once(space, head, nodes, last))
+    let mut nodes = Vec::new();
+    walk(session, what, head, &mut nodes, |space, nodes, last| list_once(space, head, nodes, last))?;
+    Ok(nodes)
 }
 
 /// Addresses of the nodes of a hash chain. `head` is the address of ``struct hlist_head`` or
 /// ``struct hlist_nulls_head``; the end is a null pointer or one with its lowest bit set.
 pub(crate) fn hlist(session: &Session<'_>, what: &str, head: Gva) -> Result<Vec<Gva>, ReadError> {
-    walk(session, what, head, |space, nodes, last| hlist_once(space, head, nodes, last))
+    let mut nodes = Vec::new();
+    add_hlist(session, what, head, &mut nodes)?;
+    Ok(nodes)
+}
+
+/// Adds them to others.
+fn add_hlist(session: &Session<'_>, what: &str, head: Gva, nodes: &mut Vec<Gva>) -> Result<(), ReadError> {
+    walk(session, what, head, nodes, |space, nodes, last| hlist_once(space, head, nodes, last))
 }
 
 /// Whether the predecessor of the list node at `node` points at it. A node that was taken off its list points at itself
@@ -66,17 +75,19 @@ pub(crate) fn hlist_of_one_walk(session: &Session<'_>, head: Gva) -> Result<Opti
     }
 }
 
+/// Adds to `nodes` those of the list that `once` walks.
 fn walk(
     session: &Session<'_>,
     what: &str,
     head: Gva,
+    nodes: &mut Vec<Gva>,
     once: impl Fn(&AddressSpace<'_, '_>, &mut Vec<Gva>, bool) -> Result<(), Broken>,
-) -> Result<Vec<Gva>, ReadError> {
-    let mut nodes = Vec::new();
+) -> Result<(), ReadError> {
+    let before = nodes.len();
     for attempt in 0..=RETRIES {
-        nodes.clear();
-        let broken = match once(&session.space, &mut nodes, attempt == RETRIES) {
-            Ok(()) => return Ok(nodes),
+        nodes.truncate(before);
+        let broken = match once(&session.space, nodes, attempt == RETRIES) {
+            Ok(()) => return Ok(()),
             Err(Broken::Read(_, error)) if error.ends_the_look() => return Err(error),
             Err(broken) => broken,
         };
@@ -84,13 +95,13 @@ fn walk(
             session.retry();
             continue;
         }
+        let count = nodes.len().saturating_sub(before);
         match broken {
             Broken::Link(at, back) => session.problem(
                 ProblemKind::Inconsistent,
                 format_args!("{what} {head}"),
                 format_args!(
-                    "The element at {at} points back at {back}, not at its predecessor; {} elements were read before it.",
-                    nodes.len()
+                    "The element at {at} points back at {back}, not at its predecessor; {count} elements were read before it.",
                 ),
             ),
             Broken::Endless => session.problem(
@@ -101,11 +112,11 @@ fn walk(
             Broken::Read(at, error) => session.problem(
                 ProblemKind::Unmapped,
                 format_args!("{what} {head}"),
-                format_args!("The element at {at}: {error}; {} elements were read before it.", nodes.len()),
+                format_args!("The element at {at}: {error}; {count} elements were read before it."),
             ),
         }
     }
-    Ok(nodes)
+    Ok(())
 }
 
 fn pair(space: &AddressSpace<'_, '_>, at: Gva) -> Result<(Gva, Gva), Broken> {
@@ -265,7 +276,7 @@ fn chains(
 ) -> Result<(), ReadError> {
     session.each(heads, &[|session, (_, first), ()| session.expect(first, 0, 16)], |(head, _)| {
         if nodes.len() < ELEMENTS_MAX {
-            nodes.extend(hlist(session, what, head)?);
+            add_hlist(session, what, head, nodes)?;
         }
         Ok(())
     })?;

@@ -35,8 +35,10 @@ pub(crate) struct Layout {
     env_start: u64,
     env_end: u64,
     exe_file: u64,
-    /// Around the bounds of the arguments and the environment.
+    /// The bounds of the arguments and the environment.
     bounds: Members,
+    /// These and all else that is read of it.
+    all: Members,
     resident: Option<Resident>,
 }
 
@@ -70,31 +72,30 @@ impl Layout {
     pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Self {
         let [arg_start, arg_end, env_start, env_end] =
             ["arg_start", "arg_end", "env_start", "env_end"].map(|name| resolver.offset("mm_struct", name));
+        let pgd = resolver.offset("mm_struct", "pgd");
+        let exe_file = resolver.offset("mm_struct", "exe_file");
+        let resident = Resident::resolve(resolver.profile());
+        let bounds = [arg_start, arg_end, env_start, env_end];
+        let counters = resident.into_iter().flat_map(|Resident { first, stride }| {
+            COUNTERS.map(|counter| first.saturating_add(counter.saturating_mul(stride)))
+        });
         Self {
-            pgd: resolver.offset("mm_struct", "pgd"),
+            pgd,
             arg_start,
             arg_end,
             env_start,
             env_end,
-            bounds: Members::at([arg_start, arg_end, env_start, env_end]),
-            exe_file: resolver.offset("mm_struct", "exe_file"),
-            resident: Resident::resolve(resolver.profile()),
+            bounds: Members::at(bounds),
+            all: Members::at(bounds.into_iter().chain([pgd, exe_file]).chain(counters)),
+            exe_file,
+            resident,
         }
     }
 }
 
 /// Has fetched what is read of the ``struct mm_struct *`` at `mm`.
 pub(super) fn expect(session: &Session<'_>, mm: Gva) {
-    let layout = &session.kernel.layouts().mm;
-    layout.bounds.expect(session, mm);
-    for offset in [layout.pgd, layout.exe_file] {
-        session.expect(mm, offset, 8);
-    }
-    if let Some(Resident { first, stride }) = layout.resident {
-        COUNTERS
-            .iter()
-            .for_each(|counter| session.expect(mm, first.saturating_add(counter.saturating_mul(stride)), 8));
-    }
+    session.kernel.layouts().mm.all.expect(session, mm);
 }
 
 /// The same of what it points at, once [`expect`] had time: the executable, and the first step on the way to the arguments.
@@ -338,10 +339,14 @@ fn strings(bytes: &[u8]) -> Strings {
     if bytes.is_empty() {
         return Strings { got: Vec::new(), more: 0 };
     }
-    let mut parts = bytes.split(|byte| *byte == 0);
-    let got =
-        parts.by_ref().take(STRINGS_MAX).map(|part| String::from_utf8_lossy(part).into_owned()).collect();
-    Strings { got, more: parts.count() }
+    let count = bytes.iter().filter(|byte| **byte == 0).count().saturating_add(1);
+    let mut got = Vec::with_capacity(count.min(STRINGS_MAX));
+    let parts = bytes.split(|byte| *byte == 0).take(STRINGS_MAX);
+    got.extend(parts.map(|part| match str::from_utf8(part) {
+        Ok(text) => text.to_owned(),
+        Err(_) => String::from_utf8_lossy(part).into_owned(),
+    }));
+    Strings { got, more: count.saturating_sub(STRINGS_MAX) }
 }
 
 #[cfg(test)]

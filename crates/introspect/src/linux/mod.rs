@@ -47,7 +47,6 @@ pub(crate) mod mutex;
 pub(crate) mod namespace;
 pub(crate) mod net;
 pub(crate) mod netlink;
-pub(crate) mod object;
 pub(crate) mod packet;
 pub(crate) mod path;
 pub(crate) mod percpu;

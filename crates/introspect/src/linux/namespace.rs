@@ -3,6 +3,7 @@
 //! Each namespace is known outside by its inode number (``ns_common.inum``), the number in `/proc/PID/ns/*`.
 
 use super::layout::Resolver;
+use super::record::Members;
 use crate::session::{Session, member};
 use facts::Namespaces;
 use std::cell::RefCell;
@@ -24,6 +25,8 @@ pub(crate) struct Layout {
     pid_level: u64,
     pid_numbers: u64,
     upid_size: u64,
+    /// What is read of a ``struct pid`` of the initial namespace.
+    of_pid: Members,
     upid_ns: u64,
     pid_namespace_ns: u64,
     /// ``version`` of ``struct new_utsname`` inside ``struct uts_namespace``.
@@ -39,6 +42,9 @@ impl Layout {
         let mnt = pair("mnt_ns", "mnt_namespace");
         let net = pair("net_ns", "net");
         let cgroup = pair("cgroup_ns", "cgroup_namespace");
+        let pid_level = resolver.offset("pid", "level");
+        let pid_numbers = resolver.offset("pid", "numbers");
+        let upid_size = resolver.size("upid");
         Self {
             inum: resolver.offset("ns_common", "inum"),
             uts,
@@ -46,9 +52,10 @@ impl Layout {
             mnt,
             net,
             cgroup,
-            pid_level: resolver.offset("pid", "level"),
-            pid_numbers: resolver.offset("pid", "numbers"),
-            upid_size: resolver.size("upid"),
+            pid_level,
+            pid_numbers,
+            upid_size,
+            of_pid: Members::of([(pid_level, 4), (pid_numbers, upid_size)]),
             upid_ns: resolver.offset("upid", "ns"),
             pid_namespace_ns: resolver.offset("pid_namespace", "ns"),
             uts_version: resolver.offset("uts_namespace", "name.version"),
@@ -116,9 +123,7 @@ pub(super) fn of_net(session: &Session<'_>, net: Gva) -> Result<Option<u32>, Rea
 
 /// Has fetched what [`namespaces`] reads of the ``struct pid *`` at `pid`.
 pub(super) fn expect_pid(session: &Session<'_>, pid: Gva) {
-    let layout = &session.kernel.layouts().namespace;
-    session.expect(pid, layout.pid_level, 4);
-    session.expect(pid, layout.pid_numbers, layout.upid_size);
+    session.kernel.layouts().namespace.of_pid.expect(session, pid);
 }
 
 /// ``ns_of_pid()``: the namespace of the deepest of ``pid->numbers``.

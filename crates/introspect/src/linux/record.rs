@@ -1,139 +1,195 @@
-//! A copy of those parts of a kernel object in which the wanted members lie.
+//! A copy of those words of a kernel object in which the wanted members lie.
 //!
-//! An object of which a dozen members are wanted costs a dozen reads, each with its translation. Members that stand near each
-//! other are copied together; what lies between others, which may be kilobytes of a ``struct task_struct``, is left where it is:
-//! each cache line of it would have to be waited for.
+//! An object of which a dozen members are wanted costs a dozen reads, each with its translation. Here it is looked up once, and the words
+//! with wanted members in them are loaded one after the other; what lies between, which may be kilobytes of a ``struct task_struct``, is
+//! left where it is: each cache line of it would have to be waited for. A member is loaded once, however often it is asked for: what a guest
+//! makes of it meanwhile is not seen twice.
 
 use crate::session::{Session, member};
-use smallvec::SmallVec;
-use vmi_core::{Gva, ReadError};
+use vmi_core::{Gva, LINE, PAGE_SIZE, ReadError};
 
-/// Most bytes between two members that are copied together: about what one more read costs.
+/// Bytes of a word.
+const WORD_LEN: usize = size_of::<u64>();
+const WORD: u64 = WORD_LEN as u64;
+/// Most words of a record. No object that is read this way has more with wanted members in them.
+const WORDS_MAX: usize = 32;
+/// Bytes of the largest object. A profile may lie.
+const OBJECT_MAX: u64 = 64 << 10;
+/// Most bytes between two words that are copied together where memory gives no words: about what one more read costs.
 const GAP_MAX: u64 = 96;
-/// Most bytes of a copy. No object that is read this way has so many that are wanted; a profile may lie.
-const BYTES_MAX: usize = 8192;
-/// What a copy is before it is made.
-static ZEROS: [u8; BYTES_MAX] = [0; BYTES_MAX];
-/// Bytes of a copy that needs no allocation.
-const INLINE: usize = 512;
+/// Most bytes that are copied together.
+const RUN_MAX: usize = 512;
+/// Where a word stands that is not wanted.
+const NOWHERE: u8 = u8::MAX;
 
-/// The parts of a type in which the wanted members lie, ascending.
+const _: () = assert!(WORDS_MAX < NOWHERE as usize);
+
+/// The words of a type in which the wanted members lie.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Members {
-    parts: SmallVec<[Part; 6]>,
-    /// Bytes of all parts.
-    len: u64,
-}
-
-/// Offsets of the first byte and of the one after the last, and where the first is in the copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Part {
-    first: u64,
-    end: u64,
-    place: u64,
+    /// Offset of each, ascending.
+    words: Vec<u64>,
+    /// Where each word of the type stands in `words`, or [`NOWHERE`].
+    places: Vec<u8>,
+    /// How many of `words`, from the first on, are near each other, and then of the rest.
+    runs: Vec<usize>,
+    /// Lines in which they lie, of an object that begins with a line: the first page of it, and so on.
+    lines: Vec<u64>,
 }
 
 impl Members {
     /// Members of eight bytes or less at these offsets.
     pub(crate) fn at(offsets: impl IntoIterator<Item = u64>) -> Self {
-        Self::of(offsets.into_iter().map(|offset| (offset, 8)))
+        Self::of(offsets.into_iter().map(|offset| (offset, WORD)))
     }
 
-    /// Members at these offsets, of so many bytes.
+    /// Members at these offsets, of so many bytes. What lies beyond the largest object that there is (a profile that lies) is not among them.
     pub(crate) fn of(members: impl IntoIterator<Item = (u64, u64)>) -> Self {
-        let mut members: Vec<(u64, u64)> = members.into_iter().collect();
-        members.sort_unstable();
-        let mut all = Self::default();
+        let mut words = Vec::new();
         for (offset, len) in members {
-            let end = offset.saturating_add(len);
-            match all.parts.last_mut() {
-                Some(part) if offset <= part.end.saturating_add(GAP_MAX) => part.end = part.end.max(end),
-                _ => all.parts.push(Part { first: offset, end, place: 0 }),
+            let end = offset.saturating_add(len).min(OBJECT_MAX);
+            words.extend((offset / WORD * WORD..end).step_by(WORD_LEN));
+        }
+        words.sort_unstable();
+        words.dedup();
+        words.truncate(WORDS_MAX);
+        let mut all = Self::default();
+        for (place, offset) in (0..).zip(&words) {
+            let index = |of: u64| usize::try_from(offset / of).unwrap_or(usize::MAX);
+            all.places.resize(index(WORD), NOWHERE);
+            all.places.push(place);
+            all.lines.resize(index(PAGE_SIZE).saturating_add(1), 0);
+            if let Some(lines) = all.lines.last_mut() {
+                *lines |= 1 << (offset % PAGE_SIZE / LINE);
             }
         }
-        for part in &mut all.parts {
-            part.place = all.len;
-            all.len = all.len.saturating_add(part.end.saturating_sub(part.first));
-        }
-        all
+        let mut first = words.first().copied().unwrap_or_default();
+        let runs = words.chunk_by(|word, next| {
+            let is_near =
+                next.saturating_sub(*word) <= GAP_MAX && next.saturating_sub(first) < RUN_MAX as u64;
+            first = if is_near { first } else { *next };
+            is_near
+        });
+        all.runs = runs.map(<[u64]>::len).collect();
+        Self { words, ..all }
     }
 
     /// Has them fetched, of the object at `object`.
     pub(crate) fn expect(&self, session: &Session<'_>, object: Gva) {
-        for part in &self.parts {
-            session.expect(object, part.first, part.end.saturating_sub(part.first));
+        // Nearly all objects of the kernel begin with a line.
+        if object.0.is_multiple_of(LINE) {
+            for (page, lines) in (0..).zip(&self.lines) {
+                if let Some(at) = object.element(page, PAGE_SIZE) {
+                    session.space.expect_lines(at, *lines);
+                }
+            }
+        } else {
+            self.words.iter().for_each(|offset| session.expect(object, *offset, WORD));
         }
     }
 }
 
-/// The bytes of the wanted members of one object.
+/// The words with the wanted members of one object.
 #[derive(Debug)]
 pub(crate) struct Record<'l> {
     at: Gva,
     members: &'l Members,
-    bytes: SmallVec<[u8; INLINE]>,
+    words: [u64; WORDS_MAX],
 }
 
 impl<'l> Record<'l> {
-    /// Of the object at `object`, with none of its bytes yet.
+    /// Of the object at `object`, with none of its members yet.
+    #[inline]
     pub(crate) fn of(object: Gva, members: &'l Members) -> Self {
-        Self { at: object, members, bytes: SmallVec::new() }
+        Self { at: object, members, words: [0; WORDS_MAX] }
     }
 
-    /// Copies the members. More bytes than any object has (a profile that lies) are as unreadable as no memory. They are copied to
-    /// where they stay.
+    /// Copies the members to where they stay.
+    #[inline]
     pub(crate) fn read(&mut self, session: &Session<'_>) -> Result<(), ReadError> {
-        let (object, members) = (self.at, self.members);
-        let zeros = usize::try_from(members.len).ok().and_then(|len| ZEROS.get(..len));
-        let zeros = zeros.ok_or(ReadError::NotAnAddress { at: object, len: members.len })?;
-        self.bytes.clear();
-        self.bytes.extend_from_slice(zeros);
-        let mut rest = self.bytes.as_mut_slice();
-        for part in &members.parts {
-            let len = usize::try_from(part.end.saturating_sub(part.first)).unwrap_or(usize::MAX);
-            let (now, later) = std::mem::take(&mut rest)
-                .split_at_mut_checked(len)
-                .ok_or(ReadError::NotAnAddress { at: object, len: part.first })?;
-            session.space.read(member(object, part.first)?, now)?;
-            rest = later;
+        match session.space.words(self.at, &self.members.words, &mut self.words) {
+            Some(()) => Ok(()),
+            None => self.read_runs(session),
+        }
+    }
+
+    /// The same of memory that gives no words.
+    #[inline(never)]
+    fn read_runs(&mut self, session: &Session<'_>) -> Result<(), ReadError> {
+        let (mut offsets, mut words) = (self.members.words.as_slice(), self.words.iter_mut());
+        for count in &self.members.runs {
+            let Some((run, rest)) = offsets.split_at_checked(*count) else { break };
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { break };
+            let len = last.saturating_sub(*first).saturating_add(WORD);
+            let mut bytes = [0; RUN_MAX + WORD_LEN];
+            let bytes = usize::try_from(len).ok().and_then(|len| bytes.get_mut(..len)).unwrap_or_default();
+            session.space.read(member(self.at, *first)?, bytes)?;
+            for (offset, word) in run.iter().zip(&mut words) {
+                let within = usize::try_from(offset.saturating_sub(*first)).unwrap_or(usize::MAX);
+                let copied = bytes.get(within..).and_then(|bytes| bytes.first_chunk());
+                *word = copied.map_or(0, |copied| u64::from_le_bytes(*copied));
+            }
+            offsets = rest;
         }
         Ok(())
     }
 
+    /// The word that byte `offset` of the object is in. `None`: it is not wanted.
+    #[inline]
+    fn word(&self, offset: u64) -> Option<u64> {
+        let place = self.members.places.get(usize::try_from(offset / WORD).ok()?)?;
+        self.words.get(usize::from(*place)).copied()
+    }
+
     /// `N` bytes, `offset` bytes into the object. `Err`: they are not among the members.
+    #[inline]
     pub(crate) fn array<const N: usize>(&self, offset: u64) -> Result<[u8; N], ReadError> {
-        let bytes = || {
-            let part = self.members.parts.iter().find(|part| (part.first..part.end).contains(&offset))?;
-            let within = offset.checked_sub(part.first)?;
-            // A member does not go on in the next part.
-            part.end.checked_sub(offset).filter(|left| *left >= N as u64)?;
-            let from = usize::try_from(part.place.checked_add(within)?).ok()?;
-            self.bytes.get(from..from.checked_add(N)?)?.try_into().ok()
+        let within = offset % WORD;
+        let bytes = if within.saturating_add(N as u64) <= WORD {
+            let word = self.word(offset).map(|word| (word >> within.saturating_mul(8)).to_le_bytes());
+            word.and_then(|bytes| bytes.first_chunk().copied())
+        } else {
+            self.array_of_words(offset)
         };
-        bytes().ok_or(ReadError::NotAnAddress { at: self.at, len: offset })
+        bytes.ok_or(ReadError::NotAnAddress { at: self.at, len: offset })
+    }
+
+    /// The same of bytes of more than one word.
+    fn array_of_words<const N: usize>(&self, offset: u64) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        for (at, byte) in (offset..).zip(&mut bytes) {
+            let word = self.word(at)?.to_le_bytes();
+            *byte = *word.get(usize::try_from(at % WORD).ok()?)?;
+        }
+        Some(bytes)
     }
 
     /// One byte.
+    #[inline]
     pub(crate) fn u8(&self, offset: u64) -> Result<u8, ReadError> {
         Ok(self.array::<1>(offset)?[0])
     }
 
     /// Two bytes, little-endian.
+    #[inline]
     pub(crate) fn u16(&self, offset: u64) -> Result<u16, ReadError> {
         self.array(offset).map(u16::from_le_bytes)
     }
 
     /// Four bytes, little-endian.
+    #[inline]
     pub(crate) fn u32(&self, offset: u64) -> Result<u32, ReadError> {
         self.array(offset).map(u32::from_le_bytes)
     }
 
     /// Eight bytes, little-endian.
+    #[inline]
     pub(crate) fn u64(&self, offset: u64) -> Result<u64, ReadError> {
         self.array(offset).map(u64::from_le_bytes)
     }
 
     /// A pointer.
+    #[inline]
     pub(crate) fn pointer(&self, offset: u64) -> Result<Gva, ReadError> {
         self.u64(offset).map(Gva)
     }
@@ -141,18 +197,31 @@ impl<'l> Record<'l> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Members, Part};
+    use super::{Members, NOWHERE, OBJECT_MAX, WORDS_MAX};
 
     #[test]
-    fn members_near_each_other_are_one_part_and_what_lies_far_between_is_none() {
+    fn members_near_each_other_are_one_run_and_what_lies_far_between_is_none() {
         let members = Members::of([(1000, 16), (40, 8), (0, 4), (1012, 4)]);
-        let parts = [Part { first: 0, end: 48, place: 0 }, Part { first: 1000, end: 1016, place: 48 }];
-        assert_eq!((members.parts.as_slice(), members.len), (parts.as_slice(), 64));
+        assert_eq!((members.words, members.runs), (vec![0, 40, 1000, 1008], vec![2, 2]));
+        assert_eq!((members.places[0], members.places[5], members.places[126]), (0, 1, 3));
+        assert_eq!((members.places[1], members.places.len()), (NOWHERE, 127));
     }
 
     #[test]
-    fn an_offset_at_the_end_of_all_addresses_is_a_part_of_what_is_left() {
-        let members = Members::at([u64::MAX - 2]);
-        assert_eq!(members.len, 2);
+    fn a_run_is_no_longer_than_what_is_copied_at_once() {
+        let members = Members::at((0..20).map(|number| number * 96));
+        assert_eq!(members.runs, [6, 6, 6, 2]);
+    }
+
+    #[test]
+    fn lines_are_those_that_members_lie_in_page_by_page() {
+        let members = Members::at([0, 63, 130, 4096, 3 * 4096 - 8]);
+        assert_eq!(members.lines, [0b111, 1, 1 << 63]);
+    }
+
+    #[test]
+    fn members_beyond_all_objects_and_more_of_them_than_there_is_room_for_are_not_known() {
+        assert_eq!(Members::at([OBJECT_MAX, u64::MAX - 2, u64::MAX]), Members::default());
+        assert_eq!(Members::at((0..100).map(|number| number * 16)).words.len(), WORDS_MAX);
     }
 }

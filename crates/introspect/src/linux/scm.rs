@@ -5,7 +5,6 @@
 
 use super::layout::Resolver;
 use super::list;
-use super::object::{Object, span};
 use crate::session::{Session, member};
 use facts::ProblemKind;
 use vmi_core::{Gva, ReadError};
@@ -73,20 +72,19 @@ pub(super) fn expect(session: &Session<'_>, sk: Gva) {
 pub(super) fn queue(session: &Session<'_>, sk: Gva) -> Result<Queue, ReadError> {
     let layout = &session.kernel.layouts().net.scm;
     let head = member(sk, layout.queue)?;
-    let links = Object::read(session, head, span(&[0, layout.queue_len]))?;
-    let mut queue = Queue { buffers: links.u32(layout.queue_len)?, ..Queue::default() };
-    if links.pointer(0)? == head {
+    let space = &session.space;
+    let mut queue = Queue { buffers: space.u32(member(head, layout.queue_len)?)?, ..Queue::default() };
+    if space.pointer(head)? == head {
         return Ok(queue);
     }
     for (index, skb) in list::list(session, "unix receive queue", head)?.into_iter().enumerate() {
-        let buffer = Object::read(session, skb, span(&[layout.skb_len, layout.files, layout.consumed]))?;
-        let len = u64::from(buffer.u32(layout.skb_len)?);
+        let len = u64::from(space.u32(member(skb, layout.skb_len)?)?);
         if index == 0 {
             queue.first = len;
         }
-        let unread = len.saturating_sub(u64::from(buffer.u32(layout.consumed)?));
+        let unread = len.saturating_sub(u64::from(space.u32(member(skb, layout.consumed)?)?));
         queue.unread = queue.unread.saturating_add(unread);
-        let files = buffer.pointer(layout.files)?;
+        let files = space.pointer(member(skb, layout.files)?)?;
         if !files.is_null() {
             queue.files.append(&mut on_their_way(session, files)?);
         }

@@ -3,6 +3,7 @@
 
 use super::layout::Resolver;
 use super::list;
+use super::record::Members;
 use crate::session::{Session, member};
 use facts::{ProblemKind, Process, Terminal};
 use vmi_core::{Gva, ReadError};
@@ -25,6 +26,8 @@ pub(crate) struct Layout {
     pids: u64,
     tty: u64,
     ended_runtime: u64,
+    /// What is read of a ``struct signal_struct``.
+    members: Members,
     /// In ``struct task_struct``.
     thread_node: u64,
     runtime: u64,
@@ -39,12 +42,16 @@ pub(crate) struct Layout {
 
 impl Layout {
     pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Self {
+        let [nr_threads, tty, ended_runtime, pids] = ["nr_threads", "tty", "sum_sched_runtime", "pids"]
+            .map(|name| resolver.offset("signal_struct", name));
+        let one_word = [nr_threads, tty, ended_runtime].map(|offset| (offset, 8));
         Self {
-            nr_threads: resolver.offset("signal_struct", "nr_threads"),
+            nr_threads,
+            members: Members::of(one_word.into_iter().chain([(pids.saturating_add(PROCESS_GROUP * 8), 16)])),
             thread_head: resolver.offset("signal_struct", "thread_head"),
-            pids: resolver.offset("signal_struct", "pids"),
-            tty: resolver.offset("signal_struct", "tty"),
-            ended_runtime: resolver.offset("signal_struct", "sum_sched_runtime"),
+            pids,
+            tty,
+            ended_runtime,
             thread_node: resolver.offset("task_struct", "thread_node"),
             runtime: resolver.offset("task_struct", "se.sum_exec_runtime"),
             pid_number: resolver.offset("pid", "numbers").saturating_add(resolver.offset("upid", "nr")),
@@ -87,11 +94,7 @@ pub(super) fn expect_runtime(session: &Session<'_>, task: Gva) {
 
 /// The same of the ``struct signal_struct *`` at `signal`.
 pub(super) fn expect(session: &Session<'_>, signal: Gva) {
-    let layout = &session.kernel.layouts().signal;
-    for offset in [layout.nr_threads, layout.tty, layout.ended_runtime] {
-        session.expect(signal, offset, 8);
-    }
-    session.expect(signal, layout.pids.saturating_add(PROCESS_GROUP * 8), 16);
+    session.kernel.layouts().signal.members.expect(session, signal);
 }
 
 /// The same of its process group and session, once [`expect`] had time.

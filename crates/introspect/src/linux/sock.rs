@@ -53,10 +53,13 @@ pub(crate) struct Layout {
     port_asked_for: Flag,
     cookie: u64,
     group: Option<GroupOf>,
-    /// What is read of the first part, what of it says whose the sock is, and what is read of what only a full sock has.
+    /// What is read of the first part, what of it says whose the sock is, what is read of what only a full sock has, and all of this.
     common: Members,
     identity: Members,
     full: Members,
+    ahead: Members,
+    /// What is read of a ``struct socket``, and of the inode that it is in one piece with.
+    of_socket: Members,
     pub(super) alloc_socket: u64,
     alloc_inode: u64,
     socket_file: u64,
@@ -101,6 +104,8 @@ impl Layout {
             common: Members::default(),
             identity: Members::default(),
             full: Members::default(),
+            ahead: Members::default(),
+            of_socket: Members::default(),
             alloc_socket: resolver.offset("socket_alloc", "socket"),
             alloc_inode: resolver.offset("socket_alloc", "vfs_inode"),
             socket_file: resolver.offset("socket", "file"),
@@ -118,10 +123,18 @@ impl Layout {
             kind, protocol, socket, uid, user_data, filter, received, sent, waiting, backlog, shutdown, mark,
         ];
         let full = full.into_iter().chain(layout.group.map(GroupOf::offset)).map(|offset| (offset, 8));
+        let full = full.chain([(port_asked_for.offset, 1)]);
+        layout.ahead = Members::of(common.into_iter().chain(addresses).chain(full.clone()));
         layout.common = Members::of(common.into_iter().chain(addresses));
         layout.identity = Members::of([(family, 2), (state, 1), (num, 2), (dport, 2), (net, 8)]);
-        layout.full = Members::of(full.chain([(port_asked_for.offset, 1)]));
+        layout.full = Members::of(full);
+        layout.of_socket = Members::at([layout.socket_file, layout.inode_of_socket()]);
         layout
+    }
+
+    /// Where the number of its inode is in a ``struct socket``, which stands before it in one piece (``struct socket_alloc``).
+    pub(super) fn inode_of_socket(&self) -> u64 {
+        self.alloc_inode.wrapping_sub(self.alloc_socket).wrapping_add(self.inode_number)
     }
 }
 
@@ -253,17 +266,16 @@ impl Common {
 }
 
 /// What goes ahead of [`read`].
-pub(super) const AHEAD: [Step<Gva>; 3] = [
-    |session, sk, ()| {
+pub(super) const AHEAD: [Step<Gva, Option<Gva>>; 3] = [
+    |session, sk, _| {
         let layout = &session.kernel.layouts().net.sock;
-        layout.common.expect(session, sk);
-        layout.full.expect(session, sk);
+        layout.ahead.expect(session, sk);
     },
-    |session, sk, ()| {
+    |session, sk, socket| {
         let layout = &session.kernel.layouts().net.sock;
-        if let Some(socket) = session.glimpse(sk, layout.socket) {
-            session.expect(socket, layout.socket_file, 8);
-            expect_inode(session, socket);
+        *socket = session.glimpse(sk, layout.socket);
+        if let Some(socket) = *socket {
+            layout.of_socket.expect(session, socket);
         }
         match family_of(session, sk).map(family) {
             Ok(Family::Inet | Family::Inet6) => inet::expect(session, sk),
@@ -271,22 +283,15 @@ pub(super) const AHEAD: [Step<Gva>; 3] = [
             _ => {}
         }
     },
-    |session, sk, ()| {
+    |session, _, socket| {
         let layout = &session.kernel.layouts().net.sock;
-        if let Some(socket) = session.glimpse(sk, layout.socket)
+        if let Some(socket) = *socket
             && let Some(file) = session.glimpse(socket, layout.socket_file)
         {
             file::expect_references(session, file);
         }
     },
 ];
-
-/// Has fetched what [`inode`] reads of the ``struct socket *`` at `socket`.
-pub(super) fn expect_inode(session: &Session<'_>, socket: Gva) {
-    let layout = &session.kernel.layouts().net.sock;
-    let inode = layout.alloc_inode.wrapping_sub(layout.alloc_socket).wrapping_add(layout.inode_number);
-    session.expect(socket, inode, 8);
-}
 
 /// Has fetched what [`family_of`] reads.
 pub(super) fn expect_family(session: &Session<'_>, sk: Gva) {
@@ -313,8 +318,8 @@ pub(super) fn protocol_of(session: &Session<'_>, sk: Gva) -> Result<u16, ReadErr
     session.space.u16(member(sk, session.kernel.layouts().net.sock.protocol)?)
 }
 
-/// Reads the ``struct sock *`` at `sk` into `facts`, where it stands in its table: a row is long, and thousands of them would be moved from
-/// hand to hand. Of a unix socket's peer only its ``struct sock *`` is filled in. `Ok(None)`: it was freed or reused, twice, while it was
+/// Reads the ``struct sock *`` at `sk` into `facts`, of which nothing is known yet, where it stands in its table: a row is long, and
+/// thousands of them would be moved from hand to hand. Of a unix socket's peer only its ``struct sock *`` is filled in. `Ok(None)`: it was freed or reused, twice, while it was
 /// read; what `facts` says then means nothing.
 pub(crate) fn read(session: &Session<'_>, sk: Gva, facts: &mut Socket) -> Result<Option<Sock>, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
@@ -322,7 +327,7 @@ pub(crate) fn read(session: &Session<'_>, sk: Gva, facts: &mut Socket) -> Result
         let mut first = Record::of(sk, &layout.common);
         first.read(session)?;
         let before = Common::of(&first, layout)?;
-        *facts = unknown(sk, before.family);
+        (facts.family, facts.protocol_family) = (family(before.family), before.family);
         let sock = if before.is_mini() {
             mini(session, sk, &first, &before, facts)
         } else {
@@ -334,6 +339,7 @@ pub(crate) fn read(session: &Session<'_>, sk: Gva, facts: &mut Socket) -> Result
             return Ok(Some(sock));
         }
         session.space.look().forget_pages();
+        *facts = unknown(sk, 0);
     }
     Ok(None)
 }
@@ -442,8 +448,8 @@ fn mini(
     } else {
         tcp_state(session.space.u8(member(sk, layout.timewait_substate)?)?)
     };
-    facts.kind = Some("stream".into());
-    facts.protocol = Some("tcp".into());
+    facts.kind = Some(Text::new_static("stream"));
+    facts.protocol = Some(Text::new_static("tcp"));
     let mark = if request { layout.request_mark } else { layout.timewait_mark };
     facts.mark = Some(session.space.u32(member(sk, mark)?)?).filter(|mark| *mark != 0);
     facts.cookie = cookie(layout, first)?;
@@ -507,7 +513,7 @@ fn full(
             }
         }
         Family::Unix => {
-            facts.protocol = Some("unix".into());
+            facts.protocol = Some(Text::new_static("unix"));
             facts.state = Some(match common.state {
                 TCP_LISTEN => SocketState::Listen,
                 TCP_ESTABLISHED => SocketState::Established,
@@ -707,7 +713,7 @@ fn family(number: u16) -> Family {
 
 /// ``enum sock_type``, include/linux/net.h.
 fn kind_name(kind: u16) -> Text {
-    match kind {
+    Text::new_static(match kind {
         1 => "stream",
         2 => "dgram",
         SOCK_RAW => "raw",
@@ -716,13 +722,12 @@ fn kind_name(kind: u16) -> Text {
         6 => "dccp",
         10 => "packet",
         other => return other.to_string().into(),
-    }
-    .into()
+    })
 }
 
 /// include/uapi/linux/in.h.
 fn ip_protocol(number: u16) -> Text {
-    match number {
+    Text::new_static(match number {
         1 => "icmp",
         2 => "igmp",
         TCP => "tcp",
@@ -734,6 +739,5 @@ fn ip_protocol(number: u16) -> Text {
         136 => "udplite",
         MPTCP => "mptcp",
         other => return other.to_string().into(),
-    }
-    .into()
+    })
 }

@@ -96,8 +96,10 @@ impl Layout {
         let one_word = [pid, exit_state, start_time, mm, files, real_parent, real_cred, nsproxy, thread_pid]
             .into_iter()
             .chain([signal, atomic_flags, flags, state, cgroups])
-            .chain(layout.seccomp_mode);
-        layout.members = Members::of(one_word.map(|offset| (offset, 8)).chain([(comm, COMM as u64)]));
+            .chain(layout.seccomp_mode)
+            .map(|offset| (offset, 8));
+        let execve = layout.in_execve.map(|flag| (flag.offset, 1));
+        layout.members = Members::of(one_word.chain(execve).chain([(comm, COMM as u64)]));
         layout
     }
 }
@@ -179,27 +181,25 @@ struct Run {
 }
 
 impl Run {
-    fn in_record(session: &Session<'_>, task: Gva, record: &Record<'_>) -> Result<Self, ReadError> {
+    fn in_record(session: &Session<'_>, record: &Record<'_>) -> Result<Self, ReadError> {
         let layout = &session.kernel.layouts().task;
-        let mm = record.pointer(layout.mm)?;
-        let cred = record.pointer(layout.real_cred)?;
-        Ok(Self { mm, cred, executing: Self::executing(session, task)? })
+        let executing = |flag: Flag| Ok::<_, ReadError>(record.u8(flag.offset)? & flag.mask != 0);
+        Ok(Self {
+            mm: record.pointer(layout.mm)?,
+            cred: record.pointer(layout.real_cred)?,
+            executing: layout.in_execve.map(executing).transpose()?,
+        })
     }
 
     fn of(session: &Session<'_>, task: Gva) -> Result<Self, ReadError> {
         let layout = &session.kernel.layouts().task;
+        let executing =
+            |flag: Flag| Ok::<_, ReadError>(session.space.u8(member(task, flag.offset)?)? & flag.mask != 0);
         Ok(Self {
             mm: session.space.pointer(member(task, layout.mm)?)?,
             cred: session.space.pointer(member(task, layout.real_cred)?)?,
-            executing: Self::executing(session, task)?,
+            executing: layout.in_execve.map(executing).transpose()?,
         })
-    }
-
-    fn executing(session: &Session<'_>, task: Gva) -> Result<Option<bool>, ReadError> {
-        let flag = |flag: Flag| -> Result<bool, ReadError> {
-            Ok(session.space.u8(member(task, flag.offset)?)? & flag.mask != 0)
-        };
-        session.kernel.layouts().task.in_execve.map(flag).transpose()
     }
 }
 
@@ -208,9 +208,6 @@ pub(super) const AHEAD: [Step<Gva, Option<Approach>>; 7] = [
     |session, task, _| {
         let layout = &session.kernel.layouts().task;
         layout.members.expect(session, task);
-        if let Some(flag) = layout.in_execve {
-            session.expect(task, flag.offset, 1);
-        }
         signal::expect_runtime(session, task);
     },
     |session, task, _| {
@@ -294,7 +291,7 @@ pub(super) fn listed(session: &Session<'_>, task: Gva) -> Result<Option<Seen>, R
     for _ in 0..2 {
         let mut record = Record::of(task, &session.kernel.layouts().task.members);
         record.read(session)?;
-        let before = (Stamp::in_record(session, &record)?, Run::in_record(session, task, &record)?);
+        let before = (Stamp::in_record(session, &record)?, Run::in_record(session, &record)?);
         let seen = read(session, task, &record, &before.0, &before.1)?;
         if !is_listed(session, task)? {
             return Ok(None);
@@ -319,7 +316,7 @@ pub(super) fn unlisted(session: &Session<'_>, task: Gva) -> Result<Option<Seen>,
     if !lives {
         return Ok(None);
     }
-    let run = Run::in_record(session, task, &record)?;
+    let run = Run::in_record(session, &record)?;
     let seen = read(session, task, &record, &before, &run)?;
     Ok(((Stamp::of(session, task)?, Run::of(session, task)?) == (before, run)).then_some(seen))
 }

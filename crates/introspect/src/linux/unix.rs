@@ -3,6 +3,7 @@
 use super::layout::Resolver;
 use super::list::{self, HashTable};
 use super::net::{add_table, pointer, socks_of_nodes};
+use super::record::Members;
 use crate::session::{Session, member};
 use facts::{ProblemKind, Text};
 use vmi_core::{Gva, ReadError};
@@ -23,16 +24,21 @@ pub(crate) struct Layout {
     of_namespace: Option<u64>,
     peer: u64,
     address: u64,
+    /// What is read of a ``struct unix_sock``.
+    members: Members,
     address_len: u64,
     address_name: u64,
 }
 
 impl Layout {
     pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Self {
+        let peer = resolver.offset("unix_sock", "peer");
+        let address = resolver.offset("unix_sock", "addr");
         Self {
             of_namespace: resolver.optional("net", "unx.table.buckets"),
-            peer: resolver.offset("unix_sock", "peer"),
-            address: resolver.offset("unix_sock", "addr"),
+            peer,
+            address,
+            members: Members::at([peer, address]),
             address_len: resolver.offset("unix_address", "len"),
             address_name: resolver.offset("unix_address", "name"),
         }
@@ -71,9 +77,7 @@ pub(crate) fn socks(session: &Session<'_>, namespaces: &[Gva]) -> Result<Option<
 
 /// Has fetched what [`peer`] and [`path`] read of the ``struct sock *`` at `sk`.
 pub(super) fn expect(session: &Session<'_>, sk: Gva) {
-    let layout = &session.kernel.layouts().net.unix;
-    session.expect(sk, layout.peer, 8);
-    session.expect(sk, layout.address, 8);
+    session.kernel.layouts().net.unix.members.expect(session, sk);
 }
 
 /// ``struct sock *`` of the socket that the one at `sk` is connected to.
