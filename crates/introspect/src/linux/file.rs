@@ -33,8 +33,6 @@ pub(crate) struct Layout {
     /// What says what a ``struct file`` is, and what says whose it is.
     kind: Members,
     held: Members,
-    /// What is read of a ``struct socket`` with its inode.
-    of_socket: Members,
     /// What is read of a ``struct fdtable``.
     of_table: Members,
 }
@@ -49,7 +47,7 @@ enum References {
 }
 
 impl Layout {
-    pub(crate) fn resolve(resolver: &mut Resolver<'_>, sock: &sock::Layout) -> Self {
+    pub(crate) fn resolve(resolver: &mut Resolver<'_>) -> Self {
         let references = match resolver.optional("file", "f_ref") {
             Some(offset) => References::Biased(offset),
             None => References::Count(resolver.offset("file", "f_count")),
@@ -62,7 +60,6 @@ impl Layout {
         Self {
             kind: Members::at([operations, private]),
             held: Members::at([count, private]),
-            of_socket: Members::at([socket_sk, socket_file, sock.inode_of_socket()]),
             of_table: Members::at([max_fds, fd, open_fds]),
             fdt: resolver.offset("files_struct", "fdt"),
             max_fds,
@@ -390,7 +387,7 @@ const AHEAD_OF_FILES: [Step<Gva>; 2] = [
     |session, file, ()| {
         let layout = &session.kernel.layouts().file;
         if let Some(socket) = session.glimpse(file, layout.private) {
-            layout.of_socket.expect(session, socket);
+            session.kernel.layouts().net.sock.of_held_socket.expect(session, socket);
         }
     },
 ];

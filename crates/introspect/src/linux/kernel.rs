@@ -119,7 +119,6 @@ impl Kernel {
     pub(super) fn new(boot: Boot, profile: KernelProfile) -> Result<Self, Error> {
         let mut resolver = Resolver::new(&profile.profile);
         list::check(&mut resolver);
-        let net = net::Layout::resolve(&mut resolver);
         let layouts = Layouts {
             task: task::Layout::resolve(&mut resolver),
             cred: cred::Layout::resolve(&mut resolver),
@@ -127,8 +126,8 @@ impl Kernel {
             cgroup: cgroup::Layout::resolve(&mut resolver),
             mm: mm::Layout::resolve(&mut resolver),
             path: path::Layout::resolve(&mut resolver),
-            file: file::Layout::resolve(&mut resolver, &net.sock),
-            net,
+            file: file::Layout::resolve(&mut resolver),
+            net: net::Layout::resolve(&mut resolver),
             module: module::Layout::resolve(&mut resolver),
             pid: pid::Layout::resolve(&mut resolver),
             sched: sched::Layout::resolve(&mut resolver),

@@ -60,6 +60,8 @@ pub(crate) struct Layout {
     ahead: Members,
     /// What is read of a ``struct socket``, and of the inode that it is in one piece with.
     of_socket: Members,
+    /// The same where its sock is not known yet.
+    pub(super) of_held_socket: Members,
     pub(super) alloc_socket: u64,
     alloc_inode: u64,
     socket_file: u64,
@@ -106,6 +108,7 @@ impl Layout {
             full: Members::default(),
             ahead: Members::default(),
             of_socket: Members::default(),
+            of_held_socket: Members::default(),
             alloc_socket: resolver.offset("socket_alloc", "socket"),
             alloc_inode: resolver.offset("socket_alloc", "vfs_inode"),
             socket_file: resolver.offset("socket", "file"),
@@ -128,13 +131,12 @@ impl Layout {
         layout.common = Members::of(common.into_iter().chain(addresses));
         layout.identity = Members::of([(family, 2), (state, 1), (num, 2), (dport, 2), (net, 8)]);
         layout.full = Members::of(full);
-        layout.of_socket = Members::at([layout.socket_file, layout.inode_of_socket()]);
+        // A ``struct socket`` stands before its inode in one piece (``struct socket_alloc``).
+        let inode = layout.alloc_inode.wrapping_sub(layout.alloc_socket).wrapping_add(layout.inode_number);
+        layout.of_socket = Members::at([layout.socket_file, inode]);
+        let sk = resolver.offset("socket", "sk");
+        layout.of_held_socket = Members::at([layout.socket_file, inode, sk]);
         layout
-    }
-
-    /// Where the number of its inode is in a ``struct socket``, which stands before it in one piece (``struct socket_alloc``).
-    pub(super) fn inode_of_socket(&self) -> u64 {
-        self.alloc_inode.wrapping_sub(self.alloc_socket).wrapping_add(self.inode_number)
     }
 }
 
