@@ -34,11 +34,9 @@ impl<T> Rows<T> {
     /// The rows of `parts` at these places, of which each is named once. A place without a row is none.
     #[must_use]
     pub fn at(parts: Vec<Vec<T>>, order: Vec<Place>) -> Self {
-        let mut apart = Apart { parts, order: Vec::new() };
-        let mut order = order;
-        order.retain(|place| apart.get(*place).is_some());
-        apart.order = order;
-        Self { list: Vec::new(), apart: Some(apart) }
+        let mut rows = Self { list: Vec::new(), apart: Some(Apart { parts, order }) };
+        rows.retain(|_| true);
+        rows
     }
 
     /// How many there are.

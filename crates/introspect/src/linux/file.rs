@@ -161,7 +161,7 @@ pub(super) fn is_referenced(session: &Session<'_>, file: Gva) -> Result<bool, Re
     })
 }
 
-/// Has fetched what [`is_referenced`] and [`sock_of`] read of the ``struct file *`` at `file`.
+/// Has fetched what [`is_referenced`] and [`socket_of`] read of the ``struct file *`` at `file`.
 pub(super) fn expect_references(session: &Session<'_>, file: Gva) {
     session.kernel.layouts().file.held.expect(session, file);
 }
@@ -217,8 +217,8 @@ impl Files {
         tables: &[Gva],
         descriptors: &mut Vec<Descriptor>,
     ) -> Result<(), ReadError> {
-        // About as many as a usual process has.
-        let mut open = Vec::with_capacity(tables.len().saturating_mul(16));
+        // About as many as usual processes have.
+        let mut open = Vec::with_capacity(tables.len().saturating_mul(16).min(OPEN_USUAL));
         session.each(tables, &AHEAD_OF_TABLES, |table| {
             let read = self.read_table(session, table, &mut open);
             session.known("files_struct", table, read)
@@ -337,6 +337,8 @@ struct Open {
     file: Gva,
 }
 
+/// Most descriptors that room is made for before they are found.
+const OPEN_USUAL: usize = 1 << 16;
 /// Files that are kept in mind to be known again, a power of two.
 const KNOWN_AGAIN: usize = 256;
 

@@ -1,8 +1,9 @@
 //! Physical memory made of pages that a test wrote, which counts what it is asked. Where it is mapped, pages that were written are lent.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use vmi_core::{Access, Gpa, GuestMemory, MemoryError, PAGE_SIZE, Page, Region};
+use vmi_core::{Access, Gpa, GuestMemory, LINE, MemoryError, PAGE_SIZE, Page, Region};
 
 #[derive(Debug)]
 pub struct MadeUp {
@@ -13,6 +14,8 @@ pub struct MadeUp {
     lent: BTreeMap<u64, Page>,
     /// How often a page was lent.
     pub loans: AtomicU64,
+    /// What is expected to be read: number of a page, and lines of it, one bit each.
+    pub expected: Mutex<Vec<(u64, u64)>>,
 }
 
 impl MadeUp {
@@ -25,6 +28,7 @@ impl MadeUp {
             reads: AtomicU64::new(0),
             lent: BTreeMap::new(),
             loans: AtomicU64::new(0),
+            expected: Mutex::default(),
         }
     }
 
@@ -71,6 +75,17 @@ impl GuestMemory for MadeUp {
         let page = self.lent.get(&(at.0 / PAGE_SIZE)).filter(|_| self.access == Access::Mapped)?;
         self.loans.fetch_add(1, Ordering::Relaxed);
         Some(page)
+    }
+
+    fn expect(&self, at: Gpa, len: u64) {
+        let lines = (at.0 % PAGE_SIZE / LINE..=(at.0 % PAGE_SIZE + len - 1) / LINE)
+            .fold(0, |all, line| all | 1 << line);
+        self.expected.lock().unwrap().push((at.0 / PAGE_SIZE, lines));
+    }
+
+    fn expect_of(&self, page: &Page, lines: u64) {
+        let number = self.lent.iter().find(|(_, lent)| std::ptr::eq(*lent, page)).unwrap().0;
+        self.expected.lock().unwrap().push((*number, lines));
     }
 
     fn populated(&self, within: Region) -> Result<Vec<Region>, MemoryError> {

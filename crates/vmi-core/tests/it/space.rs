@@ -96,6 +96,39 @@ fn words_of_an_object_are_those_that_are_read_by_themselves_or_none() {
 }
 
 #[test]
+fn what_is_expected_are_the_lines_of_the_bytes_in_pages_that_are_known() {
+    let memory = two_pages(Access::Mapped);
+    let look = Look::begin(&memory, Budget::default()).unwrap();
+    let space = AddressSpace::new(&look, Gpa(0x1000), Levels::Four);
+    let expected = |expect: &dyn Fn()| {
+        memory.expected.lock().unwrap().clear();
+        expect();
+        memory.expected.lock().unwrap().clone()
+    };
+    let at = |offset: u64| Gva(BASE + offset);
+    assert_eq!(expected(&|| space.expect(at(0x5000), 8)), [], "nobody knows yet where that is");
+    space.bytes(at(0x5ff8), 16).unwrap();
+    for _ in 0..2 {
+        assert_eq!(expected(&|| space.expect(at(0x5038), 8)), [(9, 1)]);
+        assert_eq!(expected(&|| space.expect(at(0x503c), 8)), [(9, 0b11)]);
+        // As far as they are in the page.
+        assert_eq!(expected(&|| space.expect(at(0x5fc0), 4096)), [(9, 1 << 63)]);
+        assert_eq!(expected(&|| space.expect_lines(at(0x5000), 0b1001)), [(9, 0b1001)]);
+        // Those of an object that goes on in the next page.
+        assert_eq!(expected(&|| space.expect_lines(at(0x5f80), 0b1101)), [(9, 1 << 62), (8, 0b11)]);
+        assert_eq!(expected(&|| space.expect_lines(at(0x5fc0), 0b10)), [(8, 1)]);
+        // From here on the pages themselves are at hand.
+        space.u64(at(0x5000)).unwrap();
+        space.u64(at(0x6000)).unwrap();
+    }
+    assert_eq!(
+        expected(&|| space.expect_lines(at(0x6fc0), 0b11)),
+        [(8, 1 << 63)],
+        "the next page is not there"
+    );
+}
+
+#[test]
 fn a_string_may_end_right_before_a_page_that_is_not_mapped() {
     let mut memory = two_pages(Access::Mapped);
     memory.write(0x8ffb, b"last\0");
