@@ -153,7 +153,13 @@ fn watch(opened: &Opened, steady: &Steady, looks: u32, rounds: &AtomicU32) {
     // Of a look that saw what is not confirmed.
     let mut last: Option<Tasks> = None;
     let mut standing = 0;
-    let changed = |strangers: &Seen| strangers.enough() && rounds.load(Ordering::Relaxed) >= ROUNDS;
+    // Of the rest the kernel of the shorter storm has few, and few looks see them.
+    let places: &[&str] = if looks < LOOKS { &["raw_tracepoint", "cgroup"] } else { &PLACES };
+    let changed = |strangers: &Seen| {
+        strangers.enough()
+            && rounds.load(Ordering::Relaxed) >= ROUNDS
+            && places.iter().all(|place| strangers.places.contains(*place))
+    };
     while look < looks || (!changed(&strangers) && started.elapsed() < Duration::from_secs(40)) {
         look += 1;
         let snapshot = opened.snapshot().unwrap();
@@ -191,8 +197,6 @@ fn watch(opened: &Opened, steady: &Steady, looks: u32, rounds: &AtomicU32) {
     );
     let programs = strangers.programs.len();
     assert!(programs >= PROGRAMS, "the guest did not load programs: {programs} in all");
-    // Of the rest the kernel of the shorter storm has few, and few looks see them.
-    let places: &[&str] = if look < LOOKS { &["raw_tracepoint", "cgroup"] } else { &PLACES };
     for place in places {
         assert!(strangers.places.contains(*place), "no program at a {place}: {:?}", strangers.places);
     }
