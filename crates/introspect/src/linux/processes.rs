@@ -173,7 +173,7 @@ fn scan(session: &Session<'_>, processes: &mut Vec<Seen>) -> Result<(), ReadErro
     }
     for task in in_use {
         match task::unlisted(session, task) {
-            Ok(Some(mut process)) => {
+            Ok(Some(mut process)) if !process.is_void() => {
                 process.facts.views = [SLAB].into();
                 processes.push(process);
             }
@@ -218,7 +218,17 @@ fn settle(
             None => session.torn(),
         }
     }
-    processes.append(&mut still_there(session, head, unlisted)?);
+    for row in still_there(session, head, unlisted)? {
+        if row.is_void() {
+            session.problem(
+                ProblemKind::Implausible,
+                format_args!("task_struct {}", row.facts.task),
+                "It is on no task list, and neither its credentials nor its signal_struct can be read: it is no process.",
+            );
+        } else {
+            processes.push(row);
+        }
+    }
     Ok(())
 }
 

@@ -124,6 +124,14 @@ pub(crate) struct Seen {
     pub(crate) files: Gva,
 }
 
+impl Seen {
+    /// Whether neither its credentials nor its ``struct signal_struct`` can be read, which no process can be without, however it hides. The
+    /// memory is somebody else's: as in a guest that was just reset, whose next kernel is writing over what is left of the last one.
+    pub(super) fn is_void(&self) -> bool {
+        self.facts.uid.is_none() && self.facts.threads.is_none()
+    }
+}
+
 /// What says that a ``struct task_struct`` is still the one whose reading began.
 #[derive(PartialEq, Eq)]
 pub(super) struct Stamp {
