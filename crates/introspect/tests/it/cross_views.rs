@@ -4,7 +4,7 @@
 //! tried on every kernel and on every view. Then everything is put back.
 
 use crate::opened::Opened;
-use facts::{Module, Process, Snapshot, Text, rule};
+use facts::{Module, Problem, Process, Snapshot, Text, rule};
 use introspect::Options;
 use testkit::{Activity, GuestSpec, Kernel, Need, Spawn};
 use vmi_core::{AddressSpace, Budget, Gva, Look};
@@ -201,6 +201,20 @@ fn check(kernel: Kernel) {
         assert_eq!(seen.views, left, "hidden from {taken:?}");
         assert_eq!((seen.exe.as_deref(), seen.task.0), (Some("/usr/bin/victim"), task));
         assert_eq!(finding(&snapshot), (rule::PROCESS_HIDDEN.to_owned(), sorted(&left), sorted(&taken)));
+        guest.put_back();
+        assert_eq!(guest.look().processes, clean.processes);
+    }
+
+    // Memory that is no process's any more, as what a reset has left: it is told of, and no process. With credentials or signals it is one.
+    let (cred, signal) = (guest.offset("task_struct", "real_cred"), guest.offset("task_struct", "signal"));
+    let place = clean.processes.iter().find(|process| process.pid == victim.pid).unwrap().task;
+    for (cleared, is_one) in [(vec![cred], true), (vec![signal], true), (vec![cred, signal], false)] {
+        guest.hide_process(task, "task_list");
+        cleared.iter().for_each(|member| guest.poke(task + member, 0));
+        let snapshot = guest.opened.snapshot().unwrap();
+        assert_eq!(process(&snapshot, victim.pid).is_some(), is_one, "{:?}", snapshot.problems);
+        let is_told = |problem: &Problem| problem.location == format!("task_struct {place}");
+        assert_eq!(snapshot.problems.iter().any(is_told), !is_one, "{:?}", snapshot.problems);
         guest.put_back();
         assert_eq!(guest.look().processes, clean.processes);
     }
