@@ -1,7 +1,7 @@
 //! Everything Birthmark can say about a guest, as plain data.
 //!
 //! This crate is the boundary between *seeing* (`introspect`) and *judging* (`attest`), and it is what every `--json`
-//! output prints. It has public fields, serde, and no behaviour beyond constructors and `Display`: no I/O, no logic, no
+//! output prints. It has public fields, serde, two containers ([`Names`], [`Rows`]), and no behaviour beyond constructors and `Display`: no I/O, no logic, no
 //! knowledge of memory or policy.
 //!
 //! The JSON names are a contract (DESIGN 4.2): snake_case, addresses as `"0x…"` strings, times as RFC 3339, and what is

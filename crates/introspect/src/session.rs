@@ -265,12 +265,13 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Runs one table's walk, which adds to the list it is given. A used-up budget ends the table early with a problem, and
+/// Runs one table's walk, which adds to the list it is given, of so many rows by `len`. A used-up budget ends the table early with a problem, and
 /// what was read stays; a failed backend ends the look.
 fn table<T: Default>(
     session: &Session<'_>,
     name: &str,
-    (wanted, len): (bool, fn(&T) -> usize),
+    wanted: bool,
+    len: fn(&T) -> usize,
     walk: impl FnOnce(&mut T) -> Result<(), ReadError>,
 ) -> Result<T, Error> {
     let mut items = T::default();
@@ -323,22 +324,22 @@ pub(crate) fn snapshot(
 
     // Sockets and programs need processes for their owners.
     let need_processes = tables.processes || tables.sockets || tables.ebpf;
-    let mut processes = table(&session, "processes", (need_processes, Vec::len), |processes| {
+    let mut processes = table(&session, "processes", need_processes, Vec::len, |processes| {
         linux::processes::processes(&session, processes)
     })?;
     let activity =
         one(&session, "counter of tasks", linux::activity::activity(&session))?.unwrap_or_default();
     processes.sort_by_key(|process| (process.facts.pid, process.facts.task));
-    let sockets = table(&session, "sockets", (tables.sockets, Rows::len), |sockets| {
+    let sockets = table(&session, "sockets", tables.sockets, Rows::len, |sockets| {
         linux::net::sockets(&session, &processes, sockets)
     })?;
-    let mut modules = table(&session, "modules", (tables.modules, Vec::len), |modules| {
+    let mut modules = table(&session, "modules", tables.modules, Vec::len, |modules| {
         linux::module::modules(&session, modules)
     })?;
     modules.sort_by(|a, b| (&a.name, a.module).cmp(&(&b.name, b.module)));
     let ebpf_programs = (tables.ebpf && linux::bpf::is_known(&session))
         .then(|| {
-            table(&session, "ebpf_programs", (true, Vec::len), |programs| {
+            table(&session, "ebpf_programs", true, Vec::len, |programs| {
                 linux::bpf::programs(&session, &processes, &sockets, programs)
             })
         })

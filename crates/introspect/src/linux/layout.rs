@@ -13,6 +13,13 @@ pub(crate) struct Flag {
     pub(crate) mask: u8,
 }
 
+impl Flag {
+    /// Whether its byte, which is at `offset`, has it.
+    pub(crate) fn is_in(self, byte: u8) -> bool {
+        byte & self.mask != 0
+    }
+}
+
 /// Resolves members and remembers which were missing.
 #[derive(Debug)]
 pub(crate) struct Resolver<'p> {

@@ -173,9 +173,9 @@ fn scan(session: &Session<'_>, processes: &mut Vec<Seen>) -> Result<(), ReadErro
     }
     for task in in_use {
         match task::unlisted(session, task) {
-            Ok(Some(mut process)) if !process.is_void() => {
+            Ok(Some(mut process)) => {
                 process.facts.views = [SLAB].into();
-                processes.push(process);
+                processes.extend(believed(session, process));
             }
             Err(error) if error.ends_the_look() => return Err(error),
             _ => session.torn(),
@@ -218,18 +218,22 @@ fn settle(
             None => session.torn(),
         }
     }
-    for row in still_there(session, head, unlisted)? {
-        if row.is_void() {
-            session.problem(
-                ProblemKind::Implausible,
-                format_args!("task_struct {}", row.facts.task),
-                "It is on no task list, and neither its credentials nor its signal_struct can be read: it is no process.",
-            );
-        } else {
-            processes.push(row);
-        }
-    }
+    let unlisted = still_there(session, head, unlisted)?;
+    processes.extend(unlisted.into_iter().filter_map(|row| believed(session, row)));
     Ok(())
+}
+
+/// The row of a task that is on no task list, if there is a process behind it; else that is told.
+fn believed(session: &Session<'_>, row: Seen) -> Option<Seen> {
+    if row.is_void() {
+        session.problem(
+            ProblemKind::Implausible,
+            format_args!("task_struct {}", row.facts.task),
+            "It is on no task list, and neither its credentials nor its signal_struct can be read: it is no process.",
+        );
+        return None;
+    }
+    Some(row)
 }
 
 /// The row of a task if it is still of the same process, else a new one. `None`: it is no process any more, or kept changing.

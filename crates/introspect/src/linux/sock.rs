@@ -321,8 +321,8 @@ pub(super) fn protocol_of(session: &Session<'_>, sk: Gva) -> Result<u16, ReadErr
 }
 
 /// Reads the ``struct sock *`` at `sk` into `facts`, of which nothing is known yet, where it stands in its table: a row is long, and
-/// thousands of them would be moved from hand to hand. Of a unix socket's peer only its ``struct sock *`` is filled in. `Ok(None)`: it was freed or reused, twice, while it was
-/// read; what `facts` says then means nothing.
+/// thousands of them would be moved from hand to hand. Of a unix socket's peer only its ``struct sock *`` is filled in. `Ok(None)`: it was
+/// freed or reused, twice, while it was read; what `facts` says then means nothing.
 pub(crate) fn read(session: &Session<'_>, sk: Gva, facts: &mut Socket) -> Result<Option<Sock>, ReadError> {
     let layout = &session.kernel.layouts().net.sock;
     for _ in 0..2 {
@@ -490,8 +490,7 @@ fn full(
     facts.shutdown = shutdown(object.u8(layout.shutdown)?);
     facts.cookie = cookie(layout, first)?;
     facts.mark = Some(object.u32(layout.mark)?).filter(|mark| *mark != 0);
-    let Flag { offset, mask } = layout.port_asked_for;
-    let port_asked_for = object.u8(offset)? & mask != 0;
+    let port_asked_for = layout.port_asked_for.is_in(object.u8(layout.port_asked_for.offset)?);
     let mut interface = first.u32(layout.interface)?;
     let mut must_be_found = false;
     match facts.family {

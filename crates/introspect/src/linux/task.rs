@@ -191,7 +191,7 @@ struct Run {
 impl Run {
     fn in_record(session: &Session<'_>, record: &Record<'_>) -> Result<Self, ReadError> {
         let layout = &session.kernel.layouts().task;
-        let executing = |flag: Flag| Ok::<_, ReadError>(record.u8(flag.offset)? & flag.mask != 0);
+        let executing = |flag: Flag| Ok::<_, ReadError>(flag.is_in(record.u8(flag.offset)?));
         Ok(Self {
             mm: record.pointer(layout.mm)?,
             cred: record.pointer(layout.real_cred)?,
@@ -202,7 +202,7 @@ impl Run {
     fn of(session: &Session<'_>, task: Gva) -> Result<Self, ReadError> {
         let layout = &session.kernel.layouts().task;
         let executing =
-            |flag: Flag| Ok::<_, ReadError>(session.space.u8(member(task, flag.offset)?)? & flag.mask != 0);
+            |flag: Flag| Ok::<_, ReadError>(flag.is_in(session.space.u8(member(task, flag.offset)?)?));
         Ok(Self {
             mm: session.space.pointer(member(task, layout.mm)?)?,
             cred: session.space.pointer(member(task, layout.real_cred)?)?,

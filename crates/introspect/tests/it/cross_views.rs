@@ -215,6 +215,16 @@ fn check(kernel: Kernel) {
         assert_eq!(process(&snapshot, victim.pid).is_some(), is_one, "{:?}", snapshot.problems);
         let is_told = |problem: &Problem| problem.location == format!("task_struct {place}");
         assert_eq!(snapshot.problems.iter().any(is_told), !is_one, "{:?}", snapshot.problems);
+        // Nobody hides by that: then the table is not all there is.
+        let blind = attest::blind_tables(&snapshot);
+        assert_eq!(blind.iter().any(|blind| blind.table == attest::Table::Processes), !is_one);
+        // Also where only the memory that tasks are allocated from has it.
+        ["pid_table", "cgroup"].iter().for_each(|view| guest.hide_process(task, view));
+        let options = Options { scan: true, ..Options::default() };
+        let Opened { vm, kernel, .. } = &guest.opened;
+        let searched = introspect::snapshot(&*vm.memory, kernel, &vm.vm, &options).unwrap();
+        assert_eq!(process(&searched, victim.pid).is_some(), is_one, "{:?}", searched.problems);
+        assert_eq!(searched.problems.iter().any(is_told), !is_one, "{:?}", searched.problems);
         guest.put_back();
         assert_eq!(guest.look().processes, clean.processes);
     }
